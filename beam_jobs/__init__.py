@@ -1,0 +1,1 @@
+"""Apache Beam jobs: importable PTransforms with thin mains."""

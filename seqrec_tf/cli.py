@@ -1,0 +1,108 @@
+"""The `seqrec` command: one subcommand a step, each living in the module that does the work.
+
+A command module has `add_arguments(parser)` and `run(args) -> None`, and a docstring that becomes its `--help`. Nothing
+but the chosen module is imported, so `seqrec --help` answers at once. A module with `TAKES_BEAM_OPTIONS = True` finds the
+arguments that its parser does not know in `args.beam_options`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import seqrec_tf
+
+# Command to (module, one line of help), in the order in which a newcomer needs them.
+COMMANDS = {
+    "demo": ("seqrec_tf.demo", "the whole path on a generated shop, in a few minutes, without a network"),
+    "prepare": ("beam_jobs.prepare_sequences", "raw events to a dataset folder of TFRecords (Apache Beam)"),
+    "train": ("seqrec_tf.train", "a dataset folder to a run folder with the best model"),
+    "evaluate": ("seqrec_tf.evaluate", "ranking metrics of a run, beside popularity, with confidence intervals"),
+    "export": ("seqrec_tf.export", "a run to a SavedModel for TF Serving"),
+    "serve": ("serving.server", "a development REST server with TF Serving's contract"),
+    "recommend": ("serving.client", "ask a server (this one or TF Serving) for recommendations"),
+}
+
+DONE, WORK_FAILED, WRONG_INPUT = 0, 1, 2
+
+# Errors that the user can mend; everything else is a failure of the work.
+_INPUT_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 1 the work failed, 2 arguments or input are wrong."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        sys.stdout.write(_overview())
+        return DONE
+    if argv[0] == "--version":
+        sys.stdout.write(f"seqrec_tf {seqrec_tf.__version__}\n")
+        return DONE
+    name, arguments = argv[0], argv[1:]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"choose one of {', '.join(COMMANDS)}."
+        sys.stderr.write(f"seqrec: no command {name!r}; {hint}\n")
+        return WRONG_INPUT
+    _quiet_tensorflow()
+    module = importlib.import_module(COMMANDS[name][0])
+    parser = argparse.ArgumentParser(
+        prog=f"seqrec {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    module.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    try:
+        if getattr(module, "TAKES_BEAM_OPTIONS", False):
+            args, args.beam_options = parser.parse_known_args(arguments)
+        else:
+            args = parser.parse_args(arguments)
+    except SystemExit as stop:  # argparse has already said why
+        return int(stop.code or 0)
+    try:
+        module.run(args)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"seqrec {name}: interrupted\n")
+        return 130
+    except Exception as error:
+        if args.debug:
+            traceback.print_exc()
+        wrong_input = isinstance(error, _INPUT_ERRORS)
+        sys.stderr.write(f"seqrec {name}: {_sentence(error, wrong_input)}\n")
+        return WRONG_INPUT if wrong_input else WORK_FAILED
+    return DONE
+
+
+def _sentence(error: Exception, wrong_input: bool) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}"
+    text = " ".join(str(error).split()) or "no message"
+    return text if wrong_input or isinstance(error, RuntimeError) else f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def _overview() -> str:
+    lines = [
+        "usage: seqrec COMMAND [options]",
+        "",
+        "Sequential recommendation, from raw events to recommendations over REST.",
+        "",
+        *(f"  {name:<10} {help_line}" for name, (_, help_line) in COMMANDS.items()),
+        "",
+        "`seqrec COMMAND --help` says more; `seqrec demo` shows every step at work.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _quiet_tensorflow() -> None:
+    """Keep the start-up chatter of TensorFlow, CUDA probing and gRPC out of the user's terminal."""
+    for variable, value in (("TF_CPP_MIN_LOG_LEVEL", "2"), ("GRPC_VERBOSITY", "ERROR"), ("ABSL_MIN_LOG_LEVEL", "2")):
+        os.environ.setdefault(variable, value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""Records: a schema's features to `tf.train.Example` bytes and back, and the dataset folder that holds them.
+
+`encode_example` and `parsing_spec` are an inverse pair derived from the same features, so the writer (Beam) and the
+reader (tf.data) cannot disagree. TensorFlow is imported when first needed: opening a folder does not need it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from seqrec_tf import schema as schema_lib
+from seqrec_tf.schema import Feature, Schema
+
+COMPRESSION = "GZIP"
+RECORD_SUFFIX = ".tfrecord.gz"
+
+
+def shard_name(index: int, num_shards: int) -> str:
+    """File name of one shard of a split."""
+    return f"part-{index:05d}-of-{num_shards:05d}{RECORD_SUFFIX}"
+
+
+def encode_example(values: Mapping[str, Any], features: Iterable[Feature]) -> bytes:
+    """Serialise one record.
+
+    Args:
+        values: Feature name to value: a scalar for shape `()`, else a list or 1-D array.
+        features: The features of the record; all must be present and no other may be.
+
+    Returns:
+        A serialised `tf.train.Example`, the same bytes for the same values.
+
+    Raises:
+        ValueError: A feature is missing, unknown, of the wrong length or type.
+    """
+    from tensorflow.core.example import example_pb2
+
+    example = example_pb2.Example()
+    features = tuple(features)
+    unknown = values.keys() - {feature.name for feature in features}
+    if unknown:
+        raise ValueError(f"The record has features {sorted(unknown)} that its schema does not declare.")
+    for feature in features:
+        if feature.name not in values:
+            raise ValueError(f"The record lacks feature `{feature.name}`, which its schema declares.")
+        value = values[feature.name]
+        value = [value] if feature.shape == () else value
+        if feature.shape not in ((), (None,)) and len(value) != feature.shape[0]:
+            raise ValueError(f"Feature `{feature.name}` must have {feature.shape[0]} values, got {len(value)}.")
+        message = example.features.feature[feature.name]
+        try:
+            if feature.dtype == "int64":
+                message.int64_list.value.extend(value)
+            elif feature.dtype == "float32":
+                message.float_list.value.extend(value)
+            else:
+                message.bytes_list.value.extend(v.encode() if isinstance(v, str) else v for v in value)
+        except TypeError as error:
+            raise ValueError(f"Feature `{feature.name}` must hold {feature.dtype}: {error}.") from error
+    return example.SerializeToString(deterministic=True)
+
+
+def parsing_spec(features: Iterable[Feature]) -> dict[str, Any]:
+    """The argument of `tf.io.parse_example` that undoes `encode_example`.
+
+    A feature of shape `()` comes back as [B], `(n,)` as [B, n], `(None,)` as a `tf.RaggedTensor` [B, None].
+    """
+    import tensorflow as tf
+
+    return {
+        feature.name: (
+            tf.io.RaggedFeature(tf.as_dtype(feature.dtype), row_splits_dtype=tf.int64)
+            if feature.shape == (None,)
+            else tf.io.FixedLenFeature(feature.shape, tf.as_dtype(feature.dtype))
+        )
+        for feature in features
+    }
+
+
+class DatasetFolder:
+    """A finished dataset folder, opened for reading.
+
+    Args:
+        path: The folder that `seqrec prepare` wrote, local or remote (`gs://`).
+
+    Raises:
+        FileNotFoundError: There is no such folder, or the job that writes it has not finished.
+    """
+
+    def __init__(self, path: str | pathlib.Path):
+        self.path = str(path).rstrip("/")
+        if not self._exists(schema_lib.COMPLETED_FILE):
+            state = "is not finished" if self._exists(schema_lib.SCHEMA_FILE) else "is not a dataset folder"
+            raise FileNotFoundError(
+                f"{self.path} {state}: it has no {schema_lib.COMPLETED_FILE} file. Make it with "
+                f"`seqrec prepare --input FILES --output {self.path}`."
+            )
+
+    def file(self, name: str) -> str:
+        """Path of a file of this folder."""
+        return f"{self.path}/{name}"
+
+    def _exists(self, name: str) -> bool:
+        if "://" in self.path:
+            import tensorflow as tf
+
+            return tf.io.gfile.exists(self.file(name))
+        return pathlib.Path(self.file(name)).exists()
+
+    def read_text(self, name: str) -> str:
+        """Content of a text file of this folder."""
+        if "://" in self.path:
+            import tensorflow as tf
+
+            with tf.io.gfile.GFile(self.file(name)) as stream:
+                return stream.read()
+        return pathlib.Path(self.file(name)).read_text(encoding="utf-8")
+
+    @functools.cached_property
+    def schema(self) -> Schema:
+        """What the records hold."""
+        return Schema.from_json(self.read_text(schema_lib.SCHEMA_FILE))
+
+    @functools.cached_property
+    def stats(self) -> dict[str, Any]:
+        """The content of `stats.json`."""
+        return json.loads(self.read_text(schema_lib.STATS_FILE))
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the records and vocabularies: equal for equal data."""
+        return self.stats["fingerprint"]
+
+    @property
+    def num_items(self) -> int:
+        """Size of the item vocabulary, padding not counted."""
+        return self.schema.num_items
+
+    @functools.cached_property
+    def item_ids(self) -> list[str]:
+        """The item ids as they came; `item_ids[k - 1]` is the item with id `k`."""
+        return self.read_text(schema_lib.ITEM_VOCABULARY_FILE).split("\n")[:-1]
+
+    @functools.cached_property
+    def item_counts(self) -> list[int]:
+        """Training events of each item; `item_counts[k - 1]` is that of the item with id `k`."""
+        return [int(line) for line in self.read_text(schema_lib.ITEM_COUNTS_FILE).split()]
+
+    def split_files(self, split: str) -> list[str]:
+        """Paths of the TFRecord shards of a split, sorted; empty where the split is empty.
+
+        Raises:
+            ValueError: `split` is none of train, valid, test.
+        """
+        if split not in schema_lib.SPLITS:
+            raise ValueError(f"The split must be one of {', '.join(schema_lib.SPLITS)}, got {split!r}.")
+        return self._record_files(split)
+
+    def item_files(self) -> list[str]:
+        """Paths of the TFRecord shards of item features, sorted; empty where no items file was given."""
+        return self._record_files(schema_lib.ITEMS_FOLDER)
+
+    def _record_files(self, folder: str) -> list[str]:
+        if "://" in self.path:
+            import tensorflow as tf
+
+            return sorted(tf.io.gfile.glob(f"{self.file(folder)}/*{RECORD_SUFFIX}"))
+        return sorted(str(path) for path in pathlib.Path(self.file(folder)).glob(f"*{RECORD_SUFFIX}"))

@@ -1,0 +1,38 @@
+"""Package definition; Dataflow workers install the same package through --setup_file=./setup.py."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "seqrec_tf" / "__init__.py").read_text()).group(1)
+
+setup(
+    name="seqrec_tf",
+    version=VERSION,
+    description="Sequential recommendation on TensorFlow: Beam, Keras 3, TF Serving.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=find_packages(include=["seqrec_tf*", "beam_jobs*", "serving*"]),
+    package_data={"seqrec_tf": ["py.typed"]},
+    install_requires=[
+        "tensorflow>=2.21,<2.22",
+        "keras>=3.15,<3.16",
+        "tensorflow-recommenders>=0.7.7",
+        "tensorflow-hub>=0.16.1",
+        "apache-beam>=2.77,<3",
+        # PredictionLog, the record type of TF Serving's warm-up requests.
+        "tensorflow-serving-api>=2.21,<2.22",
+        # The HTTP layer of the development server.
+        "werkzeug>=3",
+    ],
+    extras_require={
+        "gcp": ["apache-beam[gcp]"],
+        # The tokenizer ops that many TF Hub text encoders need.
+        "text": ["tensorflow-text>=2.21,<2.22"],
+        "test": ["pytest>=8", "ruff>=0.8", "mypy>=1.13"],
+    },
+    entry_points={"console_scripts": ["seqrec=seqrec_tf.cli:main"]},
+)
