@@ -23,6 +23,8 @@ setup(
         "tensorflow-recommenders>=0.7.7",
         "tensorflow-hub>=0.16.1",
         "apache-beam>=2.77,<3",
+        # Writes the event files of a run; TensorFlow 2.21 no longer brings it.
+        "tensorboard>=2.20",
         # PredictionLog, the record type of TF Serving's warm-up requests.
         "tensorflow-serving-api>=2.21,<2.22",
         # The HTTP layer of the development server.

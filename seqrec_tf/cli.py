@@ -1,7 +1,8 @@
 """The `seqrec` command: one subcommand a step, each living in the module that does the work.
 
 A command module has `add_arguments(parser)` and `run(args) -> None`, and a docstring that becomes its `--help`. Nothing
-but the chosen module is imported, so `seqrec --help` answers at once. A module with `TAKES_BEAM_OPTIONS = True` finds the
+but the chosen module is imported, so `seqrec --help` answers at once. With `NEEDS_TENSORFLOW = True` TensorFlow is
+imported first, without its start-up chatter. A module with `TAKES_BEAM_OPTIONS = True` finds the
 arguments that its parser does not know in `args.beam_options`.
 """
 
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean `{near[0]}`?" if near else f"choose one of {', '.join(COMMANDS)}."
         sys.stderr.write(f"seqrec: no command {name!r}; {hint}\n")
         return WRONG_INPUT
-    _quiet_tensorflow()
+    for variable, value in (("TF_CPP_MIN_LOG_LEVEL", "2"), ("GRPC_VERBOSITY", "ERROR")):
+        os.environ.setdefault(variable, value)
     module = importlib.import_module(COMMANDS[name][0])
     parser = argparse.ArgumentParser(
         prog=f"seqrec {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -64,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse has already said why
         return int(stop.code or 0)
     try:
+        if getattr(module, "NEEDS_TENSORFLOW", False) and not args.debug:
+            _import_tensorflow_quietly()
         module.run(args)
     except KeyboardInterrupt:
         sys.stderr.write(f"seqrec {name}: interrupted\n")
@@ -81,7 +85,11 @@ def _sentence(error: Exception, wrong_input: bool) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}"
     text = " ".join(str(error).split()) or "no message"
-    return text if wrong_input or isinstance(error, RuntimeError) else f"{type(error).__name__}: {text} (--debug shows where)"
+    return (
+        text
+        if wrong_input or isinstance(error, RuntimeError)
+        else f"{type(error).__name__}: {text} (--debug shows where)"
+    )
 
 
 def _overview() -> str:
@@ -98,10 +106,24 @@ def _overview() -> str:
     return "\n".join(lines)
 
 
-def _quiet_tensorflow() -> None:
-    """Keep the start-up chatter of TensorFlow, CUDA probing and gRPC out of the user's terminal."""
-    for variable, value in (("TF_CPP_MIN_LOG_LEVEL", "2"), ("GRPC_VERBOSITY", "ERROR"), ("ABSL_MIN_LOG_LEVEL", "2")):
-        os.environ.setdefault(variable, value)
+def _import_tensorflow_quietly() -> None:
+    """Import TensorFlow without its start-up chatter (CPU features, CUDA probing), which no log level reaches.
+
+    It is written by C++ before logging is set up, so the descriptor of stderr points elsewhere meanwhile. An exception
+    still says what went wrong.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,199 @@
+"""Keras callbacks of a run: what is kept on disk, and what is shown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+
+import keras
+import tensorflow as tf
+
+from seqrec_tf import run_folder as run_lib
+from seqrec_tf.run_folder import write_whole
+from seqrec_tf.schema import COMPLETED_FILE
+
+MONITOR = "val_ndcg@10"
+
+
+class _State(tf.train.experimental.PythonState):
+    """A JSON value that travels in a checkpoint."""
+
+    def __init__(self):
+        self.value = {}
+
+    def serialize(self):
+        return json.dumps(self.value)
+
+    def deserialize(self, string_value):
+        self.value = json.loads(string_value)
+
+
+class RunKeeper(keras.callbacks.Callback):
+    """Keeps the best model and, after each epoch, all that a later process needs to go on exactly from there.
+
+    A checkpoint holds every variable (weights, optimizer slots, random generators) together with the epochs' figures, in
+    one atomic step; batches follow from the epoch's number. So what comes after a stop equals what would have come.
+
+    Args:
+        path: The run folder.
+        model: A compiled model whose optimizer is built.
+        patience: Validations without a better `val_ndcg@10` after which training stops; 0 never stops.
+        has_validation: Whether there are validation figures; without, the newest model is the best.
+    """
+
+    def __init__(self, path: pathlib.Path, model, *, patience: int, has_validation: bool):
+        super().__init__()
+        self.path = path
+        self.patience = patience
+        self.has_validation = has_validation
+        self._model = model
+        self._state = _State()
+        self._state.value = {"epochs": []}
+        variables = [variable.value for variable in (*model.variables, *model.optimizer.variables)]
+        self._manager = tf.train.CheckpointManager(
+            tf.train.Checkpoint(variables=variables, state=self._state),
+            str(path / run_lib.CHECKPOINTS_FOLDER),
+            max_to_keep=1,
+        )
+
+    @property
+    def epochs(self) -> list[dict]:
+        """Figures of each finished epoch, oldest first."""
+        return self._state.value["epochs"]
+
+    @property
+    def best(self) -> dict | None:
+        """Figures of the best epoch; of the newest one where there is no validation."""
+        validated = [epoch for epoch in self.epochs if MONITOR in epoch]
+        if self.has_validation:
+            return max(validated, key=lambda epoch: epoch[MONITOR], default=None)
+        return self.epochs[-1] if self.epochs else None
+
+    @property
+    def has_lost_patience(self) -> bool:
+        """Whether the last `patience` validations brought nothing better."""
+        since_best = [epoch for epoch in self.epochs if MONITOR in epoch and epoch["epoch"] > self.best["epoch"]]
+        return 0 < self.patience <= len(since_best)
+
+    def restore(self) -> int:
+        """Restore the newest checkpoint, if there is one; returns the epochs already done."""
+        self._manager.restore_or_initialize()
+        return len(self.epochs)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Note the time."""
+        self._started = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Note the figures, keep the best model, write the checkpoint, stop when patience is lost."""
+        figures = {name: float(value) for name, value in (logs or {}).items()}
+        if not math.isfinite(figures["loss"]):
+            raise RuntimeError(
+                f"The loss became {figures['loss']} in epoch {epoch + 1}. Set a smaller train.learning_rate or a "
+                "train.clip_norm such as 1.0; the checkpoint of the epoch before is whole."
+            )
+        self.epochs.append({"epoch": epoch + 1, **figures, "seconds": round(time.monotonic() - self._started, 3)})
+        if self.best is self.epochs[-1]:
+            self.save_best()
+        self._manager.save(checkpoint_number=epoch + 1)
+        self._write_log()
+        if self.has_lost_patience:
+            self.model.stop_training = True
+
+    def save_best(self):
+        """Write the model as the best one."""
+        partial = self.path / f"partial-{run_lib.BEST_MODEL_FILE}"
+        self._model.save(partial)
+        os.replace(partial, self.path / run_lib.BEST_MODEL_FILE)
+
+    def best_line(self) -> str:
+        """The best epoch in a few words; empty where there is no validation."""
+        if not self.best or MONITOR not in self.best:
+            return ""
+        return f" (epoch {self.best['epoch']}, validation NDCG@10 {self.best[MONITOR]:.4f})"
+
+    def finish(self) -> None:
+        """Write the run's figures, and mark it finished."""
+        seconds = sum(epoch["seconds"] for epoch in self.epochs)
+        figures = {"best": self.best, "epochs": len(self.epochs), "seconds": round(seconds, 1)}
+        figures["parameters"] = self._model.count_params()
+        write_whole(self.path / run_lib.METRICS_FILE, json.dumps(figures, indent=2) + "\n")
+        write_whole(self.path / COMPLETED_FILE, "")
+
+    def _write_log(self):
+        columns = list(dict.fromkeys(key for epoch in self.epochs for key in epoch))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.epochs)
+        write_whole(self.path / run_lib.LOG_FILE, text.getvalue())
+
+
+class Progress(keras.callbacks.Callback):
+    """One line an epoch with the figures, sequences a second and the time left; on a terminal it moves with the steps.
+
+    Args:
+        steps: Steps an epoch.
+        sequences: Sequences an epoch.
+        keeper: Knows the figures so far.
+        log: Shows a finished line.
+    """
+
+    def __init__(self, *, steps: int, sequences: int, keeper: RunKeeper, log):
+        super().__init__()
+        self._steps, self._sequences, self._keeper, self._log = steps, sequences, keeper, log
+        self._is_live = sys.stderr.isatty()
+
+    def on_train_begin(self, logs=None):
+        """Note the time."""
+        self._first_epoch = len(self._keeper.epochs)
+        self._started = time.monotonic()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Note the epoch."""
+        self._epoch = epoch
+        self._epoch_started = self._shown = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Show the step, ten times a second on a terminal and every half minute elsewhere."""
+        self._trained = now = time.monotonic()
+        if now - self._shown < (0.1 if self._is_live else 30.0):
+            return
+        self._shown = now
+        rate = (batch + 1) * self._sequences / self._steps / (now - self._epoch_started)
+        line = f"epoch {self._epoch + 1}  step {batch + 1:,}/{self._steps:,}  loss {float(logs['loss']):.4f}  {rate:,.0f} sequences/s"
+        if self._is_live:
+            sys.stderr.write(f"\r{line}  left {_duration(self._time_left(batch + 1))}\x1b[K")
+            sys.stderr.flush()
+        else:
+            self._log(line)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Show the figures of the epoch."""
+        if self._is_live:
+            sys.stderr.write("\r\x1b[K")
+        words = [f"epoch {epoch + 1}/{self.params['epochs']}", f"loss {float(logs['loss']):.4f}"]
+        if MONITOR in logs:
+            words.append(f"NDCG@10 {float(logs[MONITOR]):.4f}")
+            if self._keeper.best:
+                words.append(f"(best {self._keeper.best[MONITOR]:.4f}, epoch {self._keeper.best['epoch']})")
+        words.append(f"{self._sequences / (self._trained - self._epoch_started):,.0f} sequences/s")
+        words.append(f"at most {_duration(self._time_left(0))} left")
+        self._log("  ".join(words))
+
+    def _time_left(self, steps_of_epoch: int) -> float:
+        done = len(self._keeper.epochs) - self._first_epoch + steps_of_epoch / self._steps
+        left = self.params["epochs"] - self._first_epoch - done
+        return (time.monotonic() - self._started) / max(done, 1e-9) * left
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

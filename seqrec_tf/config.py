@@ -1,0 +1,203 @@
+"""Configuration of a run: dataclass defaults, overridden by a TOML file, overridden by `--set section.key=value`.
+
+Three sections: `model` (the model's own dataclass), `data` and `train` (here). Every option is listed once, in its
+dataclass, with its default and what it means. An unknown key or a wrong type is an error at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise a ValueError unless `value` is one of `choices`."""
+    choices = tuple(choices)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.{_nearest(value, choices)}")
+
+
+def _nearest(word: str, words: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What every model has; each model's file extends it.
+
+    Attributes:
+        max_len: Newest events of a sequence that the model sees.
+    """
+
+    max_len: int = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """How records become batches.
+
+    Attributes:
+        batch_size: Sequences a step, over all replicas.
+        eval_batch_size: Sequences a step of validation.
+        sort_by_length: Whether a training batch holds sequences of like length, for little padding.
+        exclude_history: Whether items of the history may not be recommended (in validation, evaluation and export).
+    """
+
+    batch_size: int = 128
+    eval_batch_size: int = 256
+    sort_by_length: bool = True
+    exclude_history: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How the model is fitted.
+
+    Attributes:
+        epochs: Passes over the training split, at most.
+        learning_rate: Of Adam, at its highest.
+        warmup_steps: Steps over which the learning rate grows from 0.
+        schedule: "constant", or "cosine" and "linear" decay to 0 at the last epoch.
+        beta_2: Decay of Adam's second moment.
+        weight_decay: Decoupled (AdamW); 0 is plain Adam.
+        clip_norm: Largest global norm of the gradients; 0 does not clip.
+        patience: Epochs without a better validation NDCG@10 before training stops; 0 never stops early.
+        validate_every: Epochs between validations.
+        precision: "float32", "mixed_bfloat16" or "mixed_float16".
+        strategy: "auto" (mirrored where there are several GPUs), "none", "mirrored" or "multi-worker".
+        seed: Of initial weights, shuffling, dropout and negatives.
+    """
+
+    epochs: int = 100
+    learning_rate: float = 1e-3
+    warmup_steps: int = 0
+    schedule: str = "constant"
+    beta_2: float = 0.98
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    patience: int = 10
+    validate_every: int = 1
+    precision: str = "float32"
+    strategy: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self):
+        check_choice("train.schedule", self.schedule, ("constant", "cosine", "linear"))
+        check_choice("train.precision", self.precision, ("float32", "mixed_bfloat16", "mixed_float16"))
+        check_choice("train.strategy", self.strategy, ("auto", "none", "mirrored", "multi-worker"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A resolved configuration: everything that decides what a run computes, but the data."""
+
+    model_name: str
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+
+    def to_toml(self) -> str:
+        """This configuration as TOML, readable by `resolve`."""
+        lines = [f"model_name = {json.dumps(self.model_name)}"]
+        for section in ("model", "data", "train"):
+            lines += ["", f"[{section}]"]
+            # JSON's scalars and lists are TOML's too.
+            lines += [
+                f"{key} = {json.dumps(value)}" for key, value in dataclasses.asdict(getattr(self, section)).items()
+            ]
+        return "\n".join(lines) + "\n"
+
+
+def resolve(
+    model_name: str,
+    model_config: type[ModelConfig],
+    *,
+    toml: str = "",
+    toml_name: str = "the configuration",
+    settings: Iterable[str] = (),
+) -> Config:
+    """Merge the defaults, a TOML text and `section.key=value` settings.
+
+    Args:
+        model_name: Name of the model, as given to `--model`.
+        model_config: The dataclass of the section `model`.
+        toml: Text of a configuration file; empty for none.
+        toml_name: Name of that file, for messages.
+        settings: Such as `"train.epochs=20"`; the value is read as TOML, or else as a string.
+
+    Raises:
+        ValueError: Unknown section or key, or a value of the wrong type.
+    """
+    try:
+        values: dict[str, Any] = tomllib.loads(toml)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{toml_name} is not valid TOML: {error}.") from error
+    named = values.pop("model_name", model_name)
+    if named != model_name:
+        raise ValueError(f"{toml_name} is for the model {named!r}, but --model is {model_name!r}.")
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not equals or not dot:
+            raise ValueError(f"--set expects section.key=value, such as train.epochs=20, got {setting!r}.")
+        values.setdefault(section, {})[name] = _parse_value(text.strip())
+    sections = {"model": model_config, "data": DataConfig, "train": TrainConfig}
+    for section in values:
+        check_choice("The configuration section", section, sections)
+    parts = {name: from_values(cls, values.get(name, {}), section=name) for name, cls in sections.items()}
+    return Config(model_name, **parts)
+
+
+def from_values(cls: type[T], values: Mapping[str, Any], *, section: str) -> T:
+    """A configuration dataclass from plain values, each checked against its field.
+
+    Raises:
+        ValueError: Unknown key or wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    checked = {}
+    for key, value in values.items():
+        if key not in names:
+            raise ValueError(
+                f"Unknown configuration key {section}.{key}.{_nearest(key, names) or _list(section, names)}"
+            )
+        checked[key] = _check_type(value, hints[key], f"{section}.{key}")
+    return cls(**checked)
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _check_type(value: Any, expected: Any, name: str) -> Any:
+    if isinstance(expected, types.UnionType):
+        for option in typing.get_args(expected):
+            try:
+                return _check_type(value, option, name)
+            except ValueError:
+                continue
+    elif typing.get_origin(expected) is tuple and isinstance(value, (list, tuple)):
+        return tuple(_check_type(element, typing.get_args(expected)[0], name) for element in value)
+    elif expected is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(expected, type) and isinstance(value, expected) and isinstance(value, bool) == (expected is bool):
+        return value
+    kind = getattr(expected, "__name__", str(expected)) if typing.get_origin(expected) is None else str(expected)
+    raise ValueError(f"{name} must be of type {kind}, got {value!r} ({type(value).__name__}).")
+
+
+def _list(section: str, names: Iterable[str]) -> str:
+    return f" The keys of [{section}] are {', '.join(names)}."

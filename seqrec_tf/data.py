@@ -1,0 +1,167 @@
+"""A dataset folder to `tf.data` batches: training sequences, and histories with the item to predict.
+
+Little of a batch is padding: within a window of many thousand sequences they are sorted by length (roughly, so that a batch is not
+the same in every epoch), cut into batches, and the batches are shuffled. Records are parsed a window at a time, which is
+several times faster than one by one. Everything follows from the seed and the epoch, so a run that was stopped goes on
+with the batches it would have had.
+"""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+from seqrec_tf import records
+from seqrec_tf.models.base import EXCLUDED, TARGET, SequenceModel, pad
+from seqrec_tf.records import DatasetFolder
+from seqrec_tf.schema import ITEM_IDS, TARGET_START
+
+# Key of the labels that holds every item of the sequence, for protocols that draw what the user never touched.
+TOUCHED = "touched"
+
+# Largest relative change of a length before sequences are sorted by it.
+_LENGTH_NOISE = 0.1
+# Sequences that are shuffled, and sorted by length, together.
+_WINDOW = 25_600
+_PARALLEL_FILES = 4
+
+
+def load(
+    dataset: DatasetFolder | str,
+    model: SequenceModel,
+    split: str = "train",
+    *,
+    batch_size: int = 128,
+    sort_by_length: bool = True,
+    seed: int = 0,
+    epochs: range | None = None,
+    exclude_history: bool = True,
+) -> tf.data.Dataset:
+    """Batches for `model.fit` and `model.evaluate`.
+
+    Args:
+        dataset: A finished dataset folder, or its path.
+        model: Decides what a training batch holds (`model.make_batch`) and how much history it sees.
+        split: "train" gives what the model's loss needs, each iteration in a new order. "valid" and "test" give, for
+            each event to predict, `({item_ids: int32 [B, L]}, {target: int32 [B], excluded: int32 [B, S]})`.
+        batch_size: Sequences a batch.
+        sort_by_length: Whether training batches hold sequences of like length, for little padding.
+        seed: Of the order of training batches.
+        epochs: Training epochs to give one after the other, each with its own order, the same in every run.
+        exclude_history: Whether `excluded` holds the items of the history, or none.
+
+    Raises:
+        ValueError: The split is unknown or empty.
+    """
+    folder = dataset if isinstance(dataset, DatasetFolder) else DatasetFolder(dataset)
+    if not folder.split_files(split):
+        raise ValueError(f"{folder.path} has no sequences in its split {split!r}. Prepare it with another --split.")
+    if split != "train":
+        batches = evaluation_batches(
+            folder, split, max_len=model.config.max_len, batch_size=batch_size, exclude_history=exclude_history
+        )
+        return batches.map(lambda inputs, labels: (inputs, {key: labels[key] for key in (TARGET, EXCLUDED)}))
+
+    def one_epoch(order):
+        return _training_epoch(folder, model, batch_size=batch_size, sort_by_length=sort_by_length, order=order)
+
+    if epochs is not None:
+        orders = tf.data.Dataset.from_tensor_slices([[seed, epoch] for epoch in epochs])
+        batches = orders.flat_map(one_epoch)
+    else:
+        draws = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).take(1)
+        batches = draws.flat_map(lambda draw: one_epoch(tf.stack([tf.cast(draw % 2**31, tf.int32), 0])))
+        batches = batches.apply(tf.data.experimental.assert_cardinality(steps_per_epoch(folder, batch_size)))
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def steps_per_epoch(folder: DatasetFolder, batch_size: int) -> int:
+    """Training batches of one epoch."""
+    return math.ceil(folder.stats["splits"]["train"]["sequences"] / batch_size)
+
+
+def evaluation_batches(
+    folder: DatasetFolder, split: str, *, max_len: int, batch_size: int, exclude_history: bool
+) -> tf.data.Dataset:
+    """Every event to predict of a split, with the events before it.
+
+    Returns:
+        Batches, in the same order each time, of
+        inputs: {item_ids: int32 [B, L]}, the newest `max_len` events before the target;
+        labels: target int32 [B]; excluded int32 [B, S], all items before the target (or nothing, [B, 0]); touched
+        int32 [B, T], all items of the sequence.
+    """
+    spec = _parsing_spec(folder)
+
+    def to_batches(serialized):
+        parsed = tf.io.parse_example(serialized, spec)
+        items, first_target = parsed[ITEM_IDS], parsed[TARGET_START]
+        lengths = items.row_lengths()
+        # One row a target: the sequence it is in, and its position there.
+        positions = tf.ragged.range(first_target, lengths)
+        sequence, position = positions.value_rowids(), positions.flat_values
+        by_length = tf.argsort(tf.minimum(position, max_len), stable=True)
+        sequence, position = tf.gather(sequence, by_length), tf.gather(position, by_length)
+        row_start = tf.gather(items.row_starts(), sequence)
+        length = tf.gather(lengths, sequence)
+
+        def batch(index):
+            part = slice(index * batch_size, (index + 1) * batch_size)
+            start, target = row_start[part], row_start[part] + position[part]
+
+            def events(first, limit):
+                return pad(tf.gather(items.flat_values, tf.ragged.range(first, limit)))
+
+            labels = {
+                TARGET: tf.cast(tf.gather(items.flat_values, target), tf.int32),
+                EXCLUDED: events(start, target if exclude_history else start),
+                TOUCHED: events(start, start + length[part]),
+            }
+            return {ITEM_IDS: events(tf.maximum(start, target - max_len), target)}, labels
+
+        num_batches = -(-tf.size(position, tf.int64) // batch_size)
+        return tf.data.Dataset.range(num_batches).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+
+    files = tf.data.Dataset.from_tensor_slices(folder.split_files(split))
+    serialized = tf.data.TFRecordDataset(files, compression_type=records.COMPRESSION)
+    return serialized.batch(50 * batch_size).flat_map(to_batches).prefetch(tf.data.AUTOTUNE)
+
+
+def _training_epoch(folder, model, *, batch_size, sort_by_length, order):
+    """One epoch; `order` is int32 [2], from which all shuffling follows."""
+    files = folder.split_files("train")
+    files = tf.gather(files, tf.argsort(tf.random.stateless_uniform([len(files)], order)))
+    spec = _parsing_spec(folder)
+    max_events = model.config.max_len + 1
+
+    def to_batches(index, serialized):
+        parsed = tf.io.parse_example(serialized, spec)
+        sequences = {
+            name: value[:, -max_events:] for name, value in parsed.items() if isinstance(value, tf.RaggedTensor)
+        }
+        lengths = tf.cast(sequences[ITEM_IDS].row_lengths(), tf.float32)
+        draw = tf.stack([order[0] + tf.cast(index, tf.int32), order[1]])
+        noise = tf.random.stateless_uniform(tf.shape(lengths), draw, -_LENGTH_NOISE, _LENGTH_NOISE)
+        # The noise alone decides among equal lengths, so this shuffles too.
+        by_length = tf.argsort(lengths * (1.0 + noise) if sort_by_length else noise)
+        num_batches = -(-tf.size(by_length, tf.int64) // batch_size)
+        shuffled = tf.argsort(tf.random.stateless_uniform(num_batches[None], draw + 1))
+
+        def batch(index):
+            chosen = by_length[index * batch_size : (index + 1) * batch_size]
+            return model.make_batch({name: tf.gather(value, chosen) for name, value in sequences.items()})
+
+        return tf.data.Dataset.from_tensor_slices(shuffled).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+
+    serialized = tf.data.Dataset.from_tensor_slices(files).interleave(
+        lambda file: tf.data.TFRecordDataset(file, compression_type=records.COMPRESSION),
+        cycle_length=_PARALLEL_FILES,
+        num_parallel_calls=_PARALLEL_FILES,
+        deterministic=True,
+    )
+    return serialized.batch(max(_WINDOW, 10 * batch_size) // batch_size * batch_size).enumerate().flat_map(to_batches)
+
+
+def _parsing_spec(folder):
+    return records.parsing_spec(folder.schema.features)

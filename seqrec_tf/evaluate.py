@@ -1,0 +1,296 @@
+"""Ranking metrics of a run on held-out events, beside popularity, with 95 % confidence intervals.
+
+Protocols:
+  full         the target against all items
+  uniform-100  against 100 items drawn uniformly from those the user never touched (the SASRec paper's)
+  popular-100  against 100 such items drawn by popularity, without replacement (the BERT4Rec paper's)
+
+Under `full`, items of the user's history cannot be recommended, unless --keep-history is given or the run was trained
+with data.exclude_history=false. Ties, NaN and constant scores count against a model.
+
+Example:
+  seqrec evaluate --run runs/sasrec --protocol full uniform-100 --json figures.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seqrec_tf.config import check_choice
+from seqrec_tf.run_folder import RunFolder, write_whole
+
+if TYPE_CHECKING:
+    from seqrec_tf.models.base import SequenceModel
+    from seqrec_tf.records import DatasetFolder
+
+NEEDS_TENSORFLOW = True
+
+PROTOCOLS = ("full", "uniform-100", "popular-100")
+CUTOFFS = (1, 5, 10, 20)
+NUM_NEGATIVES = 100
+NUM_RESAMPLES = 1000
+
+# Resamples for figures that are no function of the rank, and cost a pass over all recommendations each.
+_NUM_LIST_RESAMPLES = 200
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--run", required=True, metavar="RUN", help="folder made by `seqrec train`")
+    parser.add_argument("--dataset", metavar="DATASET", help="where the run's dataset is now, if it was moved")
+    parser.add_argument("--split", choices=("valid", "test"), default="test")
+    parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=["full"])
+    parser.add_argument("--keep-history", action="store_true", help="let items of the history be recommended (full)")
+    parser.add_argument("--seed", type=int, default=0, help="of sampled items and of the bootstrap")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--json", metavar="FILE", help="write every figure there; - for stdout, instead of the table")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate a run and popularity, and show one table a protocol."""
+    from seqrec_tf.models import PopRec
+    from seqrec_tf.models.base import SequenceModel
+
+    run_folder = RunFolder(args.run)
+    folder = run_folder.open_dataset(args.dataset)
+    models: dict[str, SequenceModel] = {run_folder.config.model_name: run_folder.load_model()}
+    models.setdefault("poprec", PopRec.from_dataset(folder))
+    exclude_history = run_folder.config.data.exclude_history and not args.keep_history
+    figures: dict[str, Any] = {
+        "split": args.split,
+        "exclude_history": exclude_history,
+        "seed": args.seed,
+        "protocols": {},
+    }
+    for protocol in args.protocol:
+        results = {
+            name: evaluate(
+                model,
+                folder,
+                split=args.split,
+                protocol=protocol,
+                exclude_history=exclude_history,
+                seed=args.seed,
+                batch_size=args.batch_size,
+            )
+            for name, model in models.items()
+        }
+        figures["protocols"][protocol] = {name: result.to_dict() for name, result in results.items()}
+        if args.json != "-":
+            sys.stdout.write(table(results, protocol=protocol, split=args.split) + "\n")
+    if args.json == "-":
+        sys.stdout.write(json.dumps(figures, indent=2) + "\n")
+    elif args.json:
+        write_whole(pathlib.Path(args.json), json.dumps(figures, indent=2) + "\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a model reaches on a split.
+
+    Attributes:
+        num_targets: Events predicted.
+        num_impossible: Of these, targets that are in the history and so could not be recommended.
+        metrics: Figure by name, such as "ndcg@10"; "coverage@k" (share of items in anybody's list) and "popularity@k"
+            (mean training events of what is recommended) only under `full`.
+    """
+
+    num_targets: int
+    num_impossible: int
+    metrics: dict[str, Interval]
+
+    def to_dict(self) -> dict[str, Any]:
+        """This result as JSON-serialisable values."""
+        return dataclasses.asdict(self)
+
+
+def evaluate(
+    model: SequenceModel,
+    folder: DatasetFolder,
+    *,
+    split: str = "test",
+    protocol: str = "full",
+    exclude_history: bool = True,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> Result:
+    """Rank every held-out event of a split.
+
+    Memory does not grow with users times items: of each target only its rank and, under `full`, a short list is kept.
+
+    Args:
+        model: A trained model.
+        folder: The dataset.
+        split: "valid" or "test".
+        protocol: One of `PROTOCOLS`.
+        exclude_history: Under `full`, whether items of the history leave the ranking.
+        seed: Of sampled items and of the bootstrap.
+        batch_size: Histories scored at once.
+
+    Raises:
+        ValueError: The protocol is unknown or the split is empty.
+    """
+    import tensorflow as tf
+
+    from seqrec_tf import data
+    from seqrec_tf.models.base import EXCLUDED, TARGET
+
+    check_choice("--protocol", protocol, PROTOCOLS)
+    if not folder.split_files(split):
+        raise ValueError(f"{folder.path} has no sequences in its split {split!r}. Prepare it with another --split.")
+    num_items = folder.num_items
+    length = min(max(CUTOFFS), num_items)
+
+    @tf.function(reduce_retracing=True)
+    def rank_full(inputs, labels):
+        rank = model.rank_targets(inputs, labels[TARGET], labels[EXCLUDED])
+        items, scores = model.recommend(inputs, labels[EXCLUDED], k=length)
+        return rank, tf.where(tf.math.is_finite(scores), items, 0)
+
+    @tf.function(reduce_retracing=True)
+    def rank_sampled(inputs, target, negatives):
+        return model.rank_among(inputs, target, negatives)
+
+    rng = np.random.default_rng(seed)
+    sampler = _NegativeSampler(folder, protocol) if protocol != "full" else None
+    ranks, lists = [], []
+    num_impossible = 0
+    for inputs, labels in data.evaluation_batches(
+        folder, split, max_len=model.config.max_len, batch_size=batch_size, exclude_history=exclude_history
+    ):
+        if sampler is None:
+            rank, items = rank_full(inputs, labels)
+            lists.append(items.numpy())
+            num_impossible += int(np.sum(rank.numpy() > num_items))
+        else:
+            negatives = np.stack([sampler(touched, rng) for touched in labels[data.TOUCHED].numpy()])
+            rank = rank_sampled(inputs, labels[TARGET], negatives)
+        ranks.append(rank.numpy())
+    ranks = np.concatenate(ranks)
+    metrics = rank_metrics(ranks, rng=rng)
+    if lists:
+        metrics |= list_metrics(np.concatenate(lists), np.array([0, *folder.item_counts]), rng=rng)
+    return Result(len(ranks), num_impossible, metrics)
+
+
+def rank_metrics(ranks: np.ndarray, *, rng: np.random.Generator) -> dict[str, Interval]:
+    """HR, NDCG and MRR at each cut-off, with percentile bootstrap intervals over targets.
+
+    All of them depend on the rank alone, and ranks beyond the last cut-off are alike. So resampling targets is drawing
+    the histogram of ranks anew from a multinomial, exactly, at a cost that does not grow with the number of targets.
+
+    Args:
+        ranks: int [N], 1 is best.
+        rng: Of the resamples.
+    """
+    beyond = max(CUTOFFS) + 1
+    histogram = np.bincount(np.minimum(ranks, beyond), minlength=beyond + 1)[1:]  # ranks 1..beyond
+    rank = np.arange(1, beyond + 1)
+    gains = {}
+    for k in CUTOFFS:
+        hit = rank <= k
+        gains[f"hr@{k}"] = np.where(hit, 1.0, 0.0)
+        gains[f"ndcg@{k}"] = np.where(hit, 1.0 / np.log2(rank + 1.0), 0.0)
+        gains[f"mrr@{k}"] = np.where(hit, 1.0 / rank, 0.0)
+    table_of_gains = np.stack(list(gains.values()), axis=1)  # [ranks, metrics]
+    values = histogram @ table_of_gains / len(ranks)
+    resamples = rng.multinomial(len(ranks), histogram / len(ranks), size=NUM_RESAMPLES) @ table_of_gains / len(ranks)
+    low, high = np.percentile(resamples, [2.5, 97.5], axis=0)
+    return {name: Interval(*map(float, figures)) for name, *figures in zip(gains, values, low, high, strict=True)}
+
+
+def list_metrics(lists: np.ndarray, counts: np.ndarray, *, rng: np.random.Generator) -> dict[str, Interval]:
+    """Coverage and mean popularity of the recommended lists.
+
+    Their intervals are normal, from the bootstrap's standard error: a resample of users covers fewer items than all
+    users do, so that percentiles of the coverage would lie below its value.
+
+    Args:
+        lists: int [N, k], recommended ids, best first; 0 is none.
+        counts: int [V], training events of each id.
+        rng: Of the resamples.
+    """
+    metrics = {}
+    samples = [rng.integers(0, len(lists), len(lists)) for _ in range(_NUM_LIST_RESAMPLES)]
+    for k in (10, 20):
+        top = lists[:, :k]
+        popularity = counts[top].sum(axis=1) / np.maximum(1, (top > 0).sum(axis=1))
+
+        def coverage(rows, top=top):
+            is_covered = np.zeros(len(counts), bool)
+            is_covered[top[rows]] = True
+            return is_covered[1:].mean()
+
+        for name, value, resampled in (
+            ("coverage", coverage(slice(None)), [coverage(rows) for rows in samples]),
+            ("popularity", popularity.mean(), [popularity[rows].mean() for rows in samples]),
+        ):
+            margin = 1.96 * float(np.std(resampled))
+            metrics[f"{name}@{k}"] = Interval(float(value), float(value) - margin, float(value) + margin)
+    return metrics
+
+
+class _NegativeSampler:
+    """Draws the items that a target is ranked against, none of which the user ever touched."""
+
+    def __init__(self, folder: DatasetFolder, protocol: str):
+        counts = np.asarray(folder.item_counts, np.float64)
+        self.weights = counts if protocol == "popular-100" else np.ones(len(counts))
+        self.cumulative = np.cumsum(self.weights) / self.weights.sum()
+        self.num_drawable = int(np.sum(self.weights > 0))
+
+    def __call__(self, touched: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Distinct ids: int32 [100], filled with 0 where fewer are left.
+
+        Drawing one by one and passing over what was drawn before is sampling without replacement.
+        """
+        touched = np.unique(touched[touched > 0])
+        is_drawable = self.weights[touched - 1] > 0
+        wanted = min(NUM_NEGATIVES, self.num_drawable - int(is_drawable.sum()))
+        chosen: dict[int, None] = {}
+        blocked = set(touched.tolist())
+        while len(chosen) < wanted:
+            for item in (np.searchsorted(self.cumulative, rng.random(2 * NUM_NEGATIVES), side="right") + 1).tolist():
+                if item not in blocked and item <= len(self.weights):
+                    chosen[item] = None
+        ids = list(chosen)[:wanted]
+        return np.array(ids + [0] * (NUM_NEGATIVES - wanted), np.int32)
+
+
+def table(results: dict[str, Result], *, protocol: str, split: str) -> str:
+    """One readable table: a row a metric, a column a model, each figure with half its interval's width."""
+    names = list(results)
+    first = next(iter(results.values()))
+    lines = [f"{split}, {protocol}, {first.num_targets:,} events to predict"]
+    if first.num_impossible:
+        share = first.num_impossible / first.num_targets
+        lines.append(
+            f"{first.num_impossible:,} targets ({share:.1%}) repeat an item of their history, which is not recommended "
+            "again: they count as misses (--keep-history)"
+        )
+    lines.append(f"{'':<14}" + "".join(f"{name:>22}" for name in names))
+    for metric in first.metrics:
+        cells = []
+        for result in results.values():
+            interval = result.metrics[metric]
+            digits = 1 if metric.startswith("popularity") else 4
+            half = (interval.high - interval.low) / 2
+            cells.append(f"{interval.value:.{digits}f} ± {half:.{digits}f}".rjust(22))
+        lines.append(f"{metric:<14}" + "".join(cells))
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,61 @@
+"""Ranking metrics, all functions of the rank of the one true item among its candidates.
+
+The rank is pessimistic: a candidate whose score is not *clearly below* the target's stands before it. So ties, scores
+that are NaN, and models that give every item the same score count against the model.
+
+Tensor letters: B batch, C candidates.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+# Scores of equal vectors may differ in the last bits when different kernels compute them; within this relative
+# distance two scores are a tie.
+TIE_TOLERANCE = 1e-6
+
+
+def count_not_below(target_scores, scores, *, is_rival):
+    """How many rivals the target does not clearly beat; its rank is this plus one.
+
+    Args:
+        target_scores: float32 [B], of the true items.
+        scores: float32 [B, C], of the candidates.
+        is_rival: bool [B, C], True where the candidate competes: neither the target itself nor excluded.
+
+    Returns:
+        int32 [B].
+    """
+    threshold = target_scores - TIE_TOLERANCE * tf.abs(target_scores)
+    is_below = scores < threshold[:, None]  # False where either is NaN
+    return tf.reduce_sum(tf.cast(is_rival & ~is_below, tf.int32), axis=1)
+
+
+def hit_rate(rank, k):
+    """HR@k of one target: 1 where its rank is at most k. Equal to Recall@k, as there is one target.
+
+    Args:
+        rank: int [B], 1 is best.
+        k: Cut-off.
+
+    Returns:
+        float32 [B].
+    """
+    return tf.cast(rank <= k, tf.float32)
+
+
+def ndcg(rank, k):
+    """NDCG@k of one target: 1 / log2(rank + 1) where its rank is at most k, else 0.
+
+    Args and returns are those of `hit_rate`.
+    """
+    gain = tf.math.log(2.0) / tf.math.log(tf.cast(rank, tf.float32) + 1.0)
+    return tf.where(rank <= k, gain, 0.0)
+
+
+def reciprocal_rank(rank, k):
+    """MRR@k of one target: 1 / rank where its rank is at most k, else 0.
+
+    Args and returns are those of `hit_rate`.
+    """
+    return tf.where(rank <= k, 1.0 / tf.cast(rank, tf.float32), 0.0)

@@ -1,0 +1,331 @@
+"""What every model shares: construction from a schema, training and validation steps, ranking, saving.
+
+A model turns a padded history into a *query* and scores items with it. `fit`, `evaluate`, the ranking metrics and the
+export use nothing but the methods below, so a model overrides only where it differs.
+
+Tensor letters: B batch, L length, N targets of a batch, D model dim, V items (padding row included), K candidates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from seqrec_tf import config as config_lib
+from seqrec_tf import losses, metrics, sampling
+from seqrec_tf.config import ModelConfig
+from seqrec_tf.schema import ITEM_IDS, PADDING_ID, Schema
+
+# Keys of the labels that `data.load` makes for validation and test.
+TARGET = "target"
+EXCLUDED = "excluded"
+
+# Items scored at once when ranking against the whole catalogue.
+RANKING_BLOCK = 65_536
+
+
+class SequenceModel(keras.Model):
+    """Base of all models.
+
+    A subclass defines `create_layers` and `call`; one that scores items other than by a dot product with a table
+    overrides `score_block` and `score_candidates` too.
+
+    Args:
+        config: The model's configuration, an instance of `config_class`; its defaults where None.
+        schema: What the dataset holds; the number of items, at least.
+    """
+
+    config_class: ClassVar[type[ModelConfig]] = ModelConfig
+
+    def __init__(self, config: ModelConfig | None = None, schema: Schema | None = None, **kwargs):
+        super().__init__(**{"name": type(self).__name__.lower(), **kwargs})
+        if schema is None:
+            raise TypeError(
+                f"{type(self).__name__} needs the schema of its dataset, such as Schema(num_items=1000); "
+                f"{type(self).__name__}.from_dataset(folder) takes it from a dataset folder."
+            )
+        self.config = self.config_class() if config is None else config
+        self.schema = schema
+        self.num_items = schema.num_items
+        self.seed_generator = keras.random.SeedGenerator()
+        self.validation_metrics = [keras.metrics.Mean(name="ndcg@10"), keras.metrics.Mean(name="hr@10")]
+        self.create_layers()
+        self(self.example_inputs())  # creates the weights, which depend on the schema and the configuration alone
+
+    # ---- What a model defines ----
+
+    def create_layers(self) -> None:
+        """Create the layers as attributes."""
+        raise NotImplementedError
+
+    def call(self, inputs, training=False):
+        """Hidden states of a batch of histories.
+
+        Args:
+            inputs: dict with `item_ids`: int32 [B, L], 0 is padding, on either side.
+            training: Whether dropout is on.
+
+        Returns:
+            float [B, L, D]; row i predicts the item after position i. Rows of padding are undefined.
+        """
+        raise NotImplementedError
+
+    def item_table(self):
+        """Output embeddings: float [V, D], row 0 is padding."""
+        raise NotImplementedError
+
+    def query(self, inputs):
+        """What is known of each history when it ends: float [B, D], the state of its newest event."""
+        hidden = self(inputs, training=False)
+        return tf.gather(hidden, newest_position(inputs[ITEM_IDS]), axis=1, batch_dims=1)
+
+    def score_block(self, query, start, stop):
+        """Scores of the items with ids in [start, stop): float32 [B, stop - start]."""
+        table = tf.cast(self.item_table()[start:stop], query.dtype)
+        return tf.cast(tf.matmul(query, table, transpose_b=True), tf.float32)
+
+    def score_candidates(self, query, candidates):
+        """Scores of each row's own candidates, int [B, K]: float32 [B, K]."""
+        vectors = tf.cast(tf.gather(self.item_table(), candidates), query.dtype)  # [B, K, D]
+        return tf.cast(tf.einsum("bd,bkd->bk", query, vectors), tf.float32)
+
+    def make_batch(self, sequences):
+        """Training sequences to `(inputs, labels)`; runs in tf.data, on one batch.
+
+        Here every event but the first is a target, predicted from the events before it.
+
+        Args:
+            sequences: dict of `tf.RaggedTensor` [B, None], a key for each per-event feature of the schema, cut to the
+                newest `max_len + 1` events.
+
+        Returns:
+            inputs: dict with `item_ids` int32 [B, L].
+            labels: int32 [B, L], the item that follows each position, 0 where none does.
+        """
+        item_ids = sequences[ITEM_IDS]
+        return {ITEM_IDS: pad(item_ids[:, :-1])}, pad(item_ids[:, 1:])
+
+    def adapt(self, dataset) -> None:
+        """Take what is learned by counting, not by gradients, from a `records.DatasetFolder`. Nothing by default."""
+
+    # ---- What follows from it ----
+
+    @classmethod
+    def from_dataset(cls, dataset, **options):
+        """A model for a dataset folder, `options` being fields of its configuration.
+
+        Args:
+            dataset: A `records.DatasetFolder`, or its path.
+            **options: Such as `dim=64`.
+        """
+        from seqrec_tf.records import DatasetFolder
+
+        dataset = dataset if isinstance(dataset, DatasetFolder) else DatasetFolder(dataset)
+        model = cls(config_lib.from_values(cls.config_class, options, section="model"), dataset.schema)
+        model.adapt(dataset)
+        return model
+
+    @classmethod
+    def memory_estimate(cls, config, schema, *, batch_size) -> int:
+        """Bytes that training will need, roughly: tables with their optimizer slots, and a batch's activations."""
+        dim = getattr(config, "dim", 1)
+        tokens = batch_size * config.max_len
+        tables = 4 * 4 * schema.num_items * dim  # weights, gradient, two moments
+        attention = 6 * 4 * tokens * config.max_len * getattr(config, "num_heads", 1) * getattr(config, "num_blocks", 0)
+        states = 20 * 4 * tokens * dim * (1 + getattr(config, "num_blocks", 0))
+        logits = 3 * 4 * tokens * schema.num_items if getattr(config, "loss", "") == "softmax" else 0
+        return tables + attention + states + logits
+
+    def example_inputs(self):
+        """Inputs of the smallest batch, to build the model with."""
+        return {ITEM_IDS: tf.zeros([1, 2], tf.int32)}
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Mean loss over the real targets of the whole batch, on all replicas: float32 scalar.
+
+        Args:
+            x: The inputs of `call`.
+            y: int32 [B, L], targets; 0 where there is none.
+            y_pred: float [B, L, D], what `call` returned.
+            sample_weight: Unused.
+            training: Unused.
+        """
+        is_target = y != PADDING_ID
+        values = self.target_losses(tf.boolean_mask(y_pred, is_target), tf.boolean_mask(y, is_target), x, y)
+        total, count = tf.reduce_sum(values), tf.cast(tf.size(values), tf.float32)
+        replica = tf.distribute.get_replica_context()
+        if replica is not None and replica.num_replicas_in_sync > 1:
+            count = replica.all_reduce("SUM", count)  # replicas' gradients are summed
+        return tf.math.divide_no_nan(total, count)
+
+    def target_losses(self, hidden, targets, inputs, labels):
+        """Loss of each target, by the configuration's `loss`.
+
+        Args:
+            hidden: float [N, D], states that predict.
+            targets: int32 [N], true items.
+            inputs: The inputs of `call`.
+            labels: int32 [B, L], the targets before padding was removed.
+
+        Returns:
+            float32 [N].
+        """
+        hidden = tf.cast(hidden, tf.float32)
+        table = tf.convert_to_tensor(self.item_table())
+        if self.config.loss == "softmax":
+            return losses.cross_entropy(tf.matmul(hidden, table[1:], transpose_b=True), targets - 1)
+        negatives = self.sample_negatives(inputs, labels)  # [N, K]
+        positive = tf.reduce_sum(hidden * tf.gather(table, targets), axis=-1)
+        negative = tf.einsum("nd,nkd->nk", hidden, tf.gather(table, negatives))
+        return losses.binary_cross_entropy(positive, negative)
+
+    def sample_negatives(self, inputs, labels):
+        """Items that the sequence does not hold, `num_negatives` for each target: int32 [N, K]."""
+        sequence = tf.concat([inputs[ITEM_IDS][:, :1], labels], axis=1)
+        shape = tf.concat([tf.shape(labels), [self.config.num_negatives]], axis=0)
+        seed = tf.cast(self.seed_generator.next(), tf.int32)
+        negatives = sampling.uniform_negatives(sequence, num_items=self.num_items, shape=shape, seed=seed)
+        return tf.boolean_mask(negatives, labels != PADDING_ID)
+
+    def rank_targets(self, inputs, target, excluded):
+        """Rank of each target among all items, ties against it (see `metrics`).
+
+        Items are scored in blocks, so memory does not grow with the catalogue.
+
+        Args:
+            inputs: The inputs of `call`, [B, L].
+            target: int32 [B].
+            excluded: int32 [B, S], items that may not be recommended; 0 is ignored.
+
+        Returns:
+            int32 [B], from 1; `num_items + 1` where the target itself is excluded.
+        """
+        query = self.query(inputs)
+        target_scores = self.score_candidates(query, target[:, None])[:, 0]
+        before = tf.zeros_like(target)
+        for start in range(1, self.num_items + 1, RANKING_BLOCK):
+            stop = min(start + RANKING_BLOCK, self.num_items + 1)
+            scores = self.score_block(query, start, stop)
+            is_rival = is_allowed(tf.concat([excluded, target[:, None]], axis=1), start, stop)
+            before += metrics.count_not_below(target_scores, scores, is_rival=is_rival)
+        is_excluded = tf.reduce_any(excluded == target[:, None], axis=1)
+        return tf.where(is_excluded, self.num_items + 1, before + 1)
+
+    def rank_among(self, inputs, target, candidates):
+        """Rank of each target among its own candidates, ties against it: int32 [B], from 1.
+
+        Args:
+            inputs: The inputs of `call`, [B, L].
+            target: int32 [B].
+            candidates: int32 [B, K], 0 is none.
+        """
+        query = self.query(inputs)
+        scores = self.score_candidates(query, tf.concat([target[:, None], candidates], axis=1))
+        is_rival = (candidates != PADDING_ID) & (candidates != target[:, None])
+        return 1 + metrics.count_not_below(scores[:, 0], scores[:, 1:], is_rival=is_rival)
+
+    def recommend(self, inputs, excluded, *, k):
+        """The k items with the highest scores, equal scores by the smaller id (the more frequent item).
+
+        Args:
+            inputs: The inputs of `call`, [B, L].
+            excluded: int32 [B, S], items that may not be recommended; 0 is ignored.
+            k: Items a row, at most `num_items`.
+
+        Returns:
+            ids: int32 [B, k].
+            scores: float32 [B, k], descending; -inf where fewer than k items are left.
+        """
+        query = self.query(inputs)
+        best_ids = tf.zeros([tf.shape(excluded)[0], 0], tf.int32)
+        best_scores = tf.zeros([tf.shape(excluded)[0], 0], tf.float32)
+        for start in range(1, self.num_items + 1, RANKING_BLOCK):
+            stop = min(start + RANKING_BLOCK, self.num_items + 1)
+            scores = self.score_block(query, start, stop)
+            scores = tf.where(is_allowed(excluded, start, stop) & ~tf.math.is_nan(scores), scores, -np.inf)
+            scores, columns = tf.math.top_k(scores, min(k, stop - start))
+            # Blocks come in order of ids, and top_k prefers the earlier of equals.
+            scores = tf.concat([best_scores, scores], axis=1)
+            ids = tf.concat([best_ids, columns + start], axis=1)
+            best_scores, columns = tf.math.top_k(scores, min(k, scores.shape[1]))
+            best_ids = tf.gather(ids, columns, batch_dims=1)
+        return best_ids, best_scores
+
+    def test_step(self, data):
+        """Full-ranking metrics of a batch that `data.load` made from `valid` or `test`."""
+        inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        rank = self.rank_targets(inputs, labels[TARGET], labels[EXCLUDED])
+        ndcg, hit_rate = self.validation_metrics
+        ndcg.update_state(metrics.ndcg(rank, 10))
+        hit_rate.update_state(metrics.hit_rate(rank, 10))
+        return self._replica_logs({metric.name: metric.result() for metric in self.validation_metrics})
+
+    def train_step(self, data):
+        """Keras' own step; only the validation metrics, which it does not update, stay out of its logs."""
+        super().train_step(data)
+        return self._replica_logs({"loss": self._loss_tracker.result()})
+
+    # ---- Keras 3 under tf.distribute (keras issue 20585) ----
+
+    def _replica_logs(self, logs):
+        """Keras takes the mean over axis 0 of logs from several workers, which scalars do not have."""
+        if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            return {name: tf.reshape(value, [1]) for name, value in logs.items()}
+        return logs
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Keras reduces a batch of PerReplica values here to build the model, and fails; ours is built already."""
+        if self.optimizer is not None and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
+    # ---- Saving ----
+
+    def get_config(self) -> dict[str, Any]:
+        """The configuration and the schema: all that decides the shape of the weights."""
+        return {**super().get_config(), "config": dataclasses.asdict(self.config), "schema": self.schema.to_dict()}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The inverse of `get_config`."""
+        config = dict(config)
+        model_config = config_lib.from_values(cls.config_class, config.pop("config"), section="model")
+        return cls(model_config, Schema.from_dict(config.pop("schema")), **config)
+
+    def build_from_config(self, config):
+        """Nothing: the constructor has built the model."""
+
+
+def pad(ragged):
+    """Ragged ids [B, None] to int32 [B, L], zeros on the right."""
+    return tf.cast(ragged.to_tensor(default_value=PADDING_ID), tf.int32)
+
+
+def newest_position(item_ids):
+    """Position of the last real id of each row, 0 where there is none: int32 [B]."""
+    positions = tf.range(tf.shape(item_ids)[1])
+    return tf.reduce_max(tf.where(item_ids != PADDING_ID, positions, 0), axis=1)
+
+
+def is_allowed(excluded, start, stop):
+    """Which items of a block may be recommended.
+
+    Args:
+        excluded: int32 [B, S]; ids outside the block are ignored.
+        start: First id of the block.
+        stop: Id after the last.
+
+    Returns:
+        bool [B, stop - start], False at the excluded ids.
+    """
+    batch, width = tf.shape(excluded)[0], stop - start
+    in_block = (excluded >= start) & (excluded < stop)
+    column = tf.where(in_block, excluded - start, width)  # others fall into a column that is cut off
+    rows = tf.broadcast_to(tf.range(batch)[:, None], tf.shape(column))
+    indices = tf.stack([rows, column], axis=-1)
+    hits = tf.scatter_nd(indices, tf.ones_like(column), [batch, width + 1])
+    return hits[:, :width] == 0

@@ -1,0 +1,102 @@
+"""The run folder: what a training run keeps, and how a later step opens it.
+
+config.toml        the resolved configuration
+dataset.json       path, fingerprint and schema of the dataset it was trained on
+checkpoints/       the newest state, to go on after a stop
+best.keras         the model of the best epoch
+log.csv            one line an epoch
+metrics.json       figures of the best epoch
+tensorboard/       events
+COMPLETED          last, empty
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pathlib
+import tomllib
+from typing import Any
+
+from seqrec_tf.config import Config, resolve
+from seqrec_tf.records import DatasetFolder
+from seqrec_tf.schema import COMPLETED_FILE, Schema
+
+CONFIG_FILE = "config.toml"
+DATASET_FILE = "dataset.json"
+BEST_MODEL_FILE = "best.keras"
+LOG_FILE = "log.csv"
+METRICS_FILE = "metrics.json"
+CHECKPOINTS_FOLDER = "checkpoints"
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+class RunFolder:
+    """A finished run, opened for reading.
+
+    Args:
+        path: The folder that `seqrec train` wrote.
+
+    Raises:
+        FileNotFoundError: There is no such run, or it has not finished.
+    """
+
+    def __init__(self, path: str | pathlib.Path):
+        self.path = pathlib.Path(path)
+        if not (self.path / COMPLETED_FILE).exists():
+            if (self.path / CONFIG_FILE).exists():
+                raise FileNotFoundError(
+                    f"{path} is a run that has not finished. Give `seqrec train` the same options again to go on with it."
+                )
+            raise FileNotFoundError(
+                f"{path} is not a run folder: it has no {COMPLETED_FILE} file. Make it with "
+                f"`seqrec train --dataset DATASET --model sasrec --output {path}`."
+            )
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """The resolved configuration."""
+        from seqrec_tf import models
+
+        text = (self.path / CONFIG_FILE).read_text(encoding="utf-8")
+        name = tomllib.loads(text)["model_name"]
+        return resolve(name, models.find(name).config_class, toml=text, toml_name=str(self.path / CONFIG_FILE))
+
+    @functools.cached_property
+    def dataset_info(self) -> dict[str, Any]:
+        """Path, fingerprint and schema of the dataset."""
+        return json.loads((self.path / DATASET_FILE).read_text(encoding="utf-8"))
+
+    def open_dataset(self, path: str | None = None) -> DatasetFolder:
+        """The dataset folder of this run, or another one with the same schema and vocabulary.
+
+        Raises:
+            ValueError: Its schema or its data differ.
+        """
+        folder = DatasetFolder(path or self.dataset_info["path"])
+        differences = Schema.from_dict(self.dataset_info["schema"]).differences(folder.schema)
+        if not differences and folder.fingerprint != self.dataset_info["fingerprint"]:
+            differences = ["the records or the vocabulary (the fingerprints differ)"]
+        if differences:
+            raise ValueError(
+                f"{folder.path} is not the dataset that {self.path} was trained on; it differs in "
+                f"{'; '.join(differences)}. Train again on it, or give the original dataset."
+            )
+        return folder
+
+    def load_model(self):
+        """The model of the best epoch, a `SequenceModel`."""
+        import keras
+
+        from seqrec_tf import models
+
+        models.find(self.config.model_name)  # registers the class
+        return keras.models.load_model(self.path / BEST_MODEL_FILE, compile=False)
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Write a text file beside its name and rename it, so that it is never half there."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

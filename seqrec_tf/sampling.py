@@ -1,0 +1,48 @@
+"""Negative samplers: which items stand for "not chosen" in a sampled loss.
+
+They run inside the training step, on the device, from a seed that the model keeps: drawn anew at every step, the same
+for the same seed, and restored with a checkpoint.
+
+Tensor letters: B batch, L length, K negatives a position.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def uniform_negatives(excluded, *, num_items, shape, seed):
+    """Items drawn uniformly from those not in the row's `excluded`, with replacement.
+
+    Exact and without rejection: with the m distinct excluded ids of a row sorted as e_0 < e_1 < ..., a draw r from
+    [1, num_items - m] stands for the r-th item that is not excluded, which is r + #{j : e_j - j <= r}.
+
+    Args:
+        excluded: int [B, S], ids a row must not draw; 0 is ignored, repeats are fine.
+        num_items: Size of the vocabulary; ids are in [1, num_items].
+        shape: int vector, the shape of the draw, of any rank; its first dimension is B.
+        seed: int32 [2], of the stateless generator.
+
+    Returns:
+        int32 of shape `shape`. A row that excludes every item draws from all of them.
+    """
+    excluded = tf.sort(tf.cast(excluded, tf.int32), axis=1)
+    is_repeat = tf.concat([excluded[:, :1] <= 0, excluded[:, 1:] == excluded[:, :-1]], axis=1) | (excluded <= 0)
+    # Repeats and padding move behind every real id, where no draw reaches them.
+    beyond = tf.int32.max
+    excluded = tf.sort(tf.where(is_repeat, beyond, excluded), axis=1)
+    num_excluded = tf.reduce_sum(tf.cast(~is_repeat, tf.int32), axis=1)  # [B]
+    num_free = num_items - num_excluded
+    all_excluded = num_free <= 0
+    num_free = tf.where(all_excluded, num_items, num_free)
+    excluded = tf.where(all_excluded[:, None], beyond, excluded)
+    ranks = tf.range(tf.shape(excluded)[1])
+    free_before = tf.where(excluded == beyond, beyond, excluded - ranks)  # ascending: free items up to e_j, plus one
+
+    batch = shape[0]
+    # 62 random bits modulo at most 2^31: the bias is below 2^-31.
+    bits = tf.random.stateless_uniform(shape, seed, minval=0, maxval=1 << 62, dtype=tf.int64)
+    bits = tf.reshape(bits, [batch, -1])
+    draw = tf.cast(bits % tf.cast(num_free, tf.int64)[:, None], tf.int32) + 1
+    skipped = tf.searchsorted(free_before, draw, side="right")
+    return tf.reshape(draw + skipped, shape)

@@ -1,0 +1,241 @@
+"""Train a model on a dataset folder, with validation on full ranking, early stopping and exact resume.
+
+Example:
+  seqrec train --dataset shop --model sasrec --output runs/sasrec --set train.epochs=50 model.dim=64
+
+The configuration is the model's defaults, overridden by --config FILE (TOML), overridden by --set. A run that was stopped
+goes on where it was when the same command is given again, and ends with the figures it would have had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from typing import TYPE_CHECKING
+
+from seqrec_tf import run_folder as run_lib
+from seqrec_tf.config import Config
+from seqrec_tf.records import DatasetFolder
+from seqrec_tf.schema import COMPLETED_FILE
+from seqrec_tf.run_folder import RunFolder, write_whole
+
+if TYPE_CHECKING:
+    from seqrec_tf.models.base import SequenceModel
+
+
+NEEDS_TENSORFLOW = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--dataset", required=True, metavar="DATASET", help="folder made by `seqrec prepare`")
+    parser.add_argument(
+        "--model", required=True, metavar="NAME", help="such as sasrec; a dotted path names your own module"
+    )
+    parser.add_argument("--output", required=True, metavar="RUN", help="run folder to write, or to go on with")
+    parser.add_argument("--config", metavar="FILE", help="TOML with sections [model], [data], [train]")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="such as train.epochs=20 model.dim=64",
+    )
+    parser.add_argument(
+        "--strategy",
+        choices=("auto", "none", "mirrored", "multi-worker"),
+        help="tf.distribute strategy (train.strategy); auto: mirrored where there are several GPUs. multi-worker reads "
+        "TF_CONFIG; start the same command on every machine",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train as the arguments say."""
+    from seqrec_tf import models
+    from seqrec_tf.config import resolve
+
+    folder = DatasetFolder(args.dataset)
+    toml = pathlib.Path(args.config).read_text(encoding="utf-8") if args.config else ""
+    settings = [*args.set, *([f'train.strategy="{args.strategy}"'] if args.strategy else [])]
+    model_class = models.find(args.model)
+    config = resolve(args.model, model_class.config_class, toml=toml, toml_name=args.config or "", settings=settings)
+    train(config, folder, args.output)
+
+
+def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, log=None) -> RunFolder:
+    """Train a model and write its run folder; go on with it where it was stopped.
+
+    Args:
+        config: The resolved configuration.
+        folder: The dataset.
+        output: Run folder.
+        log: Function that shows a line of text; stdout where None.
+
+    Raises:
+        FileExistsError: `output` holds a finished run, or an unfinished one of another configuration or dataset.
+        ValueError: The training split is empty, or the model cannot fit in memory.
+        RuntimeError: The loss became NaN or infinite.
+    """
+    import keras
+
+    from seqrec_tf import data, models
+    from seqrec_tf.callbacks import Progress, RunKeeper
+    from seqrec_tf.optimizers import make_optimizer
+
+    log = log or (lambda line: sys.stdout.write(line + "\n"))
+    strategy = make_strategy(config.train.strategy)
+    is_chief = strategy.cluster_resolver is None or _is_chief(strategy.cluster_resolver)
+    path = pathlib.Path(output) if is_chief else pathlib.Path(tempfile.mkdtemp(prefix="seqrec-worker-"))
+    _open_output(path, config, folder)
+
+    model_class = models.find(config.model_name)
+    steps = data.steps_per_epoch(folder, config.data.batch_size)
+    if not steps:
+        raise ValueError(f"{folder.path} has no training sequences. Prepare it with looser filters.")
+    log(preflight(model_class, config, folder, steps, strategy.num_replicas_in_sync))
+
+    keras.utils.set_random_seed(config.train.seed)
+    keras.mixed_precision.set_dtype_policy(config.train.precision)
+    with strategy.scope():
+        model = model_class(config.model, folder.schema)
+        model.adapt(folder)
+        optimizer = make_optimizer(config.train, total_steps=steps * config.train.epochs)
+        if config.train.precision == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        model.compile(optimizer=optimizer)
+        optimizer.build(model.trainable_variables)  # so that its state can be restored before the first step
+    validation = None
+    if folder.split_files("valid"):
+        validation = data.load(
+            folder,
+            model,
+            "valid",
+            batch_size=config.data.eval_batch_size,
+            exclude_history=config.data.exclude_history,
+        )
+    keeper = RunKeeper(path, model, patience=config.train.patience, has_validation=validation is not None)
+    first_epoch = keeper.restore()
+    if first_epoch:
+        log(f"Going on after epoch {first_epoch} of at most {config.train.epochs}.")
+    epochs = config.train.epochs if model.trainable_variables else 0
+    if not epochs:
+        keeper.save_best()
+    if first_epoch < epochs and not keeper.has_lost_patience:
+        with warnings.catch_warnings():
+            # Keras warns when a dataset of unknown length ends, which is how every validation ends.
+            warnings.filterwarnings("ignore", message="Your input ran out of data")
+            model.fit(
+                data.load(
+                    folder,
+                    model,
+                    batch_size=config.data.batch_size,
+                    sort_by_length=config.data.sort_by_length,
+                    seed=config.train.seed,
+                    epochs=range(first_epoch, epochs),
+                ),
+                steps_per_epoch=steps,
+                initial_epoch=first_epoch,
+                epochs=epochs,
+                validation_data=validation,
+                validation_freq=config.train.validate_every,
+                shuffle=False,
+                verbose=0,
+                callbacks=[
+                    keeper,
+                    Progress(
+                        steps=steps, sequences=folder.stats["splits"]["train"]["sequences"], keeper=keeper, log=log
+                    ),
+                    keras.callbacks.TensorBoard(path / run_lib.TENSORBOARD_FOLDER, write_graph=False),
+                ],
+            )
+    if is_chief:
+        keeper.finish()
+        log(f"Best model: {path / run_lib.BEST_MODEL_FILE}" + keeper.best_line())
+        log(f"Next: seqrec evaluate --run {path}")
+        return RunFolder(path)
+    shutil.rmtree(path)
+    return RunFolder(output)
+
+
+def make_strategy(name: str):
+    """The tf.distribute strategy of a `train.strategy`; "auto" mirrors where there are several GPUs."""
+    import tensorflow as tf
+
+    if name == "multi-worker":
+        if "TF_CONFIG" not in os.environ:
+            raise ValueError("--strategy multi-worker needs the environment variable TF_CONFIG on every machine.")
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if name == "mirrored" or (name == "auto" and len(tf.config.list_logical_devices("GPU")) > 1):
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return tf.distribute.get_strategy()
+
+
+def preflight(
+    model_class: type[SequenceModel], config: Config, folder: DatasetFolder, steps: int, replicas: int
+) -> str:
+    """One line that says what the work will take.
+
+    Raises:
+        ValueError: It cannot fit in this machine's memory.
+    """
+    split = folder.stats["splits"]["train"]
+    batch = -(-config.data.batch_size // replicas)
+    needed = model_class.memory_estimate(config.model, folder.schema, batch_size=batch)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    line = (
+        f"{config.model_name}: {folder.num_items:,} items, {split['sequences']:,} sequences of "
+        f"{split['length']['mean']:.0f} events on average; {steps:,} steps an epoch, at most {config.train.epochs} epochs; "
+        f"about {needed / 1e9:.1f} GB of {total / 1e9:.0f} GB memory"
+        + (f"; {replicas} replicas" if replicas > 1 else "")
+    )
+    if needed > total:
+        raise ValueError(
+            f"{line}: this cannot fit. Set a smaller data.batch_size, model.max_len or model.dim, or a sampled loss "
+            "instead of softmax."
+        )
+    return line
+
+
+def _is_chief(resolver) -> bool:
+    return resolver.task_type in (None, "chief") or (
+        resolver.task_type == "worker" and resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs
+    )
+
+
+def _open_output(path: pathlib.Path, config: Config, folder: DatasetFolder) -> None:
+    """Create the run folder, or make sure that the run in it is this one, unfinished."""
+    texts = {
+        run_lib.CONFIG_FILE: config.to_toml(),
+        run_lib.DATASET_FILE: json.dumps(
+            {
+                "path": os.path.abspath(folder.path) if "://" not in folder.path else folder.path,
+                "fingerprint": folder.fingerprint,
+                "schema": folder.schema.to_dict(),
+            },
+            indent=2,
+        )
+        + "\n",
+    }
+    if (path / COMPLETED_FILE).exists():
+        raise FileExistsError(f"{path} holds a finished run. Choose another --output, or remove it.")
+    if path.exists() and any(path.iterdir()):
+        for name, text in texts.items():
+            file = path / name
+            if not file.exists() or file.read_text(encoding="utf-8") != text:
+                raise FileExistsError(
+                    f"{path} holds something else: its {name} is not that of this run. Choose another --output, or give "
+                    "the options it was started with to go on with it."
+                )
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        write_whole(path / name, text)
