@@ -16,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["seqrec_tf*", "beam_jobs*", "serving*"]),
-    package_data={"seqrec_tf": ["py.typed"]},
+    package_data={"seqrec_tf": ["py.typed"], "serving": ["*.config", "*.yml", "README.md"]},
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "keras>=3.15,<3.16",

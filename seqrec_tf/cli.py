@@ -119,6 +119,7 @@ def _import_tensorflow_quietly() -> None:
         os.dup2(nowhere, 2)
         import tensorflow as tf
 
+        tf.get_logger().setLevel("ERROR")
         tf.config.list_physical_devices()
     finally:
         os.dup2(stderr, 2)

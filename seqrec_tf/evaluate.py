@@ -56,11 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluate a run and popularity, and show one table a protocol."""
     from seqrec_tf.models import PopRec
-    from seqrec_tf.models.base import SequenceModel
 
     run_folder = RunFolder(args.run)
     folder = run_folder.open_dataset(args.dataset)
-    models: dict[str, SequenceModel] = {run_folder.config.model_name: run_folder.load_model()}
+    models = {run_folder.config.model_name: run_folder.load_model()}
     models.setdefault("poprec", PopRec.from_dataset(folder))
     exclude_history = run_folder.config.data.exclude_history and not args.keep_history
     figures: dict[str, Any] = {
@@ -159,13 +158,14 @@ def evaluate(
 
     @tf.function(reduce_retracing=True)
     def rank_full(inputs, labels):
-        rank = model.rank_targets(inputs, labels[TARGET], labels[EXCLUDED])
-        items, scores = model.recommend(inputs, labels[EXCLUDED], k=length)
+        query = model.query(inputs)
+        rank = model.rank_targets(query, labels[TARGET], labels[EXCLUDED])
+        items, scores = model.recommend(query, labels[EXCLUDED], k=length)
         return rank, tf.where(tf.math.is_finite(scores), items, 0)
 
     @tf.function(reduce_retracing=True)
     def rank_sampled(inputs, target, negatives):
-        return model.rank_among(inputs, target, negatives)
+        return model.rank_among(model.query(inputs), target, negatives)
 
     rng = np.random.default_rng(seed)
     sampler = _NegativeSampler(folder, protocol) if protocol != "full" else None

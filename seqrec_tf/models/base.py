@@ -191,20 +191,19 @@ class SequenceModel(keras.Model):
         negatives = sampling.uniform_negatives(sequence, num_items=self.num_items, shape=shape, seed=seed)
         return tf.boolean_mask(negatives, labels != PADDING_ID)
 
-    def rank_targets(self, inputs, target, excluded):
+    def rank_targets(self, query, target, excluded):
         """Rank of each target among all items, ties against it (see `metrics`).
 
         Items are scored in blocks, so memory does not grow with the catalogue.
 
         Args:
-            inputs: The inputs of `call`, [B, L].
+            query: What `query` returned for the histories.
             target: int32 [B].
             excluded: int32 [B, S], items that may not be recommended; 0 is ignored.
 
         Returns:
             int32 [B], from 1; `num_items + 1` where the target itself is excluded.
         """
-        query = self.query(inputs)
         target_scores = self.score_candidates(query, target[:, None])[:, 0]
         before = tf.zeros_like(target)
         for start in range(1, self.num_items + 1, RANKING_BLOCK):
@@ -215,24 +214,23 @@ class SequenceModel(keras.Model):
         is_excluded = tf.reduce_any(excluded == target[:, None], axis=1)
         return tf.where(is_excluded, self.num_items + 1, before + 1)
 
-    def rank_among(self, inputs, target, candidates):
+    def rank_among(self, query, target, candidates):
         """Rank of each target among its own candidates, ties against it: int32 [B], from 1.
 
         Args:
-            inputs: The inputs of `call`, [B, L].
+            query: What `query` returned for the histories.
             target: int32 [B].
             candidates: int32 [B, K], 0 is none.
         """
-        query = self.query(inputs)
         scores = self.score_candidates(query, tf.concat([target[:, None], candidates], axis=1))
         is_rival = (candidates != PADDING_ID) & (candidates != target[:, None])
         return 1 + metrics.count_not_below(scores[:, 0], scores[:, 1:], is_rival=is_rival)
 
-    def recommend(self, inputs, excluded, *, k):
+    def recommend(self, query, excluded, *, k):
         """The k items with the highest scores, equal scores by the smaller id (the more frequent item).
 
         Args:
-            inputs: The inputs of `call`, [B, L].
+            query: What `query` returned for the histories.
             excluded: int32 [B, S], items that may not be recommended; 0 is ignored.
             k: Items a row, at most `num_items`.
 
@@ -240,7 +238,6 @@ class SequenceModel(keras.Model):
             ids: int32 [B, k].
             scores: float32 [B, k], descending; -inf where fewer than k items are left.
         """
-        query = self.query(inputs)
         best_ids = tf.zeros([tf.shape(excluded)[0], 0], tf.int32)
         best_scores = tf.zeros([tf.shape(excluded)[0], 0], tf.float32)
         for start in range(1, self.num_items + 1, RANKING_BLOCK):
@@ -258,7 +255,7 @@ class SequenceModel(keras.Model):
     def test_step(self, data):
         """Full-ranking metrics of a batch that `data.load` made from `valid` or `test`."""
         inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
-        rank = self.rank_targets(inputs, labels[TARGET], labels[EXCLUDED])
+        rank = self.rank_targets(self.query(inputs), labels[TARGET], labels[EXCLUDED])
         ndcg, hit_rate = self.validation_metrics
         ndcg.update_state(metrics.ndcg(rank, 10))
         hit_rate.update_state(metrics.hit_rate(rank, 10))

@@ -1,0 +1,206 @@
+"""The whole path on a generated shop: events, Beam, training, evaluation, SavedModel, REST. No network needed.
+
+The shop has 480 items and a few thousand customers. What a customer looks at next follows from what they looked at before
+(a tent, then the sleeping bag of the same brand), so that a sequential model has something to learn that popularity cannot
+know. Some lines of the event log are broken on purpose.
+
+Each step is one of the commands that you would give yourself; they are shown as they run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import json
+import pathlib
+import random
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+# What is bought in which order, by category.
+_TRAILS = {
+    "camping": ("tent", "sleeping bag", "sleeping mat", "camp stove", "gas cartridge", "cook set", "head torch", "water filter"),
+    "coffee": ("hand grinder", "kettle", "dripper", "paper filters", "scale", "coffee beans", "carafe", "cup"),
+    "cycling": ("city bike", "helmet", "lock", "front light", "rear light", "pump", "repair kit", "rain cape"),
+    "photography": ("camera body", "lens", "memory card", "spare battery", "tripod", "camera bag", "filter set", "photo book"),
+    "gardening": ("raised bed", "soil", "seed box", "watering can", "trowel", "gloves", "plant labels", "pruning shears"),
+    "running": ("running shoes", "socks", "shorts", "shirt", "wind jacket", "belt", "watch", "foam roller"),
+    "baking": ("stand mixer", "mixing bowl", "scale", "baking tin", "proofing basket", "dough scraper", "oven thermometer", "flour"),
+    "music": ("guitar", "strings", "tuner", "capo", "strap", "guitar case", "amplifier", "song book"),
+    "office": ("desk", "chair", "monitor arm", "keyboard", "mouse", "desk lamp", "notebook", "fountain pen"),
+    "nursery": ("crib", "mattress", "changing pad", "baby monitor", "carrier", "pram", "high chair", "picture book"),
+    "fishing": ("rod", "reel", "line", "hooks", "lures", "tackle box", "landing net", "waders"),
+    "painting": ("easel", "canvas", "acrylic set", "brush set", "palette", "varnish", "sketchbook", "frame"),
+}  # fmt: skip
+_BRANDS = ("Alder", "Birch", "Cedar", "Dogwood", "Elm")
+
+_NUM_CUSTOMERS = 4000
+_FOLLOW_RATE, _STAY_RATE = 0.6, 0.3  # of moving on along the trail, and of looking around in its category
+_BROKEN = (
+    "c17,alder-tent",
+    "c23,birch-lens,last tuesday,view",
+    "c42,,2026-03-05T10:00:00Z,view",
+    ",cedar-rod,2026-03-05T10:00:00Z,view",
+    "c99,elm-desk,2026-03-05T10:00:00Z,view,extra,columns",
+    'c7,"elm-chair,2026-03-05T10:00:00Z,view',
+)
+_BROKEN_ENCODING = b"c11,\xff\xfe-tent,2026-03-05T10:00:00Z,view\n"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--output", default="demo", metavar="DIR", help="folder for everything it makes (default: demo)")
+    parser.add_argument("--customers", type=int, default=_NUM_CUSTOMERS, help=f"default: {_NUM_CUSTOMERS}")
+    parser.add_argument("--epochs", type=int, default=15, help="of training, at most (default: 15)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run every step."""
+    output = pathlib.Path(args.output)
+    if output.exists():
+        raise FileExistsError(f"{output} exists. Remove it, or choose another --output.")
+    started = time.monotonic()
+    raw = output / "raw"
+    num_events = generate_shop(raw, num_customers=args.customers, seed=0)
+    _say(f"A shop in {raw}: {num_events:,} events of {args.customers:,} customers, {len(_items())} items.")
+
+    dataset, run_folder, models = output / "dataset", output / "runs" / "sasrec", output / "models"
+    history = ["birch-tent", "birch-sleeping-bag", "birch-sleeping-mat"]
+    port = _free_port()
+    commands = {
+        "Events to sequences, with Beam": (
+            f"prepare --input {raw / 'events.csv'} --user-column customer --item-column item --time-column time "
+            f"--items {raw / 'items.csv'} --min-item-events 5 --output {dataset}"
+        ),
+        "Train SASRec": (
+            f"train --dataset {dataset} --model sasrec --output {run_folder} --set train.epochs={args.epochs} "
+            "train.patience=3 model.max_len=30 model.dim=48"
+        ),
+        "Compare with popularity": f"evaluate --run {run_folder}",
+        "Export for TF Serving": f"export --run {run_folder} --output {models / 'shop'}",
+        "Serve over REST": f"serve --models {models} --port {port}",
+        "Ask for recommendations": (
+            f"recommend --url http://localhost:{port} --model shop --history {','.join(history)} --k 5 --dataset {dataset}"
+        ),
+    }
+    for title, command in commands.items():
+        _say(f"\n== {title}\n$ seqrec {command}")
+        process = subprocess.Popen([sys.executable, "-m", "seqrec_tf.cli", *shlex.split(command)])
+        if command.startswith("serve"):
+            server = process
+            try:
+                _wait_until_served(f"http://localhost:{port}/v1/models/shop", server)
+            except BaseException:
+                server.terminate()
+                raise
+        elif process.wait():
+            raise RuntimeError(f"`seqrec {command.split()[0]}` failed with exit status {process.returncode}.")
+    server.terminate()
+    server.wait()
+
+    _say(f"\nDone in {time.monotonic() - started:.0f} s. Everything is in {output}; each step by hand:")
+    for command in commands.values():
+        _say(f"  seqrec {command}")
+
+
+def generate_shop(folder: pathlib.Path, *, num_customers: int, seed: int) -> int:
+    """Write `events.csv` (with broken lines) and `items.csv`.
+
+    Args:
+        folder: Where to; it is created.
+        num_customers: Customers.
+        seed: The same shop for the same seed.
+
+    Returns:
+        Events written, broken ones not counted.
+    """
+    rng = random.Random(seed)
+    folder.mkdir(parents=True)
+    items = _items()
+    with (folder / "items.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["item", "title", "category", "price"])
+        for item, (category, brand, product) in items.items():
+            writer.writerow([item, f"{brand} {product}", category, f"{rng.uniform(4, 400):.2f}"])
+
+    popularity = [1 / (1 + rank) for rank in range(len(items))]
+    names = rng.sample(list(items), len(items))
+    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC).timestamp()
+    lines = []
+    for customer in range(num_customers):
+        seconds = start + rng.uniform(0, 80 * 86400)
+        item = rng.choices(names, popularity)[0]
+        for event in range(rng.choice((4, 6, 8, 10, 14, 20, 30))):
+            is_new_session = event % 7 == 6
+            seconds += rng.uniform(3600, 5 * 86400) if is_new_session else rng.uniform(5, 600)
+            moment = datetime.datetime.fromtimestamp(int(seconds), datetime.UTC)
+            action = "buy" if rng.random() < 0.15 else "view"
+            lines.append((seconds, f"c{customer},{item},{moment:%Y-%m-%dT%H:%M:%SZ},{action}"))
+            item = _next_item(rng, item, items, names, popularity, is_new_session)
+    lines.sort(key=lambda line: line[0])
+    texts = [text for _, text in lines]
+    for broken in _BROKEN:
+        texts.insert(rng.randrange(len(texts)), broken)
+    with (folder / "events.csv").open("wb") as stream:
+        stream.write(b"customer,item,time,action\n")
+        stream.writelines(f"{text}\n".encode() for text in texts)
+        stream.write(_BROKEN_ENCODING)
+    return len(lines)
+
+
+def _items() -> dict[str, tuple[str, str, str]]:
+    """Item id to (category, brand, product)."""
+    return {
+        f"{brand}-{product}".lower().replace(" ", "-") + ("" if product != "scale" else f"-{category}"): (
+            category,
+            brand,
+            product,
+        )
+        for category, products in _TRAILS.items()
+        for product in products
+        for brand in _BRANDS
+    }
+
+
+def _next_item(rng, item, items, names, popularity, is_new_session) -> str:
+    category, brand, product = items[item]
+    draw = rng.random() + (0.3 if is_new_session else 0.0)
+    if draw < _FOLLOW_RATE:
+        trail = _TRAILS[category]
+        following = trail[(trail.index(product) + 1) % len(trail)]
+        wanted = (category, brand if rng.random() < 0.8 else rng.choice(_BRANDS), following)
+    elif draw < _FOLLOW_RATE + _STAY_RATE:
+        wanted = (category, rng.choice(_BRANDS), rng.choice(_TRAILS[category]))
+    else:
+        return rng.choices(names, popularity)[0]
+    return next(name for name, described in items.items() if described == wanted)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def _wait_until_served(url: str, server: subprocess.Popen, *, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                if json.load(answer)["model_version_status"][0]["state"] == "AVAILABLE":
+                    return
+        except (urllib.error.URLError, ConnectionError):
+            pass
+        time.sleep(0.2)
+    raise RuntimeError(f"The server did not answer at {url} within {timeout_s:.0f} s.")

@@ -1,0 +1,283 @@
+"""Ask a server for recommendations: TF Serving, or `seqrec serve`, which has the same contract.
+
+Give the items that a user has met, oldest first: `--history a,b,c`, or `--item` once for each where ids hold commas.
+With `--dataset DATASET` the answer shows the items' names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import http.client
+import json
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Collection, Sequence
+from typing import Any
+from urllib.parse import quote
+
+_PADDING = ""
+_ITEM_ID = "item_id"  # the feature of an item record that holds its id
+_BUSY = (429, 503)
+_PAUSES_S = (0.2, 0.4, 0.8)  # between the tries while a server is busy
+
+
+class ServerError(RuntimeError):
+    """The server could not be reached, or refused.
+
+    Args:
+        message: One sentence for the user.
+        status: HTTP status; None where no answer came.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None):
+        super().__init__(message)
+        self.status = status
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommendation:
+    """What a model recommends after one history.
+
+    Attributes:
+        items: Item ids, best first.
+        scores: The score of each.
+        num_unknown: Ids of the history that the model ignored because it does not know them.
+    """
+
+    items: list[str]
+    scores: list[float]
+    num_unknown: int
+
+
+class Client:
+    """A client of TF Serving's REST interface for the models that `seqrec export` writes.
+
+    Args:
+        url: Address of the server, such as http://localhost:8501.
+        timeout_s: How long to wait for an answer.
+
+    Raises:
+        ValueError: `url` is not an http address.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = 10.0):
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"The address of a server must start with http:// or https://, got {url!r}.")
+        self.url = url.rstrip("/")
+        self.timeout_s = timeout_s
+
+    def status(self, model: str) -> list[dict[str, Any]]:
+        """The versions of a model and their states, newest first."""
+        return self._call(_path(model))["model_version_status"]
+
+    def metadata(self, model: str, *, version: int | None = None) -> dict[str, Any]:
+        """The version being served and its signatures."""
+        return self._call(f"{_path(model, version)}/metadata")
+
+    def predict(self, model: str, instances: list[Any], *, version: int | None = None) -> list[Any]:
+        """The raw predictions for raw instances."""
+        return self._call(f"{_path(model, version)}:predict", {"instances": instances})["predictions"]
+
+    def recommend(
+        self,
+        model: str,
+        histories: Sequence[Sequence[str]],
+        *,
+        k: int | None = None,
+        version: int | None = None,
+        batch_size: int = 64,
+    ) -> list[Recommendation]:
+        """Recommend items after each of some histories.
+
+        Args:
+            model: Name of the model.
+            histories: Item ids of each user, oldest first; an empty history is allowed.
+            k: How many items; all that the model returns where None.
+            version: Version of the model; the newest where None.
+            batch_size: Histories in one request; TF Serving refuses more than its own `max_batch_size`.
+
+        Returns:
+            One recommendation for each history.
+
+        Raises:
+            ServerError: The server could not be reached, or refused.
+            ValueError: `k` is more than the model returns, or the model is no recommender.
+        """
+        if k is not None and k < 1:
+            raise ValueError(f"k must be at least 1, got {k}.")
+        length = self._history_length(model, version)
+        recommendations = []
+        for start in range(0, len(histories), batch_size):
+            rows = _pad(histories[start : start + batch_size], length)
+            for prediction in self.predict(model, rows, version=version):
+                recommendations.append(_read_prediction(prediction, model, k))
+        return recommendations
+
+    def _history_length(self, model: str, version: int | None) -> int:
+        """The length that the model's histories must have, -1 where any will do."""
+        signatures = self.metadata(model, version=version)["metadata"]["signature_def"]["signature_def"]
+        signature = signatures.get("serving_default", {"inputs": {}, "outputs": {}})
+        inputs, outputs = signature["inputs"], signature["outputs"]
+        if list(inputs) != ["history"] or not {"items", "scores"} <= outputs.keys():
+            raise ValueError(
+                f"Model `{model}` must take `history` and give `items` and `scores`, as `seqrec export` writes it; it "
+                f"takes {', '.join(sorted(inputs)) or 'nothing'} and gives {', '.join(sorted(outputs)) or 'nothing'}."
+            )
+        return int(inputs["history"]["tensor_shape"]["dim"][1]["size"])
+
+    def _call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        request = urllib.request.Request(
+            self.url + path,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        pauses = iter(_PAUSES_S)
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
+                    return json.loads(response.read())
+            except urllib.error.HTTPError as error:
+                pause = next(pauses, None)
+                if error.code not in _BUSY or pause is None:
+                    raise self._refusal(error) from error
+                time.sleep(pause)
+            except ValueError as error:
+                raise ServerError(f"{self.url} did not answer in JSON; is it a TF Serving REST port?") from error
+            except (OSError, http.client.HTTPException) as error:
+                raise self._no_answer(error) from error
+
+    def _refusal(self, error: urllib.error.HTTPError) -> ServerError:
+        try:
+            message = json.loads(error.read())["error"]
+        except (ValueError, KeyError, TypeError):
+            message = f"{error.reason}, without TF Serving's JSON; is it a TF Serving REST port?"
+        return ServerError(f"{self.url} answered {error.code}: {message}", status=error.code)
+
+    def _no_answer(self, error: Exception) -> ServerError:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, TimeoutError):
+            return ServerError(f"{self.url} did not answer within {self.timeout_s:g} s; allow more with --timeout.")
+        return ServerError(
+            f"No server answers at {self.url} ({reason}). Start one with `seqrec serve --models MODELS`, or give "
+            "another address with --url."
+        )
+
+
+def _path(model: str, version: int | None = None) -> str:
+    return f"/v1/models/{quote(model, safe='')}" + ("" if version is None else f"/versions/{version}")
+
+
+def _pad(histories: Sequence[Sequence[str]], length: int) -> list[list[str]]:
+    """Histories of one length: padded on the right, cut to the newest items where the length is fixed and too small."""
+    if length < 0:
+        length = max(1, *map(len, histories))
+    return [[*history[-length:], *[_PADDING] * (length - len(history))] for history in histories]
+
+
+def _read_prediction(prediction: dict[str, Any], model: str, k: int | None) -> Recommendation:
+    items, scores = prediction["items"], prediction["scores"]
+    if k is not None and k > len(items):
+        raise ValueError(
+            f"Model `{model}` returns {len(items)} items, {k} were asked for. Ask for at most {len(items)}, or "
+            "export the model with a larger k."
+        )
+    # A model that has fewer items to offer than its k fills up with "".
+    pairs = [(item, score) for item, score in zip(items, scores, strict=True) if item != _PADDING][:k]
+    return Recommendation(
+        items=[item for item, _ in pairs],
+        scores=[score for _, score in pairs],
+        num_unknown=int(prediction.get("num_unknown", 0)),
+    )
+
+
+def item_names(dataset: str, ids: Collection[str], *, feature: str) -> dict[str, str]:
+    """The names of some items, from the item records of a dataset folder.
+
+    Args:
+        dataset: The dataset folder.
+        ids: The items wanted.
+        feature: The string feature that holds the name.
+
+    Returns:
+        Item id to name, for the ids that have a record.
+
+    Raises:
+        FileNotFoundError: `dataset` is no finished dataset folder.
+        ValueError: The dataset has no such feature.
+    """
+    import tensorflow as tf
+
+    from seqrec_tf import records
+
+    folder = records.DatasetFolder(dataset)
+    known = {item_feature.name: item_feature for item_feature in folder.schema.item_features}
+    if feature not in known or known[feature].dtype != "string" or known[feature].shape != ():
+        names = [name for name, other in known.items() if other.dtype == "string" and other.shape == ()]
+        raise ValueError(
+            f"--name-feature must be a string feature of the items of {dataset}, got {feature!r}; there are: "
+            f"{', '.join(names) or 'none'}."
+        )
+    spec = records.parsing_spec([known[_ITEM_ID], known[feature]])
+    wanted = {item.encode() for item in ids}
+    found: dict[str, str] = {}
+    batches = tf.data.TFRecordDataset(folder.item_files(), compression_type=records.COMPRESSION).batch(1024)
+    for batch in batches.map(lambda serialized: tf.io.parse_example(serialized, spec)).as_numpy_iterator():
+        for item, name in zip(batch[_ITEM_ID], batch[feature], strict=True):
+            if item in wanted:
+                found[item.decode()] = name.decode("utf-8", "replace")
+        if len(found) == len(wanted):
+            break
+    return found
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `seqrec recommend`."""
+    parser.add_argument("--url", default="http://localhost:8501", help="address of the server (default %(default)s)")
+    parser.add_argument("--model", required=True, help="name of the model on the server")
+    parser.add_argument("--version", type=int, help="version of the model (default: the newest)")
+    parser.add_argument("--history", default="", metavar="A,B,C", help="item ids, oldest first, separated by commas")
+    parser.add_argument("--item", action="append", default=[], metavar="ID", help="one more item id, after --history")
+    parser.add_argument("--k", type=int, help="how many items (default: all that the model returns)")
+    parser.add_argument("--dataset", help="dataset folder to take the items' names from")
+    parser.add_argument(
+        "--name-feature", default="title", help="item feature that holds the name (default %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the recommendation as JSON")
+    parser.add_argument(
+        "--timeout", type=float, default=10.0, help="seconds to wait for an answer (default %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Ask for one recommendation and print it."""
+    history = [item for item in (part.strip() for part in args.history.split(",")) if item] + args.item
+    if not history:
+        raise ValueError("There is no history: give item ids with --history A,B,C or --item ID.")
+    client = Client(args.url, timeout_s=args.timeout)
+    (recommendation,) = client.recommend(args.model, [history], k=args.k, version=args.version)
+    if args.json:
+        sys.stdout.write(json.dumps(dataclasses.asdict(recommendation), ensure_ascii=False) + "\n")
+        return
+    names = item_names(args.dataset, recommendation.items, feature=args.name_feature) if args.dataset else {}
+    sys.stdout.write(_table(recommendation, names))
+    if recommendation.num_unknown:
+        verb = "is" if recommendation.num_unknown == 1 else "are"
+        was = "was" if recommendation.num_unknown == 1 else "were"
+        sys.stderr.write(
+            f"{recommendation.num_unknown} of {len(history)} history items {verb} unknown to the model and {was} "
+            "ignored\n"
+        )
+
+
+def _table(recommendation: Recommendation, names: dict[str, str]) -> str:
+    rows = [("rank", "item", "score", "name" if names else "")]
+    for rank, (item, score) in enumerate(zip(recommendation.items, recommendation.scores, strict=True), start=1):
+        rows.append((str(rank), item, f"{score:.4f}", names.get(item, "")))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "".join(
+        f"{rank:>{widths[0]}}  {item:<{widths[1]}}  {score:>{widths[2]}}  {name}".rstrip() + "\n"
+        for rank, item, score, name in rows
+    )

@@ -1,0 +1,146 @@
+"""Batches: what is in them, in which order, and that nothing comes from the future."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from seqrec_tf import data
+from seqrec_tf.models import SASRec
+from seqrec_tf.records import DatasetFolder
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tiny_dataset):
+    return SASRec.from_dataset(tiny_dataset, dim=4, max_len=3)
+
+
+@pytest.fixture(scope="module")
+def chain_model(chain_dataset):
+    return SASRec.from_dataset(chain_dataset, dim=4, max_len=50)
+
+
+def rows(batches):
+    """Every training row as ((inputs...), (labels...)) without padding, in order."""
+    return [
+        (tuple(i for i in items if i), tuple(t for t in targets if t))
+        for inputs, labels in batches
+        for items, targets in zip(inputs["item_ids"].numpy().tolist(), labels.numpy().tolist(), strict=True)
+    ]
+
+
+def ids_of(dataset, items):
+    return tuple(DatasetFolder(dataset).item_ids.index(item) + 1 for item in items)
+
+
+def test_each_position_predicts_the_item_that_follows(tiny_dataset, tiny_model):
+    # Training sequences: ann a b, bob b a d; eve's has one event and nothing to predict.
+    expected = {(ids_of(tiny_dataset, "a"), ids_of(tiny_dataset, "b"))}
+    expected |= {(ids_of(tiny_dataset, "ba"), ids_of(tiny_dataset, "ad"))}
+    assert set(rows(data.load(tiny_dataset, tiny_model))) == expected
+
+
+def test_training_keeps_the_newest_events(tiny_dataset):
+    model = SASRec.from_dataset(tiny_dataset, dim=4, max_len=1)
+    assert (ids_of(tiny_dataset, "a"), ids_of(tiny_dataset, "d")) in rows(data.load(tiny_dataset, model))
+
+
+def test_an_epoch_holds_every_sequence_once(chain_dataset, chain_model):
+    epoch = rows(data.load(chain_dataset, chain_model, batch_size=16))
+    other = rows(data.load(chain_dataset, chain_model, batch_size=64, sort_by_length=False))
+    assert len(epoch) == len(DatasetFolder(chain_dataset).item_ids) * 10
+    assert sorted(epoch) == sorted(other)
+
+
+def test_the_number_of_batches_is_as_announced(chain_dataset, chain_model):
+    batches = data.load(chain_dataset, chain_model, batch_size=48)
+    steps = data.steps_per_epoch(DatasetFolder(chain_dataset), 48)
+    assert len(list(batches)) == steps == batches.cardinality() == 5
+
+
+def test_an_epoch_has_the_same_order_in_every_run_and_another_than_the_next(chain_dataset, chain_model):
+    epochs = rows(data.load(chain_dataset, chain_model, epochs=range(0, 3), seed=1))
+    assert epochs[200:] == rows(data.load(chain_dataset, chain_model, epochs=range(1, 3), seed=1))
+    assert epochs[:200] != epochs[200:400]
+    assert epochs[:200] != rows(data.load(chain_dataset, chain_model, epochs=range(0, 1), seed=2))
+    assert sorted(epochs[:200]) == sorted(epochs[200:400])
+
+
+def test_without_epochs_each_iteration_has_a_new_order(chain_dataset, chain_model):
+    batches = data.load(chain_dataset, chain_model, batch_size=16)
+    assert rows(batches) != rows(batches)
+
+
+def test_little_of_a_batch_is_padding(write_dataset, tmp_path):
+    rng = np.random.default_rng(0)
+    sequences = {str(user): list("abcde" * int(rng.integers(1, 30))) for user in range(640)}
+    dataset = write_dataset(tmp_path / "dataset", sequences)
+    model = SASRec.from_dataset(dataset, dim=4, max_len=200)
+
+    def share_of_padding(**options):
+        labels = [y.numpy().ravel() for _, y in data.load(dataset, model, batch_size=32, **options)]
+        return np.mean(np.concatenate(labels) == 0)
+
+    assert share_of_padding() < 0.15
+    assert share_of_padding(sort_by_length=False) > 0.4
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_a_held_out_event_is_predicted_from_what_came_before_it(tiny_dataset, tiny_model, split):
+    held_out = 1 if split == "test" else 2
+    expected = set()
+    for sequence in ("abcd", "badce", "cab"):
+        history, target = sequence[:-held_out], sequence[-held_out]
+        expected.add((ids_of(tiny_dataset, history[-3:]), ids_of(tiny_dataset, target), ids_of(tiny_dataset, history)))
+    found = set()
+    for inputs, labels in data.load(tiny_dataset, tiny_model, split, batch_size=2):
+        for items, target, excluded in zip(
+            inputs["item_ids"].numpy(), labels["target"].numpy(), labels["excluded"].numpy(), strict=True
+        ):
+            found.add((tuple(items[items > 0]), (target,), tuple(excluded[excluded > 0])))
+    assert found == expected
+
+
+def test_history_is_not_excluded_when_it_may_be_recommended(tiny_dataset, tiny_model):
+    _, labels = next(iter(data.load(tiny_dataset, tiny_model, "test", exclude_history=False)))
+    assert labels["excluded"].shape[1] == 0
+
+
+def test_every_event_after_the_first_target_is_predicted(tiny_dataset, tmp_path, tiny_model):
+    """A session of four, targets from position 1: three predictions, each from its own past."""
+    import shutil
+
+    from seqrec_tf import records
+
+    dataset = tmp_path / "sessions"
+    shutil.copytree(tiny_dataset, dataset)
+    folder = DatasetFolder(dataset)
+    shutil.rmtree(dataset / "test")
+    (dataset / "test").mkdir()
+    record = records.encode_example(
+        {"user_id": "u", "item_ids": [4, 2, 4, 1], "target_start": 1}, folder.schema.features
+    )
+    with tf.io.TFRecordWriter(str(dataset / "test" / records.shard_name(0, 1)), "GZIP") as writer:
+        writer.write(record)
+    inputs, labels = next(
+        iter(data.evaluation_batches(folder, "test", max_len=2, batch_size=8, exclude_history=True))
+    )
+    assert inputs["item_ids"].numpy().tolist() == [[4, 0], [4, 2], [2, 4]]
+    assert labels["target"].numpy().tolist() == [2, 4, 1]
+    assert labels["excluded"].numpy().tolist() == [[4, 0, 0], [4, 2, 0], [4, 2, 4]]
+    assert labels["touched"].numpy().tolist() == [[4, 2, 4, 1]] * 3
+
+
+def test_an_unknown_split_is_an_error(tiny_dataset, tiny_model):
+    with pytest.raises(ValueError, match="must be one of train, valid, test, got 'dev'"):
+        data.load(tiny_dataset, tiny_model, "dev")
+
+
+def test_negatives_are_drawn_anew_and_are_never_in_the_sequence(chain_dataset, chain_model):
+    inputs, labels = next(iter(data.load(chain_dataset, chain_model)))
+    drawn = [chain_model.sample_negatives(inputs, labels).numpy() for _ in range(2)]
+    assert (drawn[0] != drawn[1]).any()
+    sequence_of_target = np.repeat(np.arange(len(labels)), (labels.numpy() > 0).sum(axis=1))
+    for row, negative in zip(sequence_of_target, drawn[0][:, 0], strict=True):
+        assert negative not in inputs["item_ids"].numpy()[row]
+        assert negative not in labels.numpy()[row]
+        assert 1 <= negative <= 20

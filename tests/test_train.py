@@ -1,0 +1,207 @@
+"""Training: it learns, keeps the best model, and goes on exactly where it was stopped."""
+
+import csv
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from seqrec_tf import config as config_lib
+from seqrec_tf import models, run_folder
+from seqrec_tf.records import DatasetFolder
+from seqrec_tf.run_folder import RunFolder
+from seqrec_tf.train import make_strategy, preflight, train
+
+SMALL = ("model.dim=16", "model.max_len=12", "data.batch_size=32", "train.learning_rate=0.01")
+
+
+def make_config(*settings, name="sasrec"):
+    return config_lib.resolve(name, models.find(name).config_class, settings=(*SMALL, *settings))
+
+
+def fit(dataset, output, *settings):
+    lines = []
+    return train(make_config(*settings), DatasetFolder(dataset), output, log=lines.append), lines
+
+
+def log_of(path):
+    with (pathlib.Path(path) / "log.csv").open() as stream:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(stream)]
+
+
+@pytest.fixture(scope="module")
+def finished(chain_dataset, tmp_path_factory):
+    """A run of six epochs."""
+    return fit(chain_dataset, tmp_path_factory.mktemp("runs") / "six", "train.epochs=6")
+
+
+def test_it_learns_a_chain(finished):
+    run, _ = finished
+    rows = log_of(run.path)
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert max(float(row["val_hr@10"]) for row in rows) > 0.8
+
+
+def test_the_run_folder_is_whole(finished):
+    run, _ = finished
+    names = {entry.name for entry in run.path.iterdir()}
+    assert names == {
+        "COMPLETED", "best.keras", "checkpoints", "config.toml", "dataset.json", "log.csv", "metrics.json", "tensorboard",
+    }  # fmt: skip
+    assert run.config == make_config("train.epochs=6")
+
+
+def test_the_best_model_is_that_of_the_best_epoch(finished, chain_dataset):
+    from seqrec_tf import data
+
+    run, _ = finished
+    rows = log_of(run.path)
+    model = run.load_model()
+    model.compile()
+    figures = model.evaluate(data.load(chain_dataset, model, "valid"), verbose=0, return_dict=True)
+    assert figures["ndcg@10"] == pytest.approx(max(float(row["val_ndcg@10"]) for row in rows), abs=1e-5)
+
+
+def test_progress_says_rate_and_time_left(finished):
+    _, lines = finished
+    assert lines[0].startswith("sasrec: 20 items, 200 sequences of")
+    assert "epoch 6/6" in lines[6]
+    assert "sequences/s" in lines[6]
+    assert "0:00:00 left" in lines[6]
+
+
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(finished, chain_dataset, tmp_path):
+    """Stopped by an exception in the third epoch; weights, slots, random state and order of batches must come back."""
+    run, _ = finished
+
+    class Stop(Exception):
+        pass
+
+    def stop_in_third_epoch(line):
+        if line.startswith("epoch 3/"):
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(make_config("train.epochs=6"), DatasetFolder(chain_dataset), tmp_path / "run", log=stop_in_third_epoch)
+    with pytest.raises(FileNotFoundError, match="has not finished"):
+        RunFolder(tmp_path / "run")
+    again, lines = fit(chain_dataset, tmp_path / "run", "train.epochs=6")
+    assert lines[1].startswith("Going on after epoch 3")
+    assert log_of(again.path) == log_of(run.path)
+    for ours, theirs in zip(again.load_model().weights, run.load_model().weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_ends_as_if_it_had_not_been(finished, chain_dataset, tmp_path):
+    run, _ = finished
+    command = [sys.executable, "-m", "seqrec_tf.cli", "train", "--dataset", chain_dataset, "--model", "sasrec"]
+    command += ["--output", str(tmp_path / "run"), "--set", *SMALL, "train.epochs=6"]
+    process = subprocess.Popen(command)
+    checkpoint = tmp_path / "run" / "checkpoints" / "checkpoint"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "run" / "COMPLETED").exists()
+    subprocess.run(command, check=True)
+    assert log_of(tmp_path / "run") == log_of(run.path)
+
+
+def test_training_stops_when_validation_gets_no_better(chain_dataset, tmp_path):
+    run, _ = fit(chain_dataset, tmp_path / "run", "train.epochs=40", "train.patience=2", "train.learning_rate=0.0")
+    assert len(log_of(run.path)) == 3  # the first is the best, two more bring nothing
+
+
+def test_a_finished_run_is_not_overwritten(finished, chain_dataset):
+    run, _ = finished
+    with pytest.raises(FileExistsError, match="holds a finished run"):
+        fit(chain_dataset, run.path, "train.epochs=6")
+
+
+def test_another_configuration_does_not_go_on_with_a_run(chain_dataset, tmp_path):
+    run, _ = fit(chain_dataset, tmp_path / "run", "train.epochs=1")
+    (run.path / "COMPLETED").unlink()
+    with pytest.raises(FileExistsError, match="its config.toml is not that of this run"):
+        fit(chain_dataset, run.path, "train.epochs=2")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_advice(chain_dataset, tmp_path):
+    with pytest.raises(RuntimeError, match=r"The loss became .* Set a smaller train.learning_rate"):
+        fit(chain_dataset, tmp_path / "run", "train.epochs=3", "train.learning_rate=1e30")
+
+
+def test_two_replicas_train_as_one_device(finished, chain_dataset, tmp_path):
+    """MirroredStrategy on two logical CPU devices, in a process of its own as devices are set up once."""
+    script = (
+        "import tensorflow as tf, sys\n"
+        "tf.config.set_logical_device_configuration(tf.config.list_physical_devices('CPU')[0],"
+        " [tf.config.LogicalDeviceConfiguration()] * 2)\n"
+        "from seqrec_tf import cli\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    losses = []
+    for strategy in ("none", "mirrored"):
+        output = tmp_path / strategy
+        command = [sys.executable, "-c", script, "train", "--dataset", chain_dataset, "--model", "sasrec"]
+        command += ["--output", str(output), "--strategy", strategy]
+        # Replicas draw their own dropout and negatives, so compare a loss that has neither.
+        command += ["--set", *SMALL, "train.epochs=2", "model.dropout_rate=0.0", "model.loss=softmax"]
+        subprocess.run(command, check=True, capture_output=True)
+        losses.append([float(row["loss"]) for row in log_of(output)])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_a_dataset_that_changed_is_refused(finished, tiny_dataset):
+    run, _ = finished
+    with pytest.raises(ValueError, match="it differs in num_items: 20 against 5"):
+        run.open_dataset(tiny_dataset)
+
+
+def test_what_cannot_fit_is_refused_before_the_work(chain_dataset):
+    with pytest.raises(ValueError, match=r"cannot fit. Set a smaller data.batch_size"):
+        preflight(
+            models.find("sasrec"),
+            make_config("data.batch_size=100000000"),
+            DatasetFolder(chain_dataset),
+            steps=1,
+            replicas=1,
+        )
+
+
+def test_multi_worker_needs_tf_config(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(ValueError, match="TF_CONFIG"):
+        make_strategy("multi-worker")
+
+
+def test_mixed_precision_and_a_schedule_train(chain_dataset, tmp_path):
+    import keras
+
+    try:
+        run, _ = fit(
+            chain_dataset,
+            tmp_path / "run",
+            "train.epochs=4",
+            "train.precision=mixed_bfloat16",
+            "train.schedule=cosine",
+            "train.warmup_steps=5",
+            "train.clip_norm=1.0",
+        )
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
+    rows = log_of(run.path)
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+
+
+def test_popularity_needs_no_training(chain_dataset, tmp_path):
+    config = config_lib.resolve("poprec", models.find("poprec").config_class)
+    run = train(config, DatasetFolder(chain_dataset), tmp_path / "run", log=lambda line: None)
+    assert run.load_model().counts.numpy()[1] == DatasetFolder(chain_dataset).item_counts[0]
+    assert not (run.path / run_folder.LOG_FILE).exists()
