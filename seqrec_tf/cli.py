@@ -67,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     try:
         if getattr(module, "NEEDS_TENSORFLOW", False) and not args.debug:
-            _import_tensorflow_quietly()
+            from seqrec_tf.quiet import import_tensorflow
+
+            import_tensorflow()
         module.run(args)
     except KeyboardInterrupt:
         sys.stderr.write(f"seqrec {name}: interrupted\n")
@@ -104,27 +106,6 @@ def _overview() -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _import_tensorflow_quietly() -> None:
-    """Import TensorFlow without its start-up chatter (CPU features, CUDA probing), which no log level reaches.
-
-    It is written by C++ before logging is set up, so the descriptor of stderr points elsewhere meanwhile. An exception
-    still says what went wrong.
-    """
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        import tensorflow as tf
-
-        tf.get_logger().setLevel("ERROR")
-        tf.config.list_physical_devices()
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
 
 
 if __name__ == "__main__":

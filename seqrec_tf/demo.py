@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     commands = {
         "Events to sequences, with Beam": (
             f"prepare --input {raw / 'events.csv'} --user-column customer --item-column item --time-column time "
-            f"--items {raw / 'items.csv'} --min-item-events 5 --output {dataset}"
+            f"--items {raw / 'items.csv'} --item-id-column item --min-item-events 5 --output {dataset}"
         ),
         "Train SASRec": (
             f"train --dataset {dataset} --model sasrec --output {run_folder} --set train.epochs={args.epochs} "

@@ -27,8 +27,9 @@ def count_not_below(target_scores, scores, *, is_rival):
         int32 [B].
     """
     threshold = target_scores - TIE_TOLERANCE * tf.abs(target_scores)
-    is_below = scores < threshold[:, None]  # False where either is NaN
-    return tf.reduce_sum(tf.cast(is_rival & ~is_below, tf.int32), axis=1)
+    # Counted by a difference: TensorFlow's graph optimizer rewrites not(a < b) to a >= b, which is False for NaN.
+    is_below = is_rival & (scores < threshold[:, None])
+    return tf.reduce_sum(tf.cast(is_rival, tf.int32), axis=1) - tf.reduce_sum(tf.cast(is_below, tf.int32), axis=1)
 
 
 def hit_rate(rank, k):

@@ -208,9 +208,11 @@ def item_names(dataset: str, ids: Collection[str], *, feature: str) -> dict[str,
         FileNotFoundError: `dataset` is no finished dataset folder.
         ValueError: The dataset has no such feature.
     """
+    from seqrec_tf import quiet, records
+
+    quiet.import_tensorflow()
     import tensorflow as tf
 
-    from seqrec_tf import records
 
     folder = records.DatasetFolder(dataset)
     known = {item_feature.name: item_feature for item_feature in folder.schema.item_features}

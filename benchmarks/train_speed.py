@@ -1,0 +1,108 @@
+"""Users trained a second: this project against RecTools, side by side in one run.
+
+Both train SASRec on the leave-one-out training part of the same dataset folder: 2 blocks, 1 head, batch 128, dropout 0.2,
+Adam, the whole training step of each library with its own input pipeline. Epochs of the two alternate, so that a noisy
+machine disturbs both alike; the first epoch of each start (compilation) does not count.
+
+    python benchmarks/train_speed.py --dataset bench/ml-1m --max-len 200 --peer-python bench/rectools/bin/python
+"""
+
+import argparse
+import csv
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+PEER_SCRIPT = pathlib.Path(__file__).parent / "peers" / "rectools_sasrec.py"
+
+
+def main() -> None:
+    """Measure, and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, help="dataset folder, split leave-one-out")
+    parser.add_argument("--peer-python", help="interpreter of an environment with rectools[torch]; without, ours alone")
+    parser.add_argument("--max-len", type=int, default=200)
+    parser.add_argument("--dim", type=int, default=50)
+    parser.add_argument("--loss", choices=("bce", "softmax"), default="bce")
+    parser.add_argument("--epochs", type=int, default=3, help="timed epochs of each start")
+    parser.add_argument("--rounds", type=int, default=2, help="starts of each")
+    parser.add_argument("--ours", action="store_true", help=argparse.SUPPRESS)  # the timed process
+    args = parser.parse_args()
+    if args.ours:
+        print(json.dumps(time_ours(args)))
+        return
+    settings = ["--max-len", str(args.max_len), "--dim", str(args.dim), "--loss", args.loss]
+    settings += ["--epochs", str(args.epochs + 1)]
+    num_users = sum(1 for _ in read_sequences(args.dataset))
+    with tempfile.TemporaryDirectory() as folder:
+        events = pathlib.Path(folder) / "events.csv"
+        with events.open("w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["user_id", "item_id", "order"])
+            for user, items in enumerate(read_sequences(args.dataset)):
+                writer.writerows((user, item, order) for order, item in enumerate(items))
+        commands = {"seqrec_tf": [sys.executable, __file__, "--ours", "--dataset", args.dataset, *settings]}
+        if args.peer_python:
+            commands["rectools"] = [args.peer_python, str(PEER_SCRIPT), str(events), *settings]
+        seconds = {name: [] for name in commands}
+        for _ in range(args.rounds):
+            for name, command in commands.items():
+                answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                seconds[name] += json.loads(answer.stdout.splitlines()[-1])[1:]
+    print(f"SASRec, {args.dataset}, L={args.max_len}, d={args.dim}, {args.loss}, {num_users:,} users")
+    print(f"{'':<12}{'s an epoch (median)':>22}{'fastest':>10}{'slowest':>10}{'users/s':>10}{'ratio':>8}")
+    slowest = max(statistics.median(times) for times in seconds.values())
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        print(
+            f"{name:<12}{median:>22.2f}{min(times):>10.2f}{max(times):>10.2f}{num_users / median:>10,.0f}"
+            f"{slowest / median:>8.2f}"
+        )
+
+
+def read_sequences(dataset: str):
+    """Training sequences of a dataset folder, lists of ids."""
+    import tensorflow as tf
+
+    from seqrec_tf import records
+
+    folder = records.DatasetFolder(dataset)
+    spec = records.parsing_spec(folder.schema.features)
+    for batch in tf.data.TFRecordDataset(folder.split_files("train"), records.COMPRESSION).batch(1024):
+        yield from tf.io.parse_example(batch, spec)["item_ids"].to_list()
+
+
+def time_ours(args) -> list[float]:
+    """Seconds of each training epoch of this project."""
+    import time
+
+    import keras
+
+    from seqrec_tf import config, data
+    from seqrec_tf.models import SASRec
+    from seqrec_tf.optimizers import make_optimizer
+
+    seconds = []
+
+    class Clock(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.started = time.perf_counter()
+
+        def on_epoch_end(self, epoch, logs=None):
+            seconds.append(time.perf_counter() - self.started)
+
+    model = SASRec.from_dataset(args.dataset, max_len=args.max_len, dim=args.dim, loss=args.loss)
+    model.compile(optimizer=make_optimizer(config.TrainConfig(), total_steps=1))
+    batches = data.load(args.dataset, model, batch_size=128)
+    model.fit(batches, epochs=args.epochs, shuffle=False, verbose=0, callbacks=[Clock()])
+    return seconds
+
+
+if __name__ == "__main__":
+    main()

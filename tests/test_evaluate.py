@@ -1,0 +1,149 @@
+"""Evaluation: every figure against a slow loop, and no way for a bad model to look good."""
+
+import json
+
+import numpy as np
+import pytest
+
+from seqrec_tf import cli, config, models
+from seqrec_tf.evaluate import CUTOFFS, evaluate, list_metrics, rank_metrics
+from seqrec_tf.models import PopRec, SASRec
+from seqrec_tf.records import DatasetFolder
+from seqrec_tf.train import train
+
+
+@pytest.fixture(scope="module")
+def folder(chain_dataset):
+    return DatasetFolder(chain_dataset)
+
+
+@pytest.fixture(scope="module")
+def run_path(chain_dataset, tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    settings = ("model.dim=16", "model.max_len=12", "train.learning_rate=0.01", "data.batch_size=32", "train.epochs=4")
+    resolved = config.resolve("sasrec", models.find("sasrec").config_class, settings=settings)
+    train(resolved, DatasetFolder(chain_dataset), path, log=lambda line: None)
+    return path
+
+
+def test_full_ranking_equals_a_slow_loop(folder):
+    """PopRec, so that the scores are known: training counts."""
+    from seqrec_tf import data
+
+    counts = folder.item_counts
+    ranks = []
+    for _, labels in data.evaluation_batches(folder, "test", max_len=50, batch_size=1, exclude_history=True):
+        history, target = set(labels["excluded"].numpy()[0]), int(labels["target"].numpy()[0])
+        if target in history:
+            ranks.append(len(counts) + 1)
+            continue
+        rivals = [item for item in range(1, len(counts) + 1) if item not in history and item != target]
+        ranks.append(1 + sum(counts[item - 1] >= counts[target - 1] for item in rivals))
+    result = evaluate(PopRec.from_dataset(folder), folder, batch_size=64)
+    for k in CUTOFFS:
+        assert result.metrics[f"hr@{k}"].value == pytest.approx(np.mean([rank <= k for rank in ranks]))
+        expected = np.mean([1 / np.log2(rank + 1) if rank <= k else 0 for rank in ranks])
+        assert result.metrics[f"ndcg@{k}"].value == pytest.approx(expected)
+        expected = np.mean([1 / rank if rank <= k else 0 for rank in ranks])
+        assert result.metrics[f"mrr@{k}"].value == pytest.approx(expected)
+    assert result.num_targets == 200
+    assert result.num_impossible == sum(rank == len(counts) + 1 for rank in ranks)
+
+
+def test_coverage_and_popularity_equal_a_slow_loop():
+    lists = np.array([[1, 2] * 10, [3, 0] + [0] * 18])
+    counts = np.array([0, 6, 3, 2, 1])
+    metrics = list_metrics(lists, counts, rng=np.random.default_rng(0))
+    assert metrics["coverage@10"].value == 3 / 4
+    assert metrics["popularity@10"].value == (4.5 + 2) / 2  # padding is not an item
+    assert metrics["coverage@10"].low <= 3 / 4 <= metrics["coverage@10"].high
+
+
+def test_the_interval_is_that_of_resampled_targets():
+    rng = np.random.default_rng(0)
+    ranks = rng.integers(1, 60, 400)
+    interval = rank_metrics(ranks, rng=rng)["ndcg@10"]
+    slow = []
+    for _ in range(2000):
+        resample = rng.choice(ranks, len(ranks))
+        slow.append(np.mean(np.where(resample <= 10, 1 / np.log2(resample + 1), 0)))
+    low, high = np.percentile(slow, [2.5, 97.5])
+    assert interval.low == pytest.approx(low, abs=0.003)
+    assert interval.high == pytest.approx(high, abs=0.003)
+    assert interval.low < interval.value < interval.high
+
+
+@pytest.mark.parametrize("protocol", ["full", "uniform-100", "popular-100"])
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_a_constant_or_nan_model_ranks_last(write_dataset, tmp_path, protocol, value):
+    items = [f"{item:03d}" for item in range(200)]
+    rng = np.random.default_rng(0)
+    dataset = write_dataset(tmp_path / "dataset", {str(u): rng.permutation(items)[:60].tolist() for u in range(20)})
+    model = SASRec.from_dataset(dataset, dim=4)
+    for weight in model.weights:
+        if "seed" not in weight.path:
+            weight.assign(np.full(weight.shape, value))
+    metrics = evaluate(model, DatasetFolder(dataset), protocol=protocol).metrics
+    assert metrics["hr@20"].value == 0.0
+
+
+def test_sampled_items_were_never_touched_and_are_distinct(folder):
+    from seqrec_tf.evaluate import _NegativeSampler
+
+    touched = np.array([1, 2, 2, 5, 0])
+    for protocol in ("uniform-100", "popular-100"):
+        drawn = _NegativeSampler(folder, protocol)(touched, np.random.default_rng(0))
+        drawn = drawn[drawn > 0]
+        assert sorted(drawn) == [3, 4, *range(6, 21)]  # all that is left of 20
+
+
+def test_popular_items_are_drawn_by_their_counts(write_dataset, tmp_path):
+    from seqrec_tf.evaluate import _NegativeSampler
+
+    items = [f"{item:03d}" for item in range(400)]
+    sequences = {str(u): [items[0], items[u % 400], items[-1 - u % 400], "x", "y"] for u in range(400)}
+    folder = DatasetFolder(write_dataset(tmp_path / "dataset", sequences))
+    sampler, rng = _NegativeSampler(folder, "popular-100"), np.random.default_rng(0)
+    share = {item: 0 for item in range(1, 403)}
+    for _ in range(300):
+        for item in sampler(np.array([0]), rng):
+            share[int(item)] += 1
+    assert share[1] == 300  # 401 of 1,200 events: always among 100 draws
+    assert 0.15 < np.mean([share[item] for item in range(2, 400)]) / 300 < 0.35
+
+
+def test_the_same_seed_draws_the_same(folder):
+    model = PopRec.from_dataset(folder)
+    first, again = (evaluate(model, folder, protocol="uniform-100", seed=3) for _ in range(2))
+    assert first == again
+
+
+def test_the_table_shows_popularity_beside_the_model(run_path, capsys):
+    assert cli.main(["evaluate", "--run", str(run_path), "--protocol", "full", "uniform-100"]) == 0
+    table = capsys.readouterr().out
+    assert "sasrec" in table
+    assert "poprec" in table
+    assert "test, uniform-100, 200 events to predict" in table
+    assert "repeat an item of their history" in table
+
+
+def test_json_on_stdout_is_all_there_is(run_path, capsys):
+    assert cli.main(["evaluate", "--run", str(run_path), "--json", "-", "--split", "valid"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    sasrec, poprec = (figures["protocols"]["full"][name]["metrics"]["ndcg@10"] for name in ("sasrec", "poprec"))
+    assert sasrec["low"] <= sasrec["value"] <= sasrec["high"]
+    assert sasrec["low"] > poprec["high"]
+
+
+def test_keeping_the_history_makes_repeats_possible(folder, run_path):
+    from seqrec_tf.run_folder import RunFolder
+
+    model = RunFolder(run_path).load_model()
+    kept = evaluate(model, folder, exclude_history=False)
+    assert kept.num_impossible == 0
+    assert evaluate(model, folder).num_impossible > 0
+
+
+def test_a_run_that_does_not_exist_is_an_input_error(tmp_path, capsys):
+    assert cli.main(["evaluate", "--run", str(tmp_path / "nowhere")]) == 2
+    assert "is not a run folder" in capsys.readouterr().err

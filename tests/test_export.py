@@ -1,0 +1,176 @@
+"""Export: the saved model answers in strings what the trained model answers in ids."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from seqrec_tf import cli, config, export, models
+from seqrec_tf.records import DatasetFolder
+from seqrec_tf.run_folder import RunFolder
+from seqrec_tf.train import train
+
+
+@pytest.fixture(scope="module")
+def run(chain_dataset, tmp_path_factory):
+    settings = ("model.dim=16", "model.max_len=6", "train.learning_rate=0.01", "data.batch_size=32", "train.epochs=3")
+    resolved = config.resolve("sasrec", models.find("sasrec").config_class, settings=settings)
+    folder = DatasetFolder(chain_dataset)
+    return train(resolved, folder, tmp_path_factory.mktemp("runs") / "run", log=lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    return export.export(run, tmp_path_factory.mktemp("models") / "shop", k=5)
+
+
+@pytest.fixture(scope="module")
+def serve(exported):
+    signature = tf.saved_model.load(str(exported)).signatures["serving_default"]
+    return lambda *histories: {
+        name: value.numpy().tolist() for name, value in signature(history=tf.constant(histories)).items()
+    }
+
+
+def names(*numbers):
+    return [f"item-{number:02d}" for number in numbers]
+
+
+def test_the_answer_is_the_trained_models(run, serve, chain_dataset):
+    folder = DatasetFolder(chain_dataset)
+    model = run.load_model()
+    history = names(3, 4, 5)
+    ids = np.array([[folder.item_ids.index(item) + 1 for item in history]], np.int32)
+    items, scores = model.recommend(model.query({"item_ids": ids}), ids, k=5)
+    answer = serve(history)
+    assert [item.decode() for item in answer["items"][0]] == [folder.item_ids[item - 1] for item in items[0]]
+    np.testing.assert_allclose(answer["scores"][0], scores[0], rtol=1e-5)
+
+
+def test_it_recommends_what_comes_next(serve):
+    assert serve(names(3, 4, 5))["items"][0][0] == b"item-06"
+
+
+def test_history_is_not_recommended(serve):
+    answer = serve(names(*range(17)))
+    assert set(answer["items"][0]) == {b"item-17", b"item-18", b"item-19", b""}
+    assert answer["items"][0][3:] == [b"", b""]
+    assert answer["scores"][0][3] == np.finfo(np.float32).min
+
+
+def test_padding_and_unknown_ids_change_nothing_and_are_counted(serve):
+    plain, padded, unknown = serve(
+        [*names(3, 4, 5), "", ""], ["", *names(3), "", *names(4, 5)], ["new", *names(3, 4), "newer", *names(5)]
+    )["scores"]
+    np.testing.assert_allclose(plain, padded, rtol=1e-5)
+    np.testing.assert_allclose(plain, unknown, rtol=1e-5)
+    assert serve(["new", "item-03", "", "newer"])["num_unknown"] == [2]
+
+
+def test_a_long_history_counts_its_newest_known_events(serve):
+    long = names(*range(10, 18))
+    assert serve(long)["items"][0][0] == b"item-18"
+    old_part_replaced = names(1, 2) + long[2:]  # max_len is 6: these two are too old to matter, but are excluded
+    kept = [s for i, s in zip(serve(long)["items"][0], serve(long)["scores"][0], strict=True) if i == b"item-18"]
+    same = serve(old_part_replaced)
+    assert [s for i, s in zip(same["items"][0], same["scores"][0], strict=True) if i == b"item-18"] == pytest.approx(kept)
+
+
+@pytest.mark.parametrize("history", [[""], ["nobody knows"], ["", ""]])
+def test_an_empty_history_gets_the_most_popular_items(serve, chain_dataset, history):
+    folder = DatasetFolder(chain_dataset)
+    answer = serve(history)
+    assert [item.decode() for item in answer["items"][0]] == folder.item_ids[:5]
+    np.testing.assert_allclose(np.exp(answer["scores"][0]), np.array(folder.item_counts[:5]) / sum(folder.item_counts))
+
+
+def test_a_history_of_no_columns_is_answered(exported):
+    signature = tf.saved_model.load(str(exported)).signatures["serving_default"]
+    assert signature(history=tf.zeros([2, 0], tf.string))["items"].shape == (2, 5)
+
+
+def test_rows_do_not_influence_each_other(serve):
+    together = serve(names(3, 4, 5), names(7, 8, 9))["scores"]
+    np.testing.assert_allclose(together[1], serve(names(7, 8, 9))["scores"][0], rtol=1e-5)
+
+
+def test_only_core_operations_are_used(exported):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel.FromString((exported / "saved_model.pb").read_bytes())
+    graph = saved.meta_graphs[0].graph_def
+    ops = {node.op for node in graph.node} | {node.op for f in graph.library.function for node in f.node_def}
+    import tensorflow.python.framework.op_def_registry as registry
+
+    assert all(registry.get(op) is not None for op in ops)
+    assert not any(op.startswith(("Py", "EagerPy", "Xla")) for op in ops)
+
+
+def test_every_output_has_the_batch_first(exported):
+    signature = tf.saved_model.load(str(exported)).signatures["serving_default"]
+    assert all(spec.shape[0] is None for spec in signature.structured_outputs.values())
+    assert {name: spec.dtype.name for name, spec in signature.structured_outputs.items()} == {
+        "items": "string",
+        "scores": "float32",
+        "num_unknown": "int32",
+    }
+
+
+def test_golden_and_warm_up_requests_are_stored(exported):
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    golden = json.loads((exported / "assets.extra" / "golden_requests.json").read_text())
+    assert len(golden) == 50
+    export.check_golden(exported, golden, None)
+    logs = [
+        prediction_log_pb2.PredictionLog.FromString(record.numpy())
+        for record in tf.data.TFRecordDataset(str(exported / "assets.extra" / "tf_serving_warmup_requests"))
+    ]
+    assert [len(log.predict_log.request.inputs["history"].string_val) for log in logs] != []
+    assert {log.predict_log.request.model_spec.name for log in logs} == {"shop"}
+
+
+def test_a_saved_model_that_answers_otherwise_is_not_published(run, tmp_path, monkeypatch):
+    honest = export.golden_requests
+
+    def shifted(*args, **options):
+        requests = honest(*args, **options)
+        requests[3]["scores"] = [score + 0.01 for score in requests[3]["scores"]]
+        return requests
+
+    monkeypatch.setattr(export, "golden_requests", shifted)
+    with pytest.raises(RuntimeError, match="does not answer as the trained one; the scores differ"):
+        export.export(run, tmp_path / "shop")
+    assert list((tmp_path / "shop").iterdir()) == []
+
+
+def test_swapped_items_are_noticed(exported):
+    golden = json.loads((exported / "assets.extra" / "golden_requests.json").read_text())
+    golden[0]["items"][:2] = golden[0]["items"][1::-1]
+    with pytest.raises(RuntimeError, match="the items differ"):
+        export.check_golden(exported, golden, None)
+
+
+def test_versions_count_up_and_are_not_overwritten(run, tmp_path):
+    first = export.export(run, tmp_path / "shop")
+    assert first.name == "1"
+    assert export.export(run, tmp_path / "shop").name == "2"
+    with pytest.raises(FileExistsError, match="Leave out --version to write 3"):
+        export.export(run, tmp_path / "shop", version=2)
+
+
+def test_the_history_length_can_be_fixed(run, tmp_path):
+    path = export.export(run, tmp_path / "shop", history_length=4)
+    signature = tf.saved_model.load(str(path)).signatures["serving_default"]
+    assert signature.structured_input_signature[1]["history"].shape == (None, 4)
+
+
+def test_more_items_than_there_are_is_an_error(run, tmp_path, capsys):
+    assert cli.main(["export", "--run", str(run.path), "--output", str(tmp_path / "shop"), "--k", "21"]) == 2
+    assert "--k must be from 1 to the number of items, 20, got 21" in capsys.readouterr().err
+
+
+def test_the_run_must_have_finished(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a run folder"):
+        RunFolder(tmp_path)
