@@ -1,0 +1,362 @@
+"""What `seqrec prepare` finds out about its input before the work: files, format, columns, unit of time.
+
+Whatever is wrong with the options and shows in the first lines of the files is reported here, as ValueError or
+FileNotFoundError.
+"""
+
+from __future__ import annotations
+
+import codecs
+import collections
+import dataclasses
+import difflib
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from apache_beam.io.filesystem import CompressionTypes, FileMetadata
+from apache_beam.io.filesystems import FileSystems
+
+from beam_jobs import parsing, read_events
+from beam_jobs.options import FORMATS, NONE, Options
+from beam_jobs.parsing import Columns, LineError, TextFormat
+from beam_jobs.read_events import Range
+from seqrec_tf.schema import Feature
+
+# The item's id among the features of an item record.
+ITEM_ID = "item_id"
+ITEM_ID_FEATURE = Feature(ITEM_ID, "string", (), "the item")
+
+_BY_EXTENSION = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+_DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "pipe": "|", "semicolon": ";"}
+_LINES_TO_PEEK = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class EventsInput:
+    """The events files.
+
+    Attributes:
+        parts: What to read.
+        num_files: How many files there are.
+        num_bytes: Their size, gzip counted as what it may hold.
+        text_format: How lines are written, None for Parquet.
+        columns: What to take of them.
+        time_format: One of `parsing.TIME_FORMATS`, "" where events have no time.
+        notes: What was inferred, a line each.
+    """
+
+    parts: tuple[Range, ...]
+    num_files: int
+    num_bytes: int
+    text_format: TextFormat | None
+    columns: Columns
+    time_format: str
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemsInput:
+    """The items files: what to read and the features that come of it, the item's id first."""
+
+    parts: tuple[Range, ...]
+    text_format: TextFormat | None
+    id_column: str | int
+    columns: tuple[str | int, ...]
+    features: tuple[Feature, ...]
+
+
+def find_files(patterns: Sequence[str], option: str) -> list[FileMetadata]:
+    """The files that match, in the order of their paths."""
+    found: dict[str, FileMetadata] = {}
+    for pattern in patterns:
+        matches = FileSystems.match([pattern])[0].metadata_list
+        if not matches:
+            raise FileNotFoundError(f"{option} {pattern} matches no file.")
+        if len(matches) == 1 and os.path.isdir(matches[0].path):
+            raise ValueError(
+                f"{option} {pattern} is a folder; give its files, for example '{pattern.rstrip('/')}/*.csv'."
+            )
+        found |= {match.path: match for match in matches}
+    return [found[path] for path in sorted(found)]
+
+
+def inspect_events(options: Options) -> EventsInput:
+    """Look at the events files."""
+    by_split = options.split == "files"
+    parts: list[Range] = []
+    files: list[FileMetadata] = []
+    for role, patterns, option in (
+        ("train" if by_split else "", options.input, "--input"),
+        ("valid", options.valid_input, "--valid-input"),
+        ("test", options.test_input, "--test-input"),
+    ):
+        found = find_files(patterns, option)
+        twice = {file.path for file in files} & {file.path for file in found}
+        if twice:
+            raise ValueError(f"{min(twice)} is given twice, the second time by {option}.")
+        files += found
+        format_ = _format(options.format, [file.path for file in files])
+        parts += cut_files(
+            found,
+            role,
+            is_parquet=format_ == "parquet",
+            first_rank=len(files) - len(found),
+            first_number=len(parts),
+            range_bytes=options.range_bytes,
+        )
+    columns = Columns(
+        **{field.name: _column(getattr(options, f"{field.name}_column")) for field in dataclasses.fields(Columns)}
+    )
+    notes = [f"format {format_}"] if options.format == "auto" else []
+    path = next((file.path for file in files if file.size_in_bytes), "")
+    if not path or not parts:
+        raise ValueError(f"The input files are empty: {files[0].path}.")
+    time_format = ""
+    if format_ == "sequences":
+        text_format = _text_format(format_, options.delimiter or " ", options.encoding, quoted=False)
+        columns = Columns(item=0)
+    elif format_ == "parquet":
+        text_format = None
+        _check_columns(columns, _parquet_names(path), path)
+        sample: list[Sequence] = list(
+            itertools.islice(read_events.read_parquet(parts[0], tuple(columns)), _LINES_TO_PEEK)
+        )
+    else:
+        text_format = _text_format(
+            format_,
+            options.delimiter,
+            options.encoding,
+            quoted=not options.no_quotes,
+            has_header=options.header or any(isinstance(column, str) for column in columns),
+        )
+        text_format, sample = _peek(path, text_format, columns)
+    if format_ != "sequences" and columns.time is not None:
+        time_format = options.time_format
+        if time_format == "auto":
+            time_format, value = _infer_time(sample, path)
+            notes.append(f"time format {time_format} (as in {value!r})")
+    num_bytes = sum(file.size_in_bytes * (4 if read_events.is_gzip(file.path) else 1) for file in files)
+    return EventsInput(tuple(parts), len(files), num_bytes, text_format, columns, time_format, tuple(notes))
+
+
+def inspect_items(options: Options, *, first_number: int) -> ItemsInput:
+    """Look at the items files.
+
+    Args:
+        options: The options.
+        first_number: Number of the first range.
+    """
+    files = find_files(options.items, "--items")
+    path = files[0].path
+    format_ = _format(options.items_format, [file.path for file in files])
+    parts = cut_files(
+        files,
+        "items",
+        is_parquet=format_ == "parquet",
+        first_rank=0,
+        first_number=first_number,
+        range_bytes=options.range_bytes,
+    )
+    names = [name.strip() for name in options.items_columns.split(",") if name.strip()]
+    text_format = None
+    columns: list[str | int]
+    if format_ == "parquet":
+        names = names or _parquet_names(path)
+        columns = list(names)
+    else:
+        text_format = _text_format(
+            format_, options.items_delimiter, options.items_encoding, quoted=True, has_header=not names
+        )
+        if format_ == "jsonl":
+            names = names or _json_names(path, text_format)
+            columns = list(names)
+        elif names:
+            text_format = dataclasses.replace(text_format, num_columns=len(names))
+            columns = list(range(len(names)))
+        else:
+            names = read_events.read_header(path, text_format) or []
+            columns = list(names)
+    repeated = [name for name, number in collections.Counter(names).items() if number > 1]
+    if repeated:
+        raise ValueError(f"{path} has more than one column named {repeated[0]!r}; name them with --items-columns.")
+    id_name = options.item_id_column
+    if id_name not in names:
+        raise ValueError(f"{path} has no column {id_name!r} (--item-id-column){_nearest(id_name, names)}.")
+    id_column = columns[names.index(id_name)]
+    others = [(name, column) for name, column in zip(names, columns, strict=True) if name != id_name]
+    if any(name == ITEM_ID for name, _ in others):
+        raise ValueError(f"{path} has a column {ITEM_ID!r} that is not the --item-id-column; name it differently.")
+    return ItemsInput(
+        tuple(parts),
+        text_format,
+        id_column,
+        tuple(column for _, column in others),
+        (ITEM_ID_FEATURE, *(Feature(name, "string", (), "as in the items file") for name, _ in others)),
+    )
+
+
+def cut_files(
+    files: Sequence[FileMetadata], role: str, *, is_parquet: bool, first_rank: int, first_number: int, range_bytes: int
+) -> list[Range]:
+    """Ranges of about `range_bytes`; gzip files whole, Parquet files by row group."""
+    parts: list[Range] = []
+    for rank, file in enumerate(files, start=first_rank):
+        number = first_number + len(parts)
+        if is_parquet:
+            for group, first_record in enumerate(_row_groups(file.path)):
+                parts.append(Range(file.path, role, rank, number + group, number, group, group + 1, first_record, True))
+        elif read_events.is_gzip(file.path):
+            parts.append(Range(file.path, role, rank, number, number))
+        else:
+            for k, start in enumerate(range(0, max(file.size_in_bytes, 1), range_bytes)):
+                parts.append(Range(file.path, role, rank, number + k, number, start, start + range_bytes))
+    return parts
+
+
+def _column(text: str) -> str | int | None:
+    return None if text == NONE else int(text) if text.isdigit() else text
+
+
+def _format(wanted: str, paths: Sequence[str]) -> str:
+    if wanted != "auto":
+        return wanted
+    formats = set()
+    for path in paths:
+        bare = path.removesuffix(".gz")
+        extension = bare[bare.rfind(".") :] if "." in bare.rsplit("/", 1)[-1] else ""
+        if extension not in _BY_EXTENSION:
+            raise ValueError(f"The name of {path} does not tell its format; give --format ({', '.join(FORMATS)}).")
+        formats.add(_BY_EXTENSION[extension])
+    if len(formats) > 1:
+        raise ValueError(f"The input files must be of one format, got {', '.join(sorted(formats))}; give --format.")
+    return formats.pop()
+
+
+def _text_format(format_: str, delimiter: str, encoding: str, *, quoted: bool, has_header: bool = False) -> TextFormat:
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise ValueError(f"There is no encoding {encoding!r}.") from None
+    if "a,\n".encode(encoding) != b"a,\n":
+        raise ValueError(f"Lines of encoding {encoding} cannot be told apart by bytes; convert the files to UTF-8.")
+    delimiter = _DELIMITERS.get(delimiter, delimiter) or ("\t" if format_ == "tsv" else ",")
+    return TextFormat(
+        "csv" if format_ == "tsv" else format_, delimiter, encoding, has_header, quoted=quoted and len(delimiter) == 1
+    )
+
+
+def _peek(path: str, text_format: TextFormat, columns: Columns) -> tuple[TextFormat, list[Sequence]]:
+    """The format with its number of columns, and the values of `columns` in the first good lines."""
+    header = read_events.read_header(path, text_format)
+    with read_events.open_binary(path) as stream:
+        lines = list(itertools.islice(stream, _LINES_TO_PEEK))[0 if header is None else 1 :]
+    if header is not None:
+        _check_columns(columns, header, path)
+    elif text_format.format == "csv":
+        sizes = collections.Counter(
+            len(text_format.split(text_format.decode(line)))
+            for line in lines
+            if not line.isspace() and _is_good(text_format, line)
+        )
+        text_format = dataclasses.replace(text_format, num_columns=max(sizes, key=lambda n: (sizes[n], n), default=0))
+        numbers = [column for column in columns if isinstance(column, int)]
+        if lines and max(numbers) >= text_format.num_columns:
+            raise ValueError(
+                f"{path} has {text_format.num_columns} columns (delimiter {text_format.delimiter!r}), so there is no "
+                f"column number {max(numbers)}; numbers start at 0."
+            )
+    parse = parsing.row_parser(text_format, tuple(columns), header)
+    sample = []
+    for line in lines:
+        try:
+            sample.append(parse(text_format.decode(line)))
+        except LineError:
+            continue
+    if not sample and text_format.format == "jsonl":
+        _check_columns(columns, _json_names(path, text_format), path)
+    return text_format, sample
+
+
+def _is_good(text_format: TextFormat, line: bytes) -> bool:
+    try:
+        text_format.split(text_format.decode(line))
+    except LineError:
+        return False
+    return True
+
+
+def _check_columns(columns: Columns, names: Sequence[str], path: str) -> None:
+    for field in dataclasses.fields(Columns):
+        column = getattr(columns, field.name)
+        if isinstance(column, str) and column not in names:
+            hint = (
+                " Give --time-column none if the order of the events is their order in the files."
+                if field.name == "time"
+                else ""
+            )
+            raise ValueError(f"{path} has no column {column!r} (--{field.name}-column){_nearest(column, names)}.{hint}")
+        if isinstance(column, int) and column >= len(names):
+            raise ValueError(
+                f"{path} has {len(names)} columns, so there is no column number {column}; numbers start at 0."
+            )
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    listed = ", ".join(repr(other) for other in names[:20])
+    return f"; did you mean {near[0]!r}? It has {listed}" if near else f"; it has {listed}"
+
+
+def _infer_time(sample: Sequence[Sequence], path: str) -> tuple[str, Any]:
+    for values in sample:
+        try:
+            return parsing.infer_time_format(values[2]), values[2]
+        except (ValueError, TypeError):
+            continue
+    shown = f" (the first is {sample[0][2]!r})" if sample else ""
+    raise ValueError(
+        f"The times in the first lines of {path} are neither numbers nor ISO 8601{shown}; give --time-column or "
+        f"--time-format ({', '.join(parsing.TIME_FORMATS)})."
+    )
+
+
+def _parquet_file(stream: Any) -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise ValueError("Parquet files need pyarrow, which is not installed: pip install pyarrow") from None
+    return pyarrow.parquet.ParquetFile(stream)
+
+
+def _parquet_names(path: str) -> list[str]:
+    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+        return _parquet_file(stream).schema_arrow.names
+
+
+def _row_groups(path: str) -> list[int]:
+    """Number of records before each row group."""
+    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+        metadata = _parquet_file(stream).metadata
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    return [0, *itertools.accumulate(sizes)][:-1]
+
+
+def _json_names(path: str, text_format: TextFormat) -> list[str]:
+    names: dict[str, None] = {}
+    with read_events.open_binary(path) as stream:
+        for line in itertools.islice(stream, _LINES_TO_PEEK):
+            try:
+                names |= dict.fromkeys(json.loads(text_format.decode(line)))
+            except (LineError, ValueError, TypeError):
+                continue
+    return list(names)

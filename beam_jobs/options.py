@@ -1,0 +1,220 @@
+"""The options of `seqrec prepare`: defaults, arguments, and which of them go together."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import os
+from typing import Any
+
+from apache_beam.io.filesystems import FileSystems
+
+from beam_jobs import parsing, sequences
+from beam_jobs.presets import PRESETS
+
+NONE = "none"
+FORMATS = ("csv", "tsv", "jsonl", "parquet", "sequences")
+SPLITS = ("leave-one-out", "time", "last-days", "files")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What `seqrec prepare` is asked to do; the command's `--help` says what each option means."""
+
+    input: tuple[str, ...] = ()
+    output: str = ""
+    test_input: tuple[str, ...] = ()
+    valid_input: tuple[str, ...] = ()
+    format: str = "auto"
+    delimiter: str = ""
+    no_quotes: bool = False
+    encoding: str = "utf-8"
+    header: bool = False
+    user_column: str = "user_id"
+    item_column: str = "item_id"
+    time_column: str = "timestamp"
+    session_column: str = NONE
+    label_column: str = NONE
+    weight_column: str = NONE
+    time_format: str = "auto"
+    label_threshold: float | None = None
+    positive_only: bool = False
+    items: tuple[str, ...] = ()
+    items_format: str = "auto"
+    items_delimiter: str = ""
+    items_encoding: str = "utf-8"
+    items_columns: str = ""
+    item_id_column: str = "item_id"
+    require_items: bool = False
+    duplicates: str = "keep"
+    min_item_events: int = 1
+    min_user_events: int = 1
+    filter_rounds: int = 1
+    max_length: int | None = None
+    max_events: int = 10_000
+    split: str = "leave-one-out"
+    valid_from: str = ""
+    test_from: str = ""
+    valid_days: float = 0
+    test_days: float = 1
+    valid_sequences: int = 0
+    unseen_items: str = "keep"
+    num_shards: int = 0
+    range_bytes: int = 16 << 20
+    max_rejected: float = 0.01
+    overwrite: bool = False
+
+    def recorded(self) -> dict[str, Any]:
+        """What belongs in `stats.json`: everything but the name of the folder."""
+        values = dataclasses.asdict(self)
+        for name in ("output", "overwrite"):
+            del values[name]
+        return values
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options; what is not given stays None, so that presets can fill it."""
+    parser.set_defaults(**{field.name: None for field in dataclasses.fields(Options)})
+    parser.add_argument("--preset", choices=None, help=f"options of a public data set: {', '.join(PRESETS)}")
+
+    def option(group, name, help_text, **more):
+        default = getattr(Options, name.replace("-", "_"))
+        shown = f" (default: {default})" if default not in (None, "", (), False) else ""
+        if default is False:
+            more |= {"action": "store_true", "default": None}
+        group.add_argument(f"--{name}", help=help_text + shown, **more)
+
+    files = parser.add_argument_group("files")
+    option(files, "input", "events files or patterns; a folder, with --preset", nargs="+", metavar="FILE")
+    option(files, "output", "dataset folder to write")
+    option(files, "overwrite", "replace the folder: a local one when the new one is complete, a remote one at once")
+    option(files, "format", "of the events files", choices=("auto", *FORMATS))
+    option(files, "delimiter", "between fields: any text, or tab, space, comma, pipe (default: by format)")
+    option(files, "no-quotes", "double quotes are letters like any other")
+    option(files, "encoding", "of text files")
+    option(files, "header", "the first line of each file names the columns, though they are given by number")
+    option(files, "max-rejected", "largest share of lines that may be rejected", type=float)
+    option(files, "num-shards", "files of each split (default: by size)", type=int)
+    option(files, "range-bytes", "size of the pieces in which workers read plain text files", type=int)
+
+    columns = parser.add_argument_group("columns", "by name, or by number from 0; none where there is no such column")
+    option(columns, "user-column", "whose event it is")
+    option(columns, "item-column", "what it is about")
+    option(columns, "time-column", "when it was; none: events are in order already")
+    option(columns, "session-column", "sequences are sessions, not users")
+    option(columns, "label-column", "whether the event is positive")
+    option(columns, "weight-column", "how much it counts")
+    option(columns, "time-format", "auto looks at the first line", choices=("auto", *parsing.TIME_FORMATS))
+    option(columns, "label-threshold", "smallest value that is positive (default: labels are 0 or 1)", type=float)
+
+    side = parser.add_argument_group("items")
+    option(side, "items", "items files or patterns", nargs="+", metavar="FILE")
+    option(side, "items-format", "of the items files", choices=("auto", *FORMATS[:-1]))
+    option(side, "items-delimiter", "between fields (default: by format)")
+    option(side, "items-encoding", "of the items files")
+    option(side, "items-columns", "names of the columns, comma-separated, where the files have no header")
+    option(side, "item-id-column", "name of the column with the item's id")
+    option(side, "require-items", "drop events of items that the items files lack")
+
+    filters = parser.add_argument_group("filters, in this order")
+    option(filters, "max-events", "newest events of a sequence that are looked at", type=int)
+    option(filters, "positive-only", "drop events with label 0")
+    option(filters, "duplicates", "of an item in a sequence, the first stays", choices=sequences.DUPLICATES)
+    option(filters, "min-item-events", "drop rarer items", type=int)
+    option(filters, "min-user-events", "drop shorter sequences", type=int)
+    option(filters, "filter-rounds", "repeat both up to so many times", type=int)
+    option(filters, "max-length", "keep the newest events of a sequence (default: all)", type=int)
+
+    splits = parser.add_argument_group("splits")
+    option(splits, "split", "how to hold events out", choices=SPLITS)
+    option(splits, "test-from", "time: when the test period begins, ISO 8601 or as in the data")
+    option(splits, "valid-from", "time: when the validation period begins")
+    option(splits, "test-days", "last-days: length of the test period", type=float)
+    option(splits, "valid-days", "last-days: length of the validation period", type=float)
+    option(splits, "test-input", "files: events for testing", nargs="+", metavar="FILE")
+    option(splits, "valid-input", "files: events for validation", nargs="+", metavar="FILE")
+    option(splits, "valid-sequences", "files: so many of the last training sequences are for validation", type=int)
+    option(
+        splits,
+        "unseen-items",
+        "items without training events: keep them as candidates, or drop their events",
+        choices=("keep", "drop"),
+    )
+    parser.epilog = (
+        "Other options go to Beam, for example --direct_num_workers=2 --direct_running_mode=multi_processing, or\n"
+        "--runner=DataflowRunner --project=P --region=R --temp_location=gs://B/tmp --setup_file=./setup.py.\n\n"
+        "Raw MovieLens ratings.dat: --format csv --delimiter :: --user-column 0 --item-column 1 --time-column 3"
+    )
+
+
+def resolve(args: argparse.Namespace) -> Options:
+    """What the user gave, then what the preset knows, then the defaults."""
+    given = {
+        field.name: getattr(args, field.name)
+        for field in dataclasses.fields(Options)
+        if getattr(args, field.name) is not None
+    }
+    known: dict[str, Any] = {}
+    if args.preset:
+        if args.preset not in PRESETS:
+            near = difflib.get_close_matches(args.preset, PRESETS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(PRESETS)}."
+            raise ValueError(f"There is no preset {args.preset!r}; {hint}")
+        preset = PRESETS[args.preset]
+        known = dict(preset.options)
+        inputs = given.get("input", ())
+        if len(inputs) == 1 and _is_folder(inputs[0]):
+            folder = inputs[0].rstrip("/")
+            del given["input"]
+            for option, name in preset.files.items():
+                pattern = f"{folder}/{name}"
+                if option == "input" or FileSystems.match([pattern])[0].metadata_list:
+                    known[option] = (pattern,)
+    values = known | given
+    for name in ("input", "test_input", "valid_input", "items"):
+        values[name] = tuple(values.get(name, ()))
+    return Options(**values)
+
+
+def _is_folder(path: str) -> bool:
+    if "://" not in path:
+        return os.path.isdir(path)
+    return not FileSystems.exists(path) and bool(FileSystems.match([path.rstrip("/") + "/*"])[0].metadata_list)
+
+
+def check_options(options: Options) -> None:
+    """Check the options against each other; ValueError where something is missing or does not fit."""
+    if not options.input:
+        raise ValueError("--input is missing: the events files.")
+    if not options.output:
+        raise ValueError("--output is missing: the dataset folder to write.")
+    for name in ("min_item_events", "min_user_events", "filter_rounds", "max_events", "range_bytes"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}.")
+    for name in ("valid_days", "test_days", "valid_sequences", "num_shards"):
+        if getattr(options, name) < 0:
+            raise ValueError(f"--{name.replace('_', '-')} must not be negative, got {getattr(options, name)}.")
+    if options.max_length is not None and options.max_length < 2:
+        raise ValueError(f"--max-length must be at least 2 (a history and a target), got {options.max_length}.")
+    if not 0 <= options.max_rejected <= 1:
+        raise ValueError(f"--max-rejected must be a share between 0 and 1, got {options.max_rejected}.")
+    if options.format != "sequences" and options.user_column == NONE and options.session_column == NONE:
+        raise ValueError("Give --user-column or --session-column: something must say which events belong together.")
+    if options.positive_only and options.label_column == NONE:
+        raise ValueError("--positive-only needs --label-column.")
+    if options.label_threshold is not None and options.label_column == NONE:
+        raise ValueError("--label-threshold needs --label-column.")
+    if options.require_items and not options.items:
+        raise ValueError("--require-items needs --items.")
+    by_files = options.split == "files"
+    for name in ("test_input", "valid_input", "valid_sequences"):
+        if getattr(options, name) and not by_files:
+            raise ValueError(f"--{name.replace('_', '-')} needs --split files.")
+    if by_files and not options.test_input:
+        raise ValueError("--split files needs --test-input.")
+    for name in ("valid_from", "test_from"):
+        if getattr(options, name) and options.split != "time":
+            raise ValueError(f"--{name.replace('_', '-')} needs --split time.")
+    if options.split == "time" and not options.test_from:
+        raise ValueError("--split time needs --test-from: when the test period begins.")

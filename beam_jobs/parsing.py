@@ -1,0 +1,296 @@
+"""One line or row of input to values and events. Plain Python: no Beam, no files.
+
+Whatever is wrong with a line raises `LineError`; the reader turns that into a rejected line and goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import datetime
+import json
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+# A sequence's name: (role, user, session), each "" where the data has none. The role is the split that the sequence's
+# file was given for, "" where the job splits.
+Key = tuple[str, str, str]
+# (time, position, item, label, weight). A plain tuple because Beam's coder is fast for it and tuples sort by time, then
+# by position, which is unique: equal times keep the order of the input. Time is in the unit of the input, label and
+# weight are None where the data has none.
+Event = tuple[int | float, int, str, int | None, float | None]
+TIME: Final = 0
+POSITION: Final = 1
+ITEM: Final = 2
+LABEL: Final = 3
+WEIGHT: Final = 4
+
+TIME_FORMATS = ("s", "ms", "us", "iso", "order")
+UNITS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "iso": 1_000_000}
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MICROSECOND = datetime.timedelta(microseconds=1)
+_INT64 = 2**63
+
+
+class LineError(Exception):
+    """A line that cannot be used.
+
+    Args:
+        reason: Why, one of a few fixed texts, so that reasons can be counted.
+        detail: What exactly, for who looks at the line.
+    """
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Names or 0-based numbers of the columns of an events file; None where the data has no such column."""
+
+    user: str | int | None = None
+    item: str | int | None = None
+    time: str | int | None = None
+    session: str | int | None = None
+    label: str | int | None = None
+    weight: str | int | None = None
+
+    def __iter__(self):
+        return iter(dataclasses.astuple(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFormat:
+    """How the lines of a text file are written.
+
+    Attributes:
+        format: "csv" (any delimiter), "jsonl" or "sequences" (item ids of one sequence per line).
+        delimiter: Between fields; " " means any run of blanks.
+        encoding: Of the bytes.
+        has_header: Whether the first line of every file names its columns.
+        num_columns: Fields of every line where there is no header to tell, 0 otherwise.
+        quoted: Whether a field may stand in double quotes.
+    """
+
+    format: str
+    delimiter: str = ","
+    encoding: str = "utf-8"
+    has_header: bool = False
+    num_columns: int = 0
+    quoted: bool = True
+
+    def split(self, text: str) -> list[str]:
+        """The fields of a line."""
+        if self.delimiter == " ":
+            return text.split()
+        if '"' not in text or not self.quoted:
+            return text.split(self.delimiter)
+        try:
+            return next(csv.reader([text], delimiter=self.delimiter, strict=True))
+        except csv.Error as error:
+            raise LineError("quotes do not match", f"{error}; a quoted field may not contain a line break") from None
+
+    def decode(self, line: bytes) -> str:
+        """The text of a line without its end."""
+        try:
+            return line.decode(self.encoding).rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise LineError("broken encoding", f"not {self.encoding}: {error.reason} at byte {error.start}") from None
+
+
+def row_parser(
+    text_format: TextFormat,
+    columns: Sequence[str | int | None],
+    header: Sequence[str] | None,
+    *,
+    optional_keys: bool = False,
+) -> Callable[[str], Sequence]:
+    """A function from the text of a line to the values of `columns`, None for each column that is None.
+
+    Args:
+        text_format: How the line is written.
+        columns: What to take.
+        header: The names in the file's first line, None where it has none.
+        optional_keys: Whether a JSON object may lack a key, which then counts as null.
+    """
+    if text_format.format == "jsonl":
+        return _json_parser(columns, optional_keys)
+    if text_format.format == "sequences":
+        return text_format.split
+    missing = [name for name in columns if isinstance(name, str) and name not in (header or ())]
+    if missing:
+        return _refuse("the file's header lacks a column", ", ".join(missing))
+    num_columns = text_format.num_columns if header is None else len(header)
+    numbers = [header.index(c) if isinstance(c, str) else -1 if c is None else c for c in columns]  # type: ignore[union-attr]
+    if max(numbers) >= num_columns:
+        return _refuse("the file's header lacks a column", f"number {max(numbers)}")
+    pick = operator.itemgetter(*numbers, -1)  # the last, -1, keeps the result a tuple; it is cut off below
+
+    def parse(text: str) -> tuple:
+        fields: list[str | None] = text_format.split(text)  # type: ignore[assignment]
+        if len(fields) != num_columns:
+            raise LineError("wrong number of columns", f"{len(fields)} instead of {num_columns}")
+        fields.append(None)  # what column -1 gives
+        return pick(fields)[:-1]
+
+    return parse
+
+
+def _refuse(reason: str, detail: str) -> Callable[[str], tuple]:
+    def parse(text: str) -> tuple:
+        raise LineError(reason, detail)
+
+    return parse
+
+
+def _json_parser(columns: Sequence[str | int | None], optional_keys: bool) -> Callable[[str], tuple]:
+    def parse(text: str) -> tuple:
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise LineError("bad JSON", str(error)) from None
+        if not isinstance(row, dict):
+            raise LineError("bad JSON", "not an object")
+        row[None] = None
+        if optional_keys:
+            return tuple([row.get(column) for column in columns])
+        try:
+            return tuple([row[column] for column in columns])
+        except KeyError as error:
+            raise LineError("missing key", str(error)) from None
+
+    return parse
+
+
+def parse_id(value: Any, what: str) -> str:
+    """An id as text: strings as they are, integers (and floats that are integers) in decimal."""
+    if value.__class__ is not str:
+        if value is None:
+            raise LineError(f"empty {what}")
+        if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, float) and value.is_integer())):
+            raise LineError(f"{what} is neither text nor an integer", repr(value)[:200])
+        return str(int(value))
+    if not value.isprintable():
+        if "\n" in value or "\r" in value:
+            raise LineError(f"{what} contains a line break")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise LineError("broken encoding", f"{what} holds half a surrogate pair") from None
+    if not value or value.isspace():
+        raise LineError(f"empty {what}")
+    return value
+
+
+def parse_number(value: Any) -> int | float:
+    """A finite number; ValueError otherwise. Integers stay exact."""
+    if isinstance(value, str):
+        if value.isascii() and value.isdigit():
+            return int(value)
+        if "_" in value:  # Python's digit separator
+            raise ValueError(f"{value!r} is not a number")
+        try:
+            return int(value)
+        except ValueError:
+            number = float(value)
+    elif value is None or isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a number")
+    elif isinstance(value, int):
+        return value
+    else:
+        number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not finite")
+    return number
+
+
+def parse_iso(value: Any) -> int:
+    """Microseconds since 1970 of an ISO 8601 text, a date or a datetime; UTC where it names no zone."""
+    if isinstance(value, str):
+        value = datetime.datetime.fromisoformat(value)
+    elif isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        value = datetime.datetime(value.year, value.month, value.day)
+    elif not isinstance(value, datetime.datetime):
+        raise ValueError(f"{value!r} is not a date")
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=datetime.UTC)
+    return (value - _EPOCH) // _MICROSECOND
+
+
+def infer_time_format(value: Any) -> str:
+    """The time format that a value shows; ValueError where it shows none."""
+    try:
+        number = parse_number(value)
+    except (ValueError, TypeError):
+        parse_iso(value)
+        return "iso"
+    # 1973 to 5138 in seconds, then the same range in milliseconds and microseconds.
+    for name, smallest in (("us", 1e14), ("ms", 1e11), ("s", 1e8)):
+        if number >= smallest:
+            return name
+    if isinstance(number, float) and not number.is_integer():
+        raise ValueError(f"{value!r} is neither an integer nor a time after 1973")
+    return "order"
+
+
+def time_parser(time_format: str) -> Callable[[Any], int | float]:
+    """A function from a value to the time in the unit of the input; ValueError where it is none."""
+    if time_format == "iso":
+        return parse_iso
+
+    def parse(value: Any) -> int | float:
+        number = parse_number(value)
+        if isinstance(number, float) and (number.is_integer() or time_format != "s"):
+            number = int(number)
+        if not -_INT64 <= number < _INT64:
+            raise ValueError(f"{value!r} does not fit in 64 bits")
+        return number
+
+    return parse
+
+
+class EventParser:
+    """The values of an events file's `Columns` to the sequence's key and its event.
+
+    Args:
+        columns: Which columns there are.
+        time_format: One of `TIME_FORMATS`; "" where events have no time.
+        label_threshold: The smallest value that counts as positive; None where values are 0 or 1.
+    """
+
+    def __init__(self, columns: Columns, *, time_format: str, label_threshold: float | None = None):
+        self._columns = columns
+        self._parse_time = time_parser(time_format) if time_format else None
+        self._label_threshold = label_threshold
+
+    def __call__(self, values: tuple, *, role: str, position: int) -> tuple[Key, Event]:
+        """The key and the event; LineError where a value is of no use."""
+        user, item, time, session, label, weight = values
+        columns = self._columns
+        user = "" if columns.user is None else parse_id(user, "user id")
+        session = "" if columns.session is None else parse_id(session, "session id")
+        item = parse_id(item, "item id")
+        try:
+            what = "time"
+            time = 0 if self._parse_time is None else self._parse_time(time)
+            if columns.label is not None:
+                what = "label"
+                label = self._parse_label(label)
+            if columns.weight is not None:
+                what = "weight"
+                weight = float(parse_number(weight))
+        except (ValueError, TypeError, OverflowError) as error:
+            raise LineError(f"unparsable {what}", str(error)) from None
+        return (role, user, session), (time, position, item, label, weight)
+
+    def _parse_label(self, value: Any) -> int:
+        number = int(value) if isinstance(value, bool) else parse_number(value)
+        if self._label_threshold is not None:
+            return int(number >= self._label_threshold)
+        if number not in (0, 1):
+            raise ValueError(f"{value!r} is neither 0 nor 1, and there is no --label-threshold")
+        return int(number)

@@ -1,0 +1,328 @@
+"""The Beam graph of `seqrec prepare`, and the checked plan that it is built from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.pvalue import AsDict, AsList, AsSingleton
+
+from beam_jobs import inputs, parsing, read_events, sequences, write_dataset
+from beam_jobs.inputs import EventsInput, ItemsInput
+from beam_jobs.options import Options, check_options
+from beam_jobs.read_events import COUNTS, ITEMS, LINES, REJECTED
+from seqrec_tf import schema as schema_lib
+from seqrec_tf.schema import Schema
+
+_SECONDS_A_DAY = 86_400
+# One shard for so much plain input: enough files to shuffle by, none of them tiny.
+_SHARD_BYTES = 64 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A job whose options have been checked against its input."""
+
+    options: Options
+    events: EventsInput
+    items: ItemsInput | None
+    splitter: sequences.Splitter
+    schema: Schema
+    num_shards: int
+    output: str
+
+    @property
+    def parts(self) -> tuple[read_events.Range, ...]:
+        """All ranges."""
+        return self.events.parts + (self.items.parts if self.items else ())
+
+    @property
+    def units_per_second(self) -> int:
+        """Of the events' times; 1 where they are just an order."""
+        return parsing.UNITS_PER_SECOND.get(self.events.time_format, 1)
+
+
+def make_plan(options: Options, output: str) -> Plan:
+    """Check the options against each other and against the input.
+
+    Args:
+        options: What the user wants.
+        output: Folder that the job writes.
+
+    Raises:
+        ValueError: An option is wrong.
+        FileNotFoundError: An input matches no file.
+    """
+    check_options(options)
+    events = inputs.inspect_events(options)
+    items = None
+    if options.items:
+        items = inputs.inspect_items(options, first_number=len(events.parts))
+    features = [schema_lib.ITEM_IDS_FEATURE, schema_lib.TARGET_START_FEATURE]
+    for column, feature in (
+        (events.time_format or None, schema_lib.TIMESTAMPS_FEATURE),
+        (events.columns.label, schema_lib.LABELS_FEATURE),
+        (events.columns.weight, schema_lib.WEIGHTS_FEATURE),
+        (events.columns.user, schema_lib.USER_ID_FEATURE),
+        (events.columns.session, schema_lib.SESSION_ID_FEATURE),
+    ):
+        if column is not None:
+            features.append(feature)
+    time_unit = {"": "", "order": "order"}.get(events.time_format, "seconds")
+    return Plan(
+        options=options,
+        events=events,
+        items=items,
+        splitter=_splitter(options, events),
+        schema=Schema(0, tuple(features), items.features if items else (), 0, time_unit),
+        num_shards=options.num_shards or -(-events.num_bytes // _SHARD_BYTES) or 1,
+        output=output,
+    )
+
+
+def _splitter(options: Options, events: EventsInput) -> sequences.Splitter:
+    if options.split == "leave-one-out":
+        return sequences.LeaveOneOut()
+    if options.split == "files":
+        return sequences.ByFile()
+    if not events.time_format:
+        raise ValueError(f"--split {options.split} needs a --time-column.")
+    if options.split == "last-days":
+        if events.time_format == "order":
+            raise ValueError("--split last-days needs times, and the time column only holds an order.")
+        day = _SECONDS_A_DAY * parsing.UNITS_PER_SECOND[events.time_format]
+        return sequences.LastDays(valid=options.valid_days * day, test=options.test_days * day)
+    test_from = _moment(options.test_from, "--test-from", events.time_format)
+    valid_from = _moment(options.valid_from, "--valid-from", events.time_format) if options.valid_from else test_from
+    if valid_from > test_from:
+        raise ValueError(f"--valid-from {options.valid_from} must not be later than --test-from {options.test_from}.")
+    return sequences.ByTime(valid_from, test_from)
+
+
+def _moment(text: str, option: str, time_format: str) -> float:
+    """A moment in the unit of the events: a number is in that unit already, ISO 8601 is UTC."""
+    try:
+        return parsing.parse_number(text) if time_format != "iso" else parsing.parse_iso(text)
+    except ValueError:
+        pass
+    try:
+        microseconds = parsing.parse_iso(text)
+    except ValueError:
+        raise ValueError(
+            f"{option} must be a number or ISO 8601 (2024-05-01 or 2024-05-01T12:00), got {text!r}."
+        ) from None
+    if time_format == "order":
+        raise ValueError(f"{option} must be a number as in the time column, which only holds an order, got {text!r}.")
+    return microseconds * parsing.UNITS_PER_SECOND[time_format] / 1_000_000
+
+
+class PrepareSequences(beam.PTransform):
+    """The whole job, from nothing to a dataset folder.
+
+    Args:
+        plan: What to do.
+    """
+
+    def __init__(self, plan: Plan):
+        super().__init__()
+        self._plan = plan
+
+    def expand(self, begin):
+        """Build the graph."""
+        plan, options = self._plan, self._plan.options
+        reader = read_events.ReadEvents(
+            plan.events.text_format,
+            plan.events.columns,
+            time_format=plan.events.time_format,
+            label_threshold=options.label_threshold,
+        )
+        read = begin | "Events" >> _Read(plan.events.parts, reader)
+        counts, rejected, lines = [read[COUNTS]], [read[REJECTED]], [read[LINES]]
+        rows = None
+        if plan.items:
+            items_reader = read_events.ReadItems(plan.items.text_format, plan.items.id_column, plan.items.columns)
+            read_items = begin | "Items" >> _Read(plan.items.parts, items_reader)
+            counts.append(read_items[COUNTS])
+            rejected.append(read_items[REJECTED])
+            lines.append(read_items[LINES])
+            rows = read_items["main"]
+
+        ordered = read["main"] | "Order" >> beam.CombinePerKey(sequences.NewestEvents(options.max_events))
+        clean = sequences.Clean(
+            positive_only=options.positive_only, duplicates=options.duplicates, require_items=options.require_items
+        )
+        known_items = [AsSingleton(_as_set(rows | beam.Keys(), "Known"))] if options.require_items else []
+        stage = _counting_pardo(ordered, "Clean", clean, *known_items)
+        steps = list(clean.steps)
+        counts.append(stage[COUNTS])
+        step_items = [_sum(stage[ITEMS], "Items cleaned")]
+
+        if options.min_item_events > 1 or options.min_user_events > 1:
+            for number in range(1, options.filter_rounds + 1):
+                rare = step_items[-1] | f"Rare {number}" >> beam.FlatMap(
+                    _rare_items, steps[-1], options.min_item_events
+                )
+                steps.append(f"filter round {number}" if options.filter_rounds > 1 else "filter")
+                stage = _counting_pardo(
+                    stage["main"],
+                    f"Filter {number}",
+                    sequences.FilterRound(steps[-1], options.min_user_events),
+                    AsSingleton(_as_set(rare, f"Rare set {number}")),
+                )
+                counts.append(stage[COUNTS])
+                step_items.append(_sum(stage[ITEMS], f"Items filtered {number}"))
+        if options.max_length:
+            steps.append(f"newest {options.max_length}")
+            stage = _counting_pardo(stage["main"], "Cut", sequences.KeepNewest(steps[-1], options.max_length))
+            counts.append(stage[COUNTS])
+            step_items.append(_sum(stage[ITEMS], "Items cut"))
+
+        split = sequences.Split(plan.splitter, has_time=bool(plan.events.time_format))
+        stage = _counting_pardo(stage["main"], "Split", split, *self._boundary(stage["main"]))
+        counts.append(stage[COUNTS])
+        step_items.append(_sum(stage[ITEMS], "Items split"))
+
+        vocabulary = (
+            step_items[-1]
+            | "Train and all" >> beam.FlatMap(_vocabulary_counts, keep_unseen=options.unseen_items == "keep")
+            | "By item" >> beam.CombinePerKey(sum)
+            | "Gather vocabulary" >> beam.combiners.ToList()
+            | "Order vocabulary" >> beam.Map(write_dataset.order_vocabulary)
+        )
+        ids = AsSingleton(vocabulary | "Ids" >> beam.Map(write_dataset.ids_of))
+        encode = write_dataset.EncodeSequences(
+            plan.schema.features, num_shards=plan.num_shards, units_per_second=plan.units_per_second
+        )
+        encoded = _counting_pardo(stage["main"], "Encode", encode, ids)
+        counts.append(encoded[COUNTS])
+        digests = [self._write(encoded["main"], "Sequences", plan.num_shards)]
+        if rows is not None:
+            grouped = {
+                "id": vocabulary | "Items to ids" >> beam.FlatMap(lambda words: write_dataset.ids_of(words).items()),
+                "rows": rows,
+            } | "Join items" >> beam.CoGroupByKey()
+            encode_items = write_dataset.EncodeItems(plan.schema.item_features, num_shards=1)
+            num_items = AsSingleton(vocabulary | "Size" >> beam.Map(len))
+            encoded = _counting_pardo(grouped, "Encode items", encode_items, num_items)
+            counts.append(encoded[COUNTS])
+            digests.append(self._write(encoded["main"], "Items", 1))
+
+        rejected_files = (
+            rejected
+            | "All rejected" >> beam.Flatten()
+            | "Rejected by range" >> beam.GroupByKey()
+            | "Write rejected"
+            >> beam.ParDo(
+                read_events.WriteRejected(f"{plan.output}/{schema_lib.REJECTED_FOLDER}", plan.parts),
+                AsDict(lines | "All lines" >> beam.Flatten()),
+            )
+        )
+        totals = counts | "All counts" >> beam.Flatten() | "Sum counts" >> beam.CombinePerKey(sum)
+        by_step = (
+            step_items
+            | "All steps" >> beam.Flatten()
+            | "One item" >> beam.Map(_one_item)
+            | "Sum steps" >> beam.CombinePerKey(beam.combiners.TupleCombineFn(sum, sum))
+        )
+        finish = write_dataset.Finish(
+            output=plan.output,
+            schema=plan.schema,
+            steps=tuple(steps),
+            options=options.recorded(),
+            num_files=plan.events.num_files,
+            max_rejected=options.max_rejected,
+            has_items_file=plan.items is not None,
+        )
+        return (
+            begin
+            | "End" >> beam.Create([None])
+            | "Finish"
+            >> beam.Map(
+                finish,
+                AsSingleton(vocabulary),
+                AsDict(totals),
+                AsDict(by_step),
+                AsDict(digests | "All files" >> beam.Flatten()),
+                AsList(rejected_files),
+            )
+        )
+
+    def _boundary(self, stage) -> list[Any]:
+        """The side input of `Split`, where its rule has one."""
+        options = self._plan.options
+        if options.split == "last-days":
+            newest = (
+                stage
+                | "Last time" >> beam.Map(lambda element: element[1][-1][parsing.TIME])
+                | "Newest time" >> beam.CombineGlobally(_largest)
+            )
+            return [AsSingleton(newest)]
+        if options.split == "files" and options.valid_sequences:
+            smallest = (
+                stage
+                | "Training only" >> beam.Filter(lambda element: element[0][0] == "train")
+                | "First position" >> beam.Map(lambda element: element[1][0][parsing.POSITION])
+                | "Last sequences" >> beam.combiners.Top.Largest(options.valid_sequences)
+                | "First of them" >> beam.Map(lambda positions: min(positions, default=None))
+            )
+            return [AsSingleton(smallest)]
+        return []
+
+    def _write(self, encoded, label: str, num_shards: int):
+        return (
+            encoded
+            | f"{label} by shard" >> beam.GroupByKey()
+            | f"Write {label.lower()}" >> beam.ParDo(write_dataset.WriteShard(self._plan.output, num_shards))
+        )
+
+
+class _Read(beam.PTransform):
+    def __init__(self, parts: Sequence[read_events.Range], reader: read_events.ReadRange):
+        super().__init__()
+        self._parts = parts
+        self._reader = reader
+
+    def expand(self, begin):
+        return (
+            begin
+            | "Ranges" >> beam.Create(self._parts)
+            | "Spread" >> beam.Reshuffle()
+            | "Read" >> beam.ParDo(self._reader).with_outputs(COUNTS, ITEMS, REJECTED, LINES, main="main")
+        )
+
+
+def _counting_pardo(stage, label: str, counting: read_events.Counting, *side_inputs):
+    return stage | label >> beam.ParDo(counting, *side_inputs).with_outputs(COUNTS, ITEMS, main="main")
+
+
+def _sum(items, label: str):
+    return items | label >> beam.CombinePerKey(sum)
+
+
+def _as_set(items, label: str):
+    return items | label >> beam.combiners.ToSet()
+
+
+def _rare_items(element: tuple[tuple[str, str], int], step: str, least: int):
+    (of_step, item), number = element
+    if of_step == step and number < least:
+        yield item
+
+
+def _vocabulary_counts(element: tuple[tuple[str, str], int], *, keep_unseen: bool):
+    (step, item), number = element
+    if step == "train":
+        yield item, number
+    elif keep_unseen:
+        yield item, 0
+
+
+def _one_item(element: tuple[tuple[str, str], int]) -> tuple[str, tuple[int, int]]:
+    (step, _), number = element
+    return step, (1, number)
+
+
+def _largest(times) -> float | None:
+    return max((time for time in times if time is not None), default=None)

@@ -1,0 +1,204 @@
+"""Raw events to a dataset folder of TFRecords, with Apache Beam.
+
+Reads CSV, TSV, JSON lines or Parquet (plain or gzip, local or remote, files or patterns), orders the events of every
+user (or session) by time, filters, splits and writes what `seqrec train` reads. Equal times keep the order of the
+input. Lines that cannot be used go to `rejected/`, each with its reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, WorkerOptions
+from apache_beam.portability.api import beam_provision_api_pb2
+from apache_beam.runners.portability import portable_runner
+from apache_beam.runners.portability.fn_api_runner import fn_runner
+
+from beam_jobs import write_dataset
+from beam_jobs.options import Options, add_arguments, resolve
+from beam_jobs.pipeline import Plan, PrepareSequences, make_plan
+from seqrec_tf import schema as schema_lib
+
+__all__ = ["TAKES_BEAM_OPTIONS", "add_arguments", "run"]
+
+TAKES_BEAM_OPTIONS = True
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prepare a dataset folder."""
+    started = time.monotonic()
+    options = resolve(args)
+    pipeline_options = beam_options(getattr(args, "beam_options", None) or [])
+    output = options.output.rstrip("/")
+    is_local = "://" not in output
+    if _exists(output) and not options.overwrite:
+        raise FileExistsError(f"{output} exists already; choose another --output or replace it with --overwrite.")
+    # A local folder gets its name when it is whole. A remote one has no rename; there COMPLETED, written last, tells.
+    partial = f"{output}.partial-{uuid.uuid4().hex[:8]}" if is_local else output
+    plan = make_plan(options, partial)
+    for note in plan.events.notes:
+        sys.stderr.write(f"Inferred {note}.\n")
+    if is_local:
+        os.makedirs(partial)
+    elif _exists(output):
+        FileSystems.delete(_remote_files(output))
+    try:
+        _run_pipeline(plan, pipeline_options)
+        stats = _read_stats(partial)
+        _check_result(stats, partial, output, is_local=is_local)
+        if is_local:
+            _publish(partial, output)
+    finally:
+        if is_local:
+            shutil.rmtree(partial, ignore_errors=True)
+    sys.stdout.write(summary(stats, output, time.monotonic() - started))
+
+
+def beam_options(arguments: Sequence[str]) -> PipelineOptions:
+    """Options for Beam; ValueError where an argument is none of Beam's either, which is then a mistyped one of ours."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    for group in PipelineOptions.__subclasses__():
+        group._add_argparse_args(parser)
+    unknown = parser.parse_known_args(list(arguments))[1]
+    if unknown:
+        ours = [f"--{field.name}".replace("_", "-") for field in dataclasses.fields(Options)]
+        near = difflib.get_close_matches(unknown[0].replace("_", "-").split("=")[0], ours, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        raise ValueError(f"{unknown[0]} is an option neither of seqrec prepare nor of Beam{hint}")
+    return PipelineOptions(list(arguments))
+
+
+def _exists(path: str) -> bool:
+    if "://" not in path:
+        return os.path.exists(path)
+    return bool(_remote_files(path))
+
+
+def _remote_files(folder: str) -> list[str]:
+    return [file.path for file in FileSystems.match([f"{folder}/**"])[0].metadata_list]
+
+
+def _run_pipeline(plan: Plan, options: PipelineOptions) -> None:
+    is_local = options.view_as(StandardOptions).runner in (None, "DirectRunner")
+    with (
+        _progress() if is_local else contextlib.nullcontext(),
+        beam.Pipeline(local_runner(options) if is_local else None, options) as pipeline,
+    ):
+        pipeline | "Prepare" >> PrepareSequences(plan)
+
+
+def local_runner(options: PipelineOptions) -> fn_runner.FnApiRunner:
+    """The runner in this process, or in the processes that the `--direct_` options ask for.
+
+    Beam's DirectRunner is not it: that looks for the Prism runner first, a program that it would download.
+    """
+    sdk = options.view_as(WorkerOptions)
+    sdk.default_sdk_harness_log_level = sdk.default_sdk_harness_log_level or "WARNING"
+    encoded = portable_runner.JobServiceHandle.encode_pipeline_options(options.get_all_options())
+    provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
+    return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[None]:
+    """Show what the readers say, not what Beam says of its stages: an error of theirs comes as an exception, too."""
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    logger, handler = logging.getLogger("beam_jobs"), logging.StreamHandler()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
+
+
+def _read_stats(folder: str) -> dict[str, Any]:
+    with FileSystems.open(f"{folder}/{schema_lib.STATS_FILE}") as stream:
+        return json.loads(stream.read())
+
+
+def _check_result(stats: dict[str, Any], partial: str, output: str, *, is_local: bool) -> None:
+    failures = write_dataset.failures(stats)
+    if failures:
+        kept = f"{output}/{schema_lib.REJECTED_FOLDER}"
+        if is_local:
+            kept = f"{output}.{schema_lib.REJECTED_FOLDER}"
+            shutil.rmtree(kept, ignore_errors=True)
+            os.rename(f"{partial}/{schema_lib.REJECTED_FOLDER}", kept)
+        raise RuntimeError(f"{' '.join(failures)} The rejected lines are in {kept}/.")
+    if not stats["splits"]["train"]["sequences_with_targets"]:
+        left = "; ".join(
+            f"{step['step']}: {step['users']:,} sequences, {step['events']:,} events" for step in stats["steps"]
+        )
+        raise ValueError(f"No training sequence with a target is left. After each step: {left}.")
+
+
+def _publish(partial: str, output: str) -> None:
+    """Give the finished folder its name; an older one goes only now."""
+    replaced = f"{output}.replaced-{uuid.uuid4().hex[:8]}"
+    if os.path.exists(output):
+        os.rename(output, replaced)
+    os.rename(partial, output)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def summary(stats: dict[str, Any], output: str, seconds: float) -> str:
+    """What the job did, for people."""
+    lines = [f"{'step':<32}{'users':>12}{'items':>12}{'events':>14}"]
+    for step in stats["steps"]:
+        lines.append(f"{step['step']:<32}{step['users']:>12,}{step['items']:>12,}{step['events']:>14,}")
+    lines += ["", f"{'split':<32}{'sequences':>12}{'targets':>12}{'median length':>14}"]
+    for name, split in stats["splits"].items():
+        median = split["length"].get("p50", 0)
+        lines.append(f"{name:<32}{split['sequences']:>12,}{split['targets']:>12,}{median:>14,}")
+    items, ties, repeats = stats["items"], stats["ties"], stats["repeats"]
+    lines += [
+        "",
+        f"items: {items['vocabulary']:,}, {items['without_training_events']:,} of them without training events"
+        + (f"; {items['dropped_as_unseen']:,} dropped as unseen" if items["dropped_as_unseen"] else ""),
+        f"ties: {ties['events_sharing_a_time_with_a_neighbour']:,} events share their time with a neighbour, "
+        f"{ties['targets_with_ties']['test']:,} test targets among them (they keep the order of the input)",
+        f"repeats: {repeats['repeated_events']:,} events of an item seen before in the sequence, "
+        f"{repeats['targets_repeating_history']['test']:,} test targets among them",
+    ]
+    beyond = stats["input"]["events_beyond_the_newest"]
+    if beyond:
+        lines.append(f"too old: {beyond:,} events beyond the newest {stats['options']['max_events']:,} of a sequence")
+    if "without_side_information" in items:
+        lines.append(
+            f"items files: {items['without_side_information']:,} items have no row, "
+            f"{items['in_items_file_without_events']:,} rows have no events"
+        )
+    for what, part in (("lines", stats["input"]), ("lines of items files", stats["input"].get("items_file"))):
+        if part and part["rejected"]:
+            reasons = ", ".join(f"{number:,} {reason}" for reason, number in part["rejected_by_reason"].items())
+            lines.append(f"rejected: {part['rejected']:,} of {part['lines']:,} {what}: {reasons}")
+    events = stats["input"]["events"]
+    lines += [
+        f"{output}: {events:,} events in {seconds:.1f} s ({events / max(seconds, 1e-9):,.0f} a second)",
+        f"next: seqrec train --dataset {output} --model sasrec --output RUN",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    from seqrec_tf import cli
+
+    sys.exit(cli.main(["prepare", *sys.argv[1:]]))

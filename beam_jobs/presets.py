@@ -1,0 +1,78 @@
+"""What is known of public data sets, so that `seqrec prepare --preset NAME` needs no options."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """How a public data set is laid out.
+
+    Attributes:
+        options: Options that the user need not give.
+        files: Option to the file name, where `--input` is a folder.
+    """
+
+    options: dict[str, Any]
+    files: dict[str, str]
+
+
+_ML_100K_GENRES = (
+    "unknown,action,adventure,animation,children,comedy,crime,documentary,drama,fantasy,film_noir,horror,musical,"
+    "mystery,romance,sci_fi,thriller,war,western"
+)
+
+PRESETS = {
+    "movielens-100k": Preset(
+        {
+            "format": "csv",
+            "delimiter": "\t",
+            "user_column": "0",
+            "item_column": "1",
+            "time_column": "3",
+            "time_format": "s",
+            "items_format": "csv",
+            "items_delimiter": "|",
+            "items_encoding": "latin-1",
+            "items_columns": f"item_id,title,release_date,video_release_date,imdb_url,{_ML_100K_GENRES}",
+        },
+        {"input": "u.data", "items": "u.item"},
+    ),
+    "movielens-1m": Preset(
+        {
+            "format": "csv",
+            "delimiter": "\t",
+            "user_column": "user_id",
+            "item_column": "item_id",
+            "time_column": "position",
+            "time_format": "order",
+            "items_format": "csv",
+            "items_delimiter": "::",
+            "items_encoding": "latin-1",
+            "items_columns": "item_id,title,genres",
+        },
+        {"input": "events.tsv*", "items": "movies.dat"},
+    ),
+    "amazon-beauty": Preset(
+        {
+            "format": "csv",
+            "delimiter": " ",
+            "user_column": "0",
+            "item_column": "1",
+            "time_column": "none",
+        },
+        {"input": "beauty.txt*"},
+    ),
+    "retailrocket": Preset(
+        {
+            "format": "sequences",
+            "delimiter": " ",
+            "user_column": "none",
+            "time_column": "none",
+            "split": "files",
+        },
+        {"input": "train_sessions.txt*", "test_input": "test_sessions.txt*"},
+    ),
+}

@@ -1,0 +1,313 @@
+"""Sequences to the files of a dataset folder; `COMPLETED` comes last."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+
+import seqrec_tf
+from beam_jobs import storage
+from beam_jobs.parsing import ITEM, LABEL, TIME, WEIGHT, Event, Key
+from beam_jobs.read_events import Counting
+from beam_jobs.sequences import Cut
+from seqrec_tf import records
+from seqrec_tf import schema as schema_lib
+from seqrec_tf.schema import Feature, Schema
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+
+
+def order_vocabulary(items: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    """(item, training events) in the order of the ids: frequent first, ties by the string."""
+    return sorted(items, key=lambda item: (-item[1], item[0]))
+
+
+def ids_of(vocabulary: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """Item to id; 0 is padding."""
+    return {item: number for number, (item, _) in enumerate(vocabulary, start=1)}
+
+
+class EncodeSequences(Counting):
+    """(key, events, cuts) to ((split, shard), (order in the shard, Example)).
+
+    Records lie in the order of a hash of their key, so that a file read from its beginning is in random order already.
+
+    Args:
+        features: The features of a record.
+        num_shards: Files of a split.
+        units_per_second: Of the events' times.
+    """
+
+    def __init__(self, features: Sequence[Feature], *, num_shards: int, units_per_second: int):
+        self._features = tuple(features)
+        self._names = {feature.name for feature in features}
+        self._num_shards = num_shards
+        self._units_per_second = units_per_second
+
+    def process(
+        self, element: tuple[Key, list[Event], list[Cut]], ids: Mapping[str, int]
+    ) -> Iterator[tuple[tuple[str, int], tuple[bytes, bytes]]]:
+        """Encode the records of one sequence."""
+        key, events, cuts = element
+        order = hashlib.blake2b("\x1f".join(key).encode(), digest_size=16).digest()
+        shard = int.from_bytes(order[:8], "big") % self._num_shards
+        # Which events are of a known item is the same for every cut: all of them unless unseen items are dropped.
+        known = [event for event in events if event[ITEM] in ids]
+        values = self._event_values(known, ids)
+        for split, end, start in cuts:
+            if len(known) < len(events):
+                dropped = sum(event[ITEM] not in ids for event in events[start:end])
+                start, end = (sum(event[ITEM] in ids for event in events[:place]) for place in (start, end))
+                start = max(start, 1)
+                self.counts["dropped_targets", split] += dropped
+                if end <= start and split != "train":
+                    self.counts["dropped_sequences", split] += 1
+                    continue
+            record = {name: column[:end] for name, column in values.items()}
+            record[schema_lib.TARGET_START] = start
+            if schema_lib.USER_ID in self._names:
+                record[schema_lib.USER_ID] = key[1]
+            if schema_lib.SESSION_ID in self._names:
+                record[schema_lib.SESSION_ID] = key[2]
+            self.counts["length", split, end] += 1
+            self.counts["sequences_with_targets", split] += end > start
+            self.counts["targets", split] += max(end - start, 0)
+            yield (split, shard), (order, records.encode_example(record, self._features))
+
+    def _event_values(self, events: Sequence[Event], ids: Mapping[str, int]) -> dict[str, Any]:
+        values: dict[str, Any] = {schema_lib.ITEM_IDS: [ids[event[ITEM]] for event in events]}
+        if schema_lib.TIMESTAMPS in self._names:
+            values[schema_lib.TIMESTAMPS] = [math.floor(event[TIME]) // self._units_per_second for event in events]
+        if schema_lib.LABELS in self._names:
+            values[schema_lib.LABELS] = [event[LABEL] for event in events]
+        if schema_lib.WEIGHTS in self._names:
+            values[schema_lib.WEIGHTS] = [event[WEIGHT] for event in events]
+        return values
+
+
+class EncodeItems(Counting):
+    """(item, {"id": [id], "rows": [(position, values), ...]}) to ((items folder, shard), (order, Example)).
+
+    Args:
+        features: The item's id, then its other columns.
+        num_shards: Files, each holding a run of ids.
+    """
+
+    def __init__(self, features: Sequence[Feature], num_shards: int):
+        self._features = tuple(features)
+        self._num_shards = num_shards
+
+    def process(self, element, num_items: int) -> Iterator[tuple[tuple[str, int], tuple[bytes, bytes]]]:
+        """Encode one item."""
+        item, grouped = element
+        ids, rows = list(grouped["id"]), sorted(grouped["rows"])
+        self.counts["items_file_duplicates",] += max(len(rows) - 1, 0)
+        if not ids:
+            self.counts["items_file_without_events",] += 1
+            return
+        if not rows:
+            self.counts["items_without_side_information",] += 1
+        values = rows[0][1] if rows else [""] * (len(self._features) - 1)  # the first row of an item counts
+        record = dict(zip([feature.name for feature in self._features], [item, *values], strict=True))
+        shard = (ids[0] - 1) * self._num_shards // num_items
+        order = ids[0].to_bytes(8, "big")
+        yield (schema_lib.ITEMS_FOLDER, shard), (order, records.encode_example(record, self._features))
+
+
+class WriteShard(beam.DoFn):
+    """((folder, shard), (order, Example) pairs) to a TFRecord file; gives (path in the dataset, digest).
+
+    Args:
+        output: The dataset folder.
+        num_shards: Files of a folder. A shard without records has no file.
+    """
+
+    def __init__(self, output: str, num_shards: int):
+        self._output = output
+        self._num_shards = num_shards
+
+    def process(self, element) -> Iterator[tuple[str, str]]:
+        """Write one file."""
+        (folder, shard), pairs = element
+        examples = [example for _, example in sorted(pairs)]
+        name = f"{folder}/{records.shard_name(shard, self._num_shards)}"
+        storage.write_records(f"{self._output}/{name}", examples)
+        digest = hashlib.sha256()
+        for example in examples:
+            digest.update(len(example).to_bytes(8, "big") + example)
+        yield name, digest.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Finish:
+    """Write vocabularies, schema, stats and, unless too many lines were rejected, COMPLETED.
+
+    A callable for `beam.Map`, its arguments after the first being side inputs.
+
+    Attributes:
+        output: The dataset folder.
+        schema: Without what only the data can tell.
+        steps: Names of the steps in order.
+        options: What `stats.json` repeats of the command.
+        num_files: Input files.
+        max_rejected: Largest share of lines that may be rejected.
+        has_items_file: Whether there was one.
+    """
+
+    output: str
+    schema: Schema
+    steps: tuple[str, ...]
+    options: dict[str, Any]
+    num_files: int
+    max_rejected: float
+    has_items_file: bool
+
+    def __call__(
+        self,
+        _: Any,
+        vocabulary: list[tuple[str, int]],
+        counts: dict[tuple, int],
+        step_items: dict[str, tuple[int, int]],
+        digests: dict[str, str],
+        rejected_files: list[str],
+    ) -> None:
+        """Write the files; the arguments are what the job has counted."""
+        lengths: dict[str, collections.Counter[int]] = collections.defaultdict(collections.Counter)
+        for name, number in counts.items():
+            if name[0] == "length":
+                lengths[name[1]][name[2]] += number
+        schema = dataclasses.replace(
+            self.schema,
+            num_items=len(vocabulary),
+            max_len=max((length for counter in lengths.values() for length in counter), default=0),
+        )
+        vocabulary_text = "".join(f"{item}\n" for item, _ in vocabulary)
+        counts_text = "".join(f"{number}\n" for _, number in vocabulary)
+        stats = self._stats(vocabulary, counts, step_items, lengths)
+        stats["fingerprint"] = hashlib.sha256(
+            json.dumps([schema.to_dict(), vocabulary_text, counts_text, sorted(digests.items())]).encode()
+        ).hexdigest()
+        for file, text in (
+            (schema_lib.ITEM_VOCABULARY_FILE, vocabulary_text),
+            (schema_lib.ITEM_COUNTS_FILE, counts_text),
+            (schema_lib.SCHEMA_FILE, schema.to_json()),
+            (schema_lib.STATS_FILE, json.dumps(stats, indent=2, ensure_ascii=False) + "\n"),
+        ):
+            storage.write_text(f"{self.output}/{file}", text)
+        if not failures(stats):
+            storage.write_text(f"{self.output}/{schema_lib.COMPLETED_FILE}", "")
+
+    def _stats(
+        self,
+        vocabulary: Sequence[tuple[str, int]],
+        counts: dict[tuple, int],
+        step_items: dict[str, tuple[int, int]],
+        lengths: dict[str, collections.Counter[int]],
+    ) -> dict[str, Any]:
+        def count(*name) -> int:
+            return counts.get(name, 0)
+
+        def by_split(name) -> dict[str, int]:
+            return {split: count(name, split) for split in ("valid", "test")}
+
+        def rejected(kind) -> dict[str, Any]:
+            reasons = {name[2]: number for name, number in counts.items() if name[:2] == ("rejected", kind)}
+            return {
+                "lines": count("lines", kind),
+                "rejected": sum(reasons.values()),
+                "rejected_by_reason": dict(sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))),
+            }
+
+        items = {
+            "vocabulary": len(vocabulary),
+            "without_training_events": sum(number == 0 for _, number in vocabulary),
+            "dropped_as_unseen": step_items.get("all", (0, 0))[0] - len(vocabulary),
+        }
+        if self.has_items_file:
+            items |= {
+                "without_side_information": count("items_without_side_information"),
+                "in_items_file_without_events": count("items_file_without_events"),
+                "duplicates_in_items_file": count("items_file_duplicates"),
+            }
+        return {
+            "made_by": {"seqrec_tf": seqrec_tf.__version__, "apache_beam": beam.__version__},
+            "options": self.options,
+            "input": {
+                "files": self.num_files,
+                "events": count("events"),
+                "events_beyond_the_newest": count("too_old"),
+                **rejected("events"),
+                **({"items_file": rejected("items")} if self.has_items_file else {}),
+            },
+            "steps": [
+                {
+                    "step": step,
+                    "users": count("users", step),
+                    **dict(zip(("items", "events"), step_items.get(step, (0, 0)), strict=True)),
+                }
+                for step in self.steps
+            ],
+            "ties": {
+                "events_sharing_a_time_with_a_neighbour": count("events_with_ties"),
+                "sequences_with_ties": count("sequences_with_ties"),
+                "targets_with_ties": by_split("targets_with_ties"),
+            },
+            "repeats": {
+                "repeated_events": count("repeated_events"),
+                "consecutive_repeats": count("consecutive_repeats"),
+                "targets_repeating_history": by_split("targets_repeating_history"),
+            },
+            "splits": {
+                split: {
+                    "sequences": lengths[split].total(),
+                    "sequences_with_targets": count("sequences_with_targets", split),
+                    "events": sum(length * number for length, number in lengths[split].items()),
+                    "targets": count("targets", split),
+                    "dropped_sequences": count("dropped_sequences", split),
+                    "dropped_targets": count("dropped_targets", split),
+                    "length": describe_lengths(lengths[split]),
+                }
+                for split in schema_lib.SPLITS
+            },
+            "items": items,
+        }
+
+
+def failures(stats: Mapping[str, Any]) -> list[str]:
+    """Why a dataset with these stats must not be used, a sentence each; empty where it may."""
+    max_rejected = stats["options"]["max_rejected"]
+    sentences = []
+    for what, part in (("input", stats["input"]), ("items", stats["input"].get("items_file", {}))):
+        if part and part["rejected"] > max_rejected * part["lines"]:
+            reasons = ", ".join(f"{number:,} {reason}" for reason, number in part["rejected_by_reason"].items())
+            sentences.append(
+                f"{part['rejected']:,} of {part['lines']:,} lines of the {what} files "
+                f"({part['rejected'] / part['lines']:.1%}) were rejected, more than --max-rejected {max_rejected:g} "
+                f"allows: {reasons}."
+            )
+    return sentences
+
+
+def describe_lengths(lengths: collections.Counter[int]) -> dict[str, float]:
+    """Exact quantiles (the smallest length that so many sequences do not exceed), mean and ends."""
+    total = lengths.total()
+    if not total:
+        return {}
+    ordered = sorted(lengths.items())
+    result: dict[str, float] = {"min": ordered[0][0]}
+    seen, quantiles = 0, list(QUANTILES)
+    for length, number in ordered:
+        seen += number
+        while quantiles and seen >= quantiles[0] * total:
+            result[f"p{quantiles.pop(0) * 100:.0f}"] = length
+    return result | {
+        "max": ordered[-1][0],
+        "mean": round(sum(length * number for length, number in ordered) / total, 3),
+    }

@@ -1,0 +1,615 @@
+"""`seqrec prepare` from files to a dataset folder."""
+
+import collections
+import filecmp
+import json
+import os
+import random
+import sys
+from typing import ClassVar
+
+import pytest
+from apache_beam.io.filesystem import FileMetadata, MatchResult
+from apache_beam.io.localfilesystem import LocalFileSystem
+
+from seqrec_tf import records, schema
+from seqrec_tf.records import DatasetFolder
+
+HEADER = "user_id,item_id,timestamp\n"
+
+
+def log(*events, header=HEADER):
+    """`log("u a 1", ...)`: an events file."""
+    return header + "".join(event.replace(" ", ",") + "\n" for event in events)
+
+
+THREE_USERS = log("u a 1", "u b 2", "u c 3", "u a 4", "v a 1", "v c 2", "v b 3", "w a 5")
+
+
+def test_a_small_log_becomes_the_dataset_that_the_schema_describes(prepare):
+    outcome = prepare(THREE_USERS)
+    assert outcome.status == 0
+    folder = outcome.folder
+    # a occurs 3 times in training (u, v, w), b once (u), c never.
+    assert folder.item_ids == ["a", "b", "c"]
+    assert folder.item_counts == [3, 1, 0]
+    assert outcome.histories("train") == {"u": (["a"], ["b"]), "v": (["a"], []), "w": (["a"], [])}
+    assert outcome.histories("valid") == {"u": (["a", "b"], ["c"]), "v": (["a"], ["c"])}
+    assert outcome.histories("test") == {"u": (["a", "b", "c"], ["a"]), "v": (["a", "c"], ["b"])}
+    assert [row["timestamps"] for row in outcome.records("test")] == [[1, 2, 3, 4], [1, 2, 3]]
+    assert folder.schema.time_unit == "order"
+    assert folder.schema.max_len == 4
+    assert [feature.name for feature in folder.schema.features] == ["item_ids", "target_start", "timestamps", "user_id"]
+    stats = outcome.stats
+    assert stats["steps"] == [{"step": "parsed", "users": 3, "items": 3, "events": 8}]
+    assert stats["repeats"] == {
+        "repeated_events": 1,
+        "consecutive_repeats": 0,
+        "targets_repeating_history": {"valid": 0, "test": 1},
+    }
+    assert stats["splits"]["train"] | {"length": None} == {
+        "sequences": 3,
+        "sequences_with_targets": 1,
+        "events": 4,
+        "targets": 1,
+        "dropped_sequences": 0,
+        "dropped_targets": 0,
+        "length": None,
+    }
+    assert stats["items"]["without_training_events"] == 1
+    assert "Inferred time format order (as in '1')" in outcome.err
+    assert f"seqrec train --dataset {outcome.output}" in outcome.out
+
+
+def test_equal_times_keep_the_order_of_the_input_across_files_and_ranges(prepare):
+    texts = [
+        log("u a 7", "v x 7", "u b 7", "u z 9"),
+        log("u c 7", "v y 7", "u d 7", "v w 7"),
+    ]
+    outcome = prepare(texts, "--range-bytes", "9")
+    assert {row["user_id"]: row["items"] for row in outcome.records("test")} == {"u": list("abcdz"), "v": list("xyw")}
+    # All of v's three events, and all of u's but the last.
+    assert outcome.stats["ties"] == {
+        "events_sharing_a_time_with_a_neighbour": 7,
+        "sequences_with_ties": 2,
+        "targets_with_ties": {"valid": 2, "test": 1},
+    }
+
+
+SAME = ["u a 978300760", "u b 978300761", "u c 978300762", "u d 978300763", "v a 978300760"]
+
+
+def as_json(names):
+    rows = [dict(zip(names, event.split(), strict=True)) for event in SAME]
+    return "".join(json.dumps(row | {names[2]: int(row[names[2]])}) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix", "options"),
+    [
+        (log(*SAME), ".csv.gz", []),
+        ("\ufeff" + log(*SAME).replace("\n", "\r\n"), ".csv", []),
+        (log(*SAME).replace(",", "\t"), ".tsv", []),
+        (
+            log(*SAME, header="").replace(",", "::"),
+            ".dat",
+            ["--format", "csv", "--delimiter", "::", "--user-column 0 --item-column 1 --time-column 2"],
+        ),
+        (
+            log(*SAME).replace("u,", '"u",').replace("978", '"978').replace("\n", '"\n').replace('stamp"', "stamp"),
+            ".csv",
+            ["--time-format", "s"],
+        ),
+        (as_json(["user_id", "item_id", "timestamp"]), ".jsonl", []),
+        (
+            as_json(["who", "what", "when"]),
+            ".json.gz",
+            ["--user-column who --item-column what --time-column when"],
+        ),
+        (
+            log(*SAME).replace("978300760", "2000-12-31T22:12:40Z").replace("978300761", "2000-12-31T22:12:41"),
+            ".csv",
+            [],
+        ),
+    ],
+    ids=["gzip", "windows", "tsv", "double colon", "quoted", "json lines", "json keys", "iso"],
+)
+def test_every_format_gives_the_same_records(prepare, text, suffix, options):
+    if "2000-" in text:
+        text = text.replace("978300762", "2000-12-31T23:12:42+01:00").replace("978300763", "2000-12-31T22:12:43.9")
+    outcome = prepare(text, *options, suffix=suffix)
+    assert outcome.status == 0, outcome.err
+    rows = outcome.records("test")
+    assert [(row["user_id"], row["items"], row["timestamps"]) for row in rows] == [
+        ("u", ["a", "b", "c", "d"], [978300760, 978300761, 978300762, 978300763])
+    ]
+    assert outcome.folder.schema.time_unit == "seconds"
+    assert [row["user_id"] for row in outcome.records("train")] == ["u", "v"]
+    assert outcome.stats["input"]["rejected"] == 0
+
+
+def test_parquet_is_read_by_row_group_with_its_own_types(prepare, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    nanoseconds = [978300760_000_000_001 + k * 10**9 for k in range(5)]
+    table = pyarrow.table(
+        {
+            "user_id": pyarrow.array([7, 7, 7, 7, None], pyarrow.int64()),
+            "item_id": ["a", "b", "c", "d", "e"],
+            "timestamp": pyarrow.array(nanoseconds, pyarrow.timestamp("ns")),
+            "weight": [0.5, 1.0, 2.0, 4.0, 1.0],
+        }
+    )
+    parquet.write_table(table, tmp_path / "events.parquet", row_group_size=2)
+    outcome = prepare([], "--input", str(tmp_path / "*.parquet"), "--weight-column", "weight", "--max-rejected", "0.5")
+    assert outcome.status == 0, outcome.err
+    assert outcome.records("test") == [
+        {
+            "user_id": "7",
+            "items": ["a", "b", "c", "d"],
+            "timestamps": [978300760, 978300761, 978300762, 978300763],
+            "weights": [0.5, 1.0, 2.0, 4.0],
+            "target_start": 3,
+        }
+    ]
+    (rejected,) = outcome.rejected()
+    assert (rejected["line"], rejected["record"], rejected["reason"]) == (None, 4, "empty user id")
+
+
+BAD_LINES = {
+    3: (b"u,a", "wrong number of columns", "u,a"),
+    4: (b"u,a,1,2", "wrong number of columns", "u,a,1,2"),
+    6: (b"u,a,soon", "unparsable time", "u,a,soon"),
+    7: (b",a,1", "empty user id", ",a,1"),
+    8: (b"u, ,1", "empty item id", "u, ,1"),
+    10: (b"u,\xff\xe9,1", "broken encoding", "u,\\xff\\xe9,1"),
+    11: (b'u,"a,1', "quotes do not match", 'u,"a,1'),
+    14: (b"u,\ra,1", "item id contains a line break", "u,\ra,1"),
+}
+
+
+@pytest.mark.parametrize(("suffix", "range_bytes"), [(".csv", "1"), (".csv", "13"), (".csv.gz", "1000000")])
+def test_each_bad_line_is_kept_with_its_number_and_reason(prepare, suffix, range_bytes):
+    lines = [b"user_id,item_id,timestamp", *(b"u,i%d,%d" % (k, k) for k in range(2, 16))]
+    for number, (line, _, _) in BAD_LINES.items():
+        lines[number - 1] = line
+    lines[12 - 1] = b""  # a blank line is no error
+    text = b"\n".join(lines)  # and the last line needs no end
+    outcome = prepare([text, text], "--max-rejected", "0.9", "--range-bytes", range_bytes, suffix=suffix)
+    assert outcome.status == 0, outcome.err
+    expected = [(number, reason, raw) for number, (_, reason, raw) in BAD_LINES.items()]
+    for part in (outcome.rejected()[: len(expected)], outcome.rejected()[len(expected) :]):
+        assert len({row["file"] for row in part}) == 1
+        assert [(row["line"], row["reason"], row["text"]) for row in part] == expected
+    counted = outcome.stats["input"]
+    assert (counted["lines"], counted["rejected"], counted["events"]) == (30, 16, 10)
+    assert counted["rejected_by_reason"] == collections.Counter(2 * [reason for _, reason, _ in expected])
+    (row,) = outcome.records("test")
+    assert row["items"] == [f"i{k}" for k in (2, 5, 9, 13, 15) for _ in range(2)]
+
+
+def test_too_many_bad_lines_fail_the_job_and_are_kept(prepare):
+    outcome = prepare(log("u a 1", "u b 2", "u c 3", "u d soon"))
+    assert outcome.status == 1
+    assert "1 of 5 lines of the input files (20.0%) were rejected" in outcome.err
+    assert "1 unparsable time" in outcome.err
+    kept = outcome.output.with_name("dataset.rejected")
+    assert str(kept) in outcome.err
+    assert [row["line"] for row in outcome.rejected(kept)] == [5]
+    assert sorted(path.name for path in outcome.output.parent.iterdir()) == ["dataset.rejected", "events-0.csv"]
+
+
+def test_an_existing_folder_is_replaced_only_when_asked_and_only_by_a_whole_one(prepare):
+    first = prepare(THREE_USERS)
+    fingerprint = first.folder.fingerprint
+    refused = prepare(THREE_USERS)
+    assert refused.status == 2
+    assert "--overwrite" in refused.err
+    assert prepare(log("u a soon"), "--time-format", "s", "--overwrite").status == 1
+    assert first.folder.fingerprint == fingerprint
+    assert prepare(log("u a 1", "u b 2", "u b 3", "u b 4"), "--overwrite").status == 0
+    assert first.folder.item_ids == ["a", "b"]
+    assert [path.name for path in first.output.parent.iterdir() if "dataset." in path.name] == ["dataset.rejected"]
+
+
+def test_the_same_input_gives_the_same_bytes(prepare):
+    generator = random.Random(0)
+    text = log(
+        *(f"u{generator.randrange(40)} i{generator.randrange(30)} {generator.randrange(50)}" for _ in range(600))
+    )
+    first = prepare(text, "--num-shards", "3", output="first")
+    second = prepare(text, "--num-shards", "3", output="second")
+    names = sorted(str(path.relative_to(first.output)) for path in first.output.rglob("*") if path.is_file())
+    assert f"train/{records.shard_name(2, 3)}" in names
+    assert filecmp.cmpfiles(first.output, second.output, names, shallow=False) == (names, [], [])
+    assert first.folder.fingerprint == second.folder.fingerprint
+
+
+def test_leave_one_out_agrees_with_a_plain_loop(prepare):
+    generator = random.Random(2)
+    events = [
+        (f"u{generator.randrange(30)}", f"i{generator.randrange(12)}", generator.randrange(20)) for _ in range(300)
+    ]
+    outcome = prepare(log(*(f"{user} {item} {time}" for user, item, time in events)), "--range-bytes", "100")
+
+    by_user = collections.defaultdict(list)
+    for user, item, _ in sorted(events, key=lambda event: event[2]):  # sorted() is stable
+        by_user[user].append(item)
+    expected: dict = {"train": {}, "valid": {}, "test": {}}
+    for user, items in by_user.items():
+        if len(items) < 3:
+            expected["train"][user] = (items[:1], items[1:])
+            continue
+        expected["train"][user] = (items[:1], items[1:-2])
+        expected["valid"][user] = (items[:-2], items[-2:-1])
+        expected["test"][user] = (items[:-1], items[-1:])
+    assert {split: outcome.histories(split) for split in schema.SPLITS} == expected
+    counts = collections.Counter(item for history, targets in expected["train"].values() for item in history + targets)
+    assert outcome.folder.item_ids == sorted({event[1] for event in events}, key=lambda item: (-counts[item], item))
+    assert outcome.folder.item_counts == sorted(counts.values(), reverse=True)
+
+
+# x and y are rare.
+CHAIN = log("u a 1", "u x 2", "u b 3", "u y 4", "v a 1", "v b 2", "v c 3", "w a 1", "w c 2", "w a 3")
+
+
+def test_filters_run_once_on_the_counts_of_their_input(prepare):
+    outcome = prepare(CHAIN, "--min-item-events", "2", "--min-user-events", "4")
+    # Only u has 4 events, and keeps b although b is rarer now.
+    assert outcome.steps() == [("parsed", 3, 5, 10), ("filter", 1, 2, 2)]
+
+
+def test_filters_repeat_until_nothing_changes(prepare):
+    text = log(
+        "u a 1", "u x 2", "u b 3", "v a 1", "v b 2", "v a 3", "w a 4", "w b 5", "w b 6", "z b 1", "z x 2",
+        "s a 1", "s b 2", "s a 3", "s b 4",
+    )  # fmt: skip
+    outcome = prepare(text, "--min-item-events", "2", "--min-user-events", "3", "--filter-rounds", "4")
+    # Round 1 drops z for its length, so x is rare in round 2; then u has 2 events and goes in round 3.
+    assert outcome.steps() == [
+        ("parsed", 5, 3, 15),
+        ("filter round 1", 4, 3, 13),
+        ("filter round 2", 4, 2, 12),
+        ("filter round 3", 3, 2, 10),
+        ("filter round 4", 3, 2, 10),
+    ]
+
+
+def test_cleaning_steps_are_counted_in_their_order(prepare, tmp_path):
+    (tmp_path / "items.tsv").write_text("item_id\tname\na\tApple\nb\tBanana\nz\tZucchini\na\tAgain\n")
+    text = log(
+        "u a 1 5", "u a 2 5", "u b 3 1", "u b 4 4", "u c 5 5", "u a 6 4", "u b 7 4", "u b 8 4",
+        header="user_id,item_id,timestamp,rating\n",
+    )  # fmt: skip
+    outcome = prepare(
+        text,
+        "--label-column rating --label-threshold 4 --positive-only --duplicates consecutive --max-length 4",
+        *("--items", str(tmp_path / "items.tsv"), "--require-items"),
+    )
+    assert outcome.status == 0, outcome.err
+    assert outcome.steps() == [
+        ("parsed", 1, 3, 8),
+        ("positive only", 1, 3, 7),
+        ("duplicates consecutive", 1, 3, 5),
+        ("items with side information", 1, 2, 4),
+        ("newest 4", 1, 2, 4),
+    ]
+    (row,) = outcome.records("test")
+    assert (row["items"], row["timestamps"], row["labels"]) == (["a", "b", "a", "b"], [1, 4, 6, 7], [1, 1, 1, 1])
+    items = outcome.stats["items"]
+    assert items["without_side_information"] == 0
+    assert items["in_items_file_without_events"] == 1
+    assert items["duplicates_in_items_file"] == 1
+    assert item_rows(outcome) == [("a", "Apple"), ("b", "Banana")]
+
+
+def item_rows(outcome):
+    import tensorflow as tf
+
+    features = outcome.folder.schema.item_features
+    spec = records.parsing_spec(features)
+    return [
+        tuple(parsed[feature.name].numpy().decode() for feature in features)
+        for file in outcome.folder.item_files()
+        for parsed in (
+            tf.io.parse_single_example(example, spec)
+            for example in tf.data.TFRecordDataset(file, compression_type="GZIP")
+        )
+    ]
+
+
+def test_items_files_without_a_header_and_with_gaps_describe_every_item(prepare, tmp_path):
+    (tmp_path / "items.dat").write_bytes("b::Pâté::Food|Meat\nq\n".encode("latin-1"))
+    outcome = prepare(
+        THREE_USERS,
+        *("--items", str(tmp_path / "items.dat"), "--items-format", "csv", "--items-delimiter", "::"),
+        "--items-encoding latin-1 --items-columns item_id,title,genres --max-rejected 0.5",
+    )
+    assert outcome.status == 0, outcome.err
+    assert item_rows(outcome) == [("a", "", ""), ("b", "Pâté", "Food|Meat"), ("c", "", "")]
+    assert outcome.stats["items"]["without_side_information"] == 2
+    assert outcome.stats["input"]["items_file"]["rejected_by_reason"] == {"wrong number of columns": 1}
+    assert [(row["line"], row["text"]) for row in outcome.rejected()] == [(2, "q")]
+
+
+def test_json_items_may_lack_keys(prepare, tmp_path):
+    rows = [{"item_id": "a", "price": 1.5, "tags": ["x", "é"]}, {"item_id": "b", "new": True}, {"price": 2}]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outcome = prepare(THREE_USERS, f"--items {tmp_path / 'items.jsonl'} --max-rejected 0.4")
+    assert outcome.status == 0, outcome.err
+    assert item_rows(outcome) == [("a", "1.5", '["x", "é"]', ""), ("b", "", "", "true"), ("c", "", "", "")]
+    assert [(row["line"], row["reason"]) for row in outcome.rejected()] == [(3, "empty item id")]
+
+
+UNSEEN = ["t a 1", "t b 2", "u a 1", "u new 11", "u b 12", "v b 11", "v new 12", "v2 new 21", "v2 new 22", "u a 22"]
+
+
+def test_a_split_by_time_keeps_unseen_items_as_candidates(prepare):
+    outcome = prepare(log(*UNSEEN), "--split time --valid-from 10 --test-from 20")
+    assert outcome.histories("train") == {"t": (["a"], ["b"]), "u": (["a"], [])}
+    assert outcome.histories("valid") == {"u": (["a"], ["new", "b"]), "v": (["b"], ["new"])}
+    assert outcome.histories("test") == {"u": (["a", "new", "b"], ["a"]), "v2": (["new"], ["new"])}
+    assert outcome.folder.item_ids == ["a", "b", "new"]
+    assert outcome.stats["items"]["without_training_events"] == 1
+
+
+def test_unseen_items_can_be_dropped_with_what_only_they_would_test(prepare):
+    outcome = prepare(log(*UNSEEN), "--split time --valid-from 10 --test-from 20 --unseen-items drop")
+    assert outcome.histories("valid") == {"u": (["a"], ["b"])}
+    assert outcome.histories("test") == {"u": (["a", "b"], ["a"])}
+    assert outcome.folder.item_ids == ["a", "b"]
+    assert outcome.stats["items"]["dropped_as_unseen"] == 1
+    splits = outcome.stats["splits"]
+    assert [splits[name]["dropped_sequences"] for name in schema.SPLITS] == [0, 1, 1]
+    assert [splits[name]["dropped_targets"] for name in schema.SPLITS] == [0, 2, 1]
+
+
+def test_sessions_of_the_last_days_are_held_out_whole(prepare):
+    text = log(
+        "u a 2024-01-01 1", "u b 2024-01-01 1", "u a 2024-01-08 2", "u b 2024-01-08 2", "v a 2024-01-09 1",
+        "v b 2024-01-10 1",
+        header="user_id,item_id,timestamp,visit\n",
+    )  # fmt: skip
+    outcome = prepare(text, "--session-column visit --split last-days --test-days 1 --valid-days 2")
+    found = {
+        split: [(row["user_id"], row["session_id"], row["target_start"]) for row in outcome.records(split)]
+        for split in schema.SPLITS
+    }
+    assert found == {"train": [("u", "1", 1)], "valid": [("u", "2", 1)], "test": [("v", "1", 1)]}
+
+
+def test_lines_may_be_whole_sequences_split_by_file(prepare, tmp_path):
+    (tmp_path / "test.txt").write_text("3 1\n4 4 2\n")
+    outcome = prepare(
+        ["1 2 3\n", "2 1\n3 3\n"],
+        *("--format", "sequences", "--split", "files", "--valid-sequences", "1", "--range-bytes", "4"),
+        *("--test-input", str(tmp_path / "test.txt")),
+        suffix=".txt",
+    )
+    assert outcome.status == 0, outcome.err
+    rows = {split: [row["items"] for row in outcome.records(split)] for split in schema.SPLITS}
+    assert rows == {
+        "train": [["1", "2", "3"], ["2", "1"]],
+        "valid": [["3", "3"]],
+        "test": [["3", "1"], ["4", "4", "2"]],
+    }
+    assert outcome.folder.item_ids == ["1", "2", "3", "4"]
+    assert [feature.name for feature in outcome.folder.schema.features] == ["item_ids", "target_start"]
+
+
+def test_one_user_may_not_fill_the_memory(prepare):
+    events = [f"u i{k} {k}" for k in range(50)]
+    outcome = prepare(log(*events), "--max-events", "10", "--range-bytes", "64")
+    assert outcome.records("test")[0]["items"] == [f"i{k}" for k in range(40, 50)]
+    assert outcome.stats["input"]["events_beyond_the_newest"] == 40
+    assert "40 events beyond the newest 10" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--user-column", "user"], "no column 'user' (--user-column); did you mean 'user_id'?"),
+        (["--time-column", "when"], "--time-column none"),
+        (["--user-column", "9"], "no column number 9"),
+        (["--split", "time"], "--test-from"),
+        (["--split", "time", "--test-from", "soon"], "must be a number or ISO 8601"),
+        (["--split", "last-days"], "only holds an order"),
+        (["--split", "last-days", "--time-column", "none"], "needs a --time-column"),
+        (["--test-days", "-1"], "must not be negative"),
+        (["--min-item-events", "0"], "at least 1"),
+        (["--positive-only"], "--label-column"),
+        (["--require-items"], "--items"),
+        (["--items", "nowhere/*.csv"], "matches no file"),
+        (["--input", "nowhere.csv"], "matches no file"),
+        (["--input", "."], "is a folder"),
+        (["--format", "jsonl"], "has no column"),
+        (["--encoding", "utf-17"], "no encoding"),
+        (["--encoding", "utf-16"], "UTF-8"),
+        (["--preset", "retail-rocket"], "did you mean retailrocket?"),
+        (["--min_item_events", "5"], "did you mean --min-item-events?"),
+        (["--test-input", "x.csv"], "--split files"),
+        (["--min-user-events", "9"], "No training sequence with a target is left"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_sentence(prepare, options, message):
+    outcome = prepare(THREE_USERS, *options)
+    assert outcome.status == 2
+    (line,) = [line for line in outcome.err.splitlines() if line.startswith("seqrec prepare: ")]
+    assert message in line
+    assert "Traceback" not in outcome.err
+    assert not any("dataset" in path.name for path in outcome.output.parent.iterdir())
+
+
+def test_an_input_without_a_line_is_refused(prepare):
+    assert "empty" in prepare("").err
+    assert prepare(HEADER).status == 2
+
+
+def test_a_damaged_gzip_file_fails_the_job(prepare, tmp_path):
+    import gzip
+
+    whole = gzip.compress(log(*(f"u{k} i{k * k % 997} {k}" for k in range(5000))).encode())
+    (tmp_path / "broken.csv.gz").write_bytes(whole[: len(whole) // 2])
+    outcome = prepare([], "--input", str(tmp_path / "broken.csv.gz"))
+    assert outcome.status == 1
+    assert "broken.csv.gz is damaged: Compressed file ended" in outcome.err
+    assert not any("dataset" in path.name for path in tmp_path.iterdir())
+
+
+class BucketFileSystem(LocalFileSystem):
+    """Local files under another scheme: what the job does with them it does through Beam's file systems."""
+
+    named: ClassVar[list[str]] = []
+
+    @classmethod
+    def scheme(cls):
+        return "bucket"
+
+    def match(self, patterns, limits=None):
+        results = super().match([pattern.removeprefix("bucket://") for pattern in patterns], limits)
+        return [
+            MatchResult(
+                f"bucket://{result.pattern}",
+                [
+                    FileMetadata(f"bucket://{file.path}", file.size_in_bytes)
+                    for file in result.metadata_list
+                    if os.path.isfile(file.path)
+                ],
+            )
+            for result in results
+        ]
+
+    def create(self, path, *args, **kwargs):
+        return super().create(path.removeprefix("bucket://"), *args, **kwargs)
+
+    def open(self, path, *args, **kwargs):
+        return super().open(path.removeprefix("bucket://"), *args, **kwargs)
+
+    def rename(self, sources, destinations):
+        self.named.extend(destinations)
+        super().rename(*([path.removeprefix("bucket://") for path in paths] for paths in (sources, destinations)))
+
+    def delete(self, paths):
+        for path in paths:
+            os.remove(path.removeprefix("bucket://"))
+
+
+def test_a_remote_folder_is_complete_when_its_last_file_says_so(prepare, tmp_path):
+    (tmp_path / "more.csv").write_text(log("z a 1"))
+    options = [f"--input bucket://{tmp_path}/*.csv --output bucket://{tmp_path}/remote"]
+    outcome = prepare(THREE_USERS, *options)
+    assert outcome.status == 0, outcome.err
+    assert BucketFileSystem.named[-1].endswith("/remote/COMPLETED")
+    assert DatasetFolder(tmp_path / "remote").stats["steps"] == [
+        {"step": "parsed", "users": 4, "items": 3, "events": 9}
+    ]
+    assert prepare(THREE_USERS, *options).status == 2
+    (tmp_path / "remote" / "train" / "stale").touch()
+    assert prepare(THREE_USERS, *options, "--overwrite").status == 0
+    assert not (tmp_path / "remote" / "train" / "stale").exists()
+
+
+@pytest.mark.slow
+def test_several_processes_give_the_same_bytes(prepare):
+    text = log(*(f"u{k % 37} i{k * k % 101} {k}" for k in range(3000)))
+    options = ["--range-bytes", "2000", "--num-shards", "2"]
+    one = prepare(text, *options, output="one")
+    two = prepare(text, *options, "--direct_num_workers=2", "--direct_running_mode=multi_processing", output="two")
+    assert two.status == 0, two.err
+    assert two.folder.fingerprint == one.folder.fingerprint
+    assert (two.output / "stats.json").read_bytes() == (one.output / "stats.json").read_bytes()
+
+
+def plan_for(tmp_path, output):
+    from beam_jobs.options import Options
+    from beam_jobs.pipeline import make_plan
+
+    (tmp_path / "events.csv").write_text(THREE_USERS)
+    (tmp_path / "items.csv").write_text("item_id,name\na,Apple\n")
+    return make_plan(
+        Options(
+            input=(str(tmp_path / "*events.csv"),),
+            items=(str(tmp_path / "items.csv"),),
+            output=output,
+            require_items=True,
+            min_item_events=2,
+            filter_rounds=2,
+            max_length=10,
+        ),
+        output,
+    )
+
+
+def test_the_graph_serialises_for_a_portable_runner(tmp_path):
+    import apache_beam as beam
+
+    from beam_jobs.pipeline import PrepareSequences
+
+    pipeline = beam.Pipeline()
+    pipeline | "Prepare" >> PrepareSequences(plan_for(tmp_path, "gs://bucket/dataset"))
+    proto = pipeline.to_runner_api()
+    names = {transform.unique_name for transform in proto.components.transforms.values()}
+    assert {"Prepare/Events/Read", "Prepare/Filter 2", "Prepare/Write items", "Prepare/Finish"} <= names
+    assert beam.Pipeline.from_runner_api(proto, pipeline.runner, pipeline.options)
+    # Whatever the workers unpickle comes from the package that --setup_file installs there, not from __main__.
+    assert b"__main__" not in proto.SerializeToString()
+
+
+def test_the_dataflow_job_builds(tmp_path):
+    pytest.importorskip("google.cloud.storage", reason="needs apache-beam[gcp]")
+    apiclient = pytest.importorskip("apache_beam.runners.dataflow.internal.apiclient", reason="needs apache-beam[gcp]")
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from beam_jobs.pipeline import PrepareSequences
+
+    # The job as DataflowRunner makes it, stopping before it asks Google for anything.
+    options = PipelineOptions(
+        ["--runner=DataflowRunner", "--project=p", "--region=r", "--temp_location=gs://b/t", "--job_name=prepare"]
+    )
+    pipeline = beam.Pipeline("FnApiRunner", options=options)
+    pipeline | "Prepare" >> PrepareSequences(plan_for(tmp_path, "gs://bucket/dataset"))
+    job = apiclient.Job(options, pipeline.to_runner_api())
+    assert job.proto.type.name == "JOB_TYPE_BATCH"
+    steps = {transform.unique_name for transform in job.proto_pipeline.components.transforms.values()}
+    assert "Prepare/Finish" in steps
+
+
+def test_seqrec_and_the_module_are_the_same_command():
+    import subprocess
+
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-m", "beam_jobs.prepare_sequences", "--input", "nowhere.csv", "--output", "x"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 2
+    assert "seqrec prepare: --input nowhere.csv matches no file." in done.stderr
+
+
+def test_movielens_100k_needs_no_options_but_its_preset(prepare, data_dir):
+    outcome = prepare([], "--preset", "movielens-100k", "--input", str(data_dir / "ml-100k"))
+    assert outcome.status == 0, outcome.err
+    assert outcome.steps() == [("parsed", 943, 1682, 100_000)]
+    assert outcome.folder.schema.time_unit == "seconds"
+    assert item_rows(outcome)[outcome.folder.item_ids.index("50")][1] == "Star Wars (1977)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "folder", "options", "steps", "targets"),
+    [
+        (
+            "movielens-1m",
+            "ml-1m",
+            ["--min-item-events", "5"],
+            [("parsed", 6040, 3706, 1_000_209), ("filter", 6040, 3416, 999_611)],
+            6040,
+        ),
+        ("amazon-beauty", "amazon-beauty", [], [("parsed", 40_226, 54_542, 353_962)], 40_226),
+        ("retailrocket", "retailrocket", [], [("parsed", 126_168 + 4_735, 36_968, 685_984 + 24_602)], 19_867),
+    ],
+)
+def test_public_data_sets_have_the_sizes_that_papers_report(prepare, data_dir, preset, folder, options, steps, targets):
+    outcome = prepare([], "--preset", preset, "--input", str(data_dir / folder), *options)
+    assert outcome.status == 0, outcome.err
+    assert outcome.steps() == steps
+    assert outcome.stats["splits"]["test"]["targets"] == targets
