@@ -23,10 +23,9 @@ from beam_jobs import parsing, read_events
 from beam_jobs.options import FORMATS, NONE, Options
 from beam_jobs.parsing import Columns, LineError, TextFormat
 from beam_jobs.read_events import Range
-from seqrec_tf.schema import Feature
+from seqrec_tf.schema import ITEM_ID, Feature
 
 # The item's id among the features of an item record.
-ITEM_ID = "item_id"
 ITEM_ID_FEATURE = Feature(ITEM_ID, "string", (), "the item")
 
 _BY_EXTENSION = {

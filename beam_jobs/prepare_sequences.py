@@ -33,9 +33,10 @@ from beam_jobs.options import Options, add_arguments, resolve
 from beam_jobs.pipeline import Plan, PrepareSequences, make_plan
 from seqrec_tf import schema as schema_lib
 
-__all__ = ["TAKES_BEAM_OPTIONS", "add_arguments", "run"]
+__all__ = ["NEEDS_TENSORFLOW", "TAKES_BEAM_OPTIONS", "add_arguments", "run"]
 
 TAKES_BEAM_OPTIONS = True
+NEEDS_TENSORFLOW = True
 
 
 def run(args: argparse.Namespace) -> None:
@@ -142,7 +143,7 @@ def _check_result(stats: dict[str, Any], partial: str, output: str, *, is_local:
             shutil.rmtree(kept, ignore_errors=True)
             os.rename(f"{partial}/{schema_lib.REJECTED_FOLDER}", kept)
         raise RuntimeError(f"{' '.join(failures)} The rejected lines are in {kept}/.")
-    if not stats["splits"]["train"]["sequences_with_targets"]:
+    if not stats["splits"]["train"]["sequences"]:
         left = "; ".join(
             f"{step['step']}: {step['users']:,} sequences, {step['events']:,} events" for step in stats["steps"]
         )
@@ -167,6 +168,8 @@ def summary(stats: dict[str, Any], output: str, seconds: float) -> str:
     for name, split in stats["splits"].items():
         median = split["length"].get("p50", 0)
         lines.append(f"{name:<32}{split['sequences']:>12,}{split['targets']:>12,}{median:>14,}")
+    if alone := stats["training_sequences_of_one_event"]:
+        lines.append(f"{alone:,} training sequences of one event have nothing to predict and are left out")
     items, ties, repeats = stats["items"], stats["ties"], stats["repeats"]
     lines += [
         "",

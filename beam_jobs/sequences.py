@@ -267,6 +267,10 @@ class Split(Counting):
         self.items["all"].update(items[: max((end for _, end, _ in cuts), default=0)])
         self.items["train"].update(items[: max((end for split, end, _ in cuts if split == "train"), default=0)])
         counts = self.counts
+        # One training event has nothing to predict it from: it counts as popularity, but makes no record.
+        num_cuts = len(cuts)
+        cuts = [(split, end, start) for split, end, start in cuts if end > start]
+        counts["train_without_target",] += num_cuts - len(cuts)
         counts["repeated_events",] += len(items) - len(set(items))
         counts["consecutive_repeats",] += sum(a == b for a, b in itertools.pairwise(items))
         tied = tied_events(events) if self._has_time else ()

@@ -67,7 +67,7 @@ class EncodeSequences(Counting):
                 start, end = (sum(event[ITEM] in ids for event in events[:place]) for place in (start, end))
                 start = max(start, 1)
                 self.counts["dropped_targets", split] += dropped
-                if end <= start and split != "train":
+                if end <= start:
                     self.counts["dropped_sequences", split] += 1
                     continue
             record = {name: column[:end] for name, column in values.items()}
@@ -77,8 +77,7 @@ class EncodeSequences(Counting):
             if schema_lib.SESSION_ID in self._names:
                 record[schema_lib.SESSION_ID] = key[2]
             self.counts["length", split, end] += 1
-            self.counts["sequences_with_targets", split] += end > start
-            self.counts["targets", split] += max(end - start, 0)
+            self.counts["targets", split] += end - start
             yield (split, shard), (order, records.encode_example(record, self._features))
 
     def _event_values(self, events: Sequence[Event], ids: Mapping[str, int]) -> dict[str, Any]:
@@ -267,7 +266,6 @@ class Finish:
             "splits": {
                 split: {
                     "sequences": lengths[split].total(),
-                    "sequences_with_targets": count("sequences_with_targets", split),
                     "events": sum(length * number for length, number in lengths[split].items()),
                     "targets": count("targets", split),
                     "dropped_sequences": count("dropped_sequences", split),
@@ -276,6 +274,7 @@ class Finish:
                 }
                 for split in schema_lib.SPLITS
             },
+            "training_sequences_of_one_event": count("train_without_target"),
             "items": items,
         }
 

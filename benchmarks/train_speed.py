@@ -1,8 +1,8 @@
 """Users trained a second: this project against RecTools, side by side in one run.
 
-Both train SASRec on the leave-one-out training part of the same dataset folder: 2 blocks, 1 head, batch 128, dropout 0.2,
-Adam, the whole training step of each library with its own input pipeline. Epochs of the two alternate, so that a noisy
-machine disturbs both alike; the first epoch of each start (compilation) does not count.
+Both train SASRec on the leave-one-out training part of the same dataset folder: 2 blocks, 1 head, batch 128, dropout
+0.2, Adam, the whole training step of each library with its own input pipeline. The two are started in turns, so that
+a noisy machine disturbs both alike; the first epoch of each start (compilation) does not count.
 
     python benchmarks/train_speed.py --dataset bench/ml-1m --max-len 200 --peer-python bench/rectools/bin/python
 """

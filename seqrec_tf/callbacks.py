@@ -35,10 +35,10 @@ class _State(tf.train.experimental.PythonState):
 
 
 class RunKeeper(keras.callbacks.Callback):
-    """Keeps the best model and, after each epoch, all that a later process needs to go on exactly from there.
+    """Keeps the best model and, after each epoch, all that another process needs to go on exactly from there.
 
-    A checkpoint holds every variable (weights, optimizer slots, random generators) together with the epochs' figures, in
-    one atomic step; batches follow from the epoch's number. So what comes after a stop equals what would have come.
+    A checkpoint holds every variable (weights, optimizer slots, random generators) together with the epochs' figures,
+    in one atomic step; batches follow from the epoch's number. So what comes after a stop equals what would have come.
 
     Args:
         path: The run folder.
@@ -78,7 +78,8 @@ class RunKeeper(keras.callbacks.Callback):
     @property
     def has_lost_patience(self) -> bool:
         """Whether the last `patience` validations brought nothing better."""
-        since_best = [epoch for epoch in self.epochs if MONITOR in epoch and epoch["epoch"] > self.best["epoch"]]
+        best = self.best
+        since_best = [epoch for epoch in self.epochs if best and MONITOR in epoch and epoch["epoch"] > best["epoch"]]
         return 0 < self.patience <= len(since_best)
 
     def restore(self) -> int:
@@ -167,7 +168,8 @@ class Progress(keras.callbacks.Callback):
             return
         self._shown = now
         rate = (batch + 1) * self._sequences / self._steps / (now - self._epoch_started)
-        line = f"epoch {self._epoch + 1}  step {batch + 1:,}/{self._steps:,}  loss {float(logs['loss']):.4f}  {rate:,.0f} sequences/s"
+        line = f"epoch {self._epoch + 1}  step {batch + 1:,}/{self._steps:,}  loss {float(logs['loss']):.4f}"
+        line += f"  {rate:,.0f} sequences/s"
         if self._is_live:
             sys.stderr.write(f"\r{line}  left {_duration(self._time_left(batch + 1))}\x1b[K")
             sys.stderr.flush()

@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     try:
         if getattr(module, "TAKES_BEAM_OPTIONS", False):
-            args, args.beam_options = parser.parse_known_args(arguments)
+            args, beam_options = parser.parse_known_args(arguments)
+            args.beam_options = beam_options
         else:
             args = parser.parse_args(arguments)
     except SystemExit as stop:  # argparse has already said why

@@ -25,6 +25,18 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.{_nearest(value, choices)}")
 
 
+def check_at_least(name: str, value: float, least: float) -> None:
+    """Raise a ValueError where `value` is less than `least`."""
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}.")
+
+
+def check_rate(name: str, value: float) -> None:
+    """Raise a ValueError unless `value` is in [0, 1)."""
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"{name} must be in [0, 1), got {value}.")
+
+
 def _nearest(word: str, words: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, list(words), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
@@ -39,6 +51,9 @@ class ModelConfig:
     """
 
     max_len: int = 50
+
+    def __post_init__(self):
+        check_at_least("model.max_len", self.max_len, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +71,10 @@ class DataConfig:
     eval_batch_size: int = 256
     sort_by_length: bool = True
     exclude_history: bool = True
+
+    def __post_init__(self):
+        check_at_least("data.batch_size", self.batch_size, 1)
+        check_at_least("data.eval_batch_size", self.eval_batch_size, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +110,10 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self):
+        for name, least in (("epochs", 1), ("validate_every", 1), ("learning_rate", 0.0), ("warmup_steps", 0)):
+            check_at_least(f"train.{name}", getattr(self, name), least)
+        for name in ("weight_decay", "clip_norm", "patience", "seed"):
+            check_at_least(f"train.{name}", getattr(self, name), 0)
         check_choice("train.schedule", self.schedule, ("constant", "cosine", "linear"))
         check_choice("train.precision", self.precision, ("float32", "mixed_bfloat16", "mixed_float16"))
         check_choice("train.strategy", self.strategy, ("auto", "none", "mirrored", "multi-worker"))
@@ -110,9 +133,11 @@ class Config:
         lines = [f"model_name = {json.dumps(self.model_name)}"]
         for section in ("model", "data", "train"):
             lines += ["", f"[{section}]"]
-            # JSON's scalars and lists are TOML's too.
+            # JSON's scalars and lists are TOML's too; what is None is left out, as TOML has no word for it.
             lines += [
-                f"{key} = {json.dumps(value)}" for key, value in dataclasses.asdict(getattr(self, section)).items()
+                f"{key} = {json.dumps(value)}"
+                for key, value in dataclasses.asdict(getattr(self, section)).items()
+                if value is not None
             ]
         return "\n".join(lines) + "\n"
 
@@ -144,6 +169,9 @@ def resolve(
     named = values.pop("model_name", model_name)
     if named != model_name:
         raise ValueError(f"{toml_name} is for the model {named!r}, but --model is {model_name!r}.")
+    for section, content in values.items():
+        if not isinstance(content, dict):
+            raise ValueError(f"{toml_name}: {section} must be a section, such as [train], got {content!r}.")
     for setting in settings:
         key, equals, text = setting.partition("=")
         section, dot, name = key.strip().partition(".")
@@ -153,7 +181,9 @@ def resolve(
     sections = {"model": model_config, "data": DataConfig, "train": TrainConfig}
     for section in values:
         check_choice("The configuration section", section, sections)
-    parts = {name: from_values(cls, values.get(name, {}), section=name) for name, cls in sections.items()}
+    parts: dict[str, Any] = {
+        name: from_values(cls, values.get(name, {}), section=name) for name, cls in sections.items()
+    }
     return Config(model_name, **parts)
 
 
@@ -179,6 +209,12 @@ def _parse_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
+        pass
+    if text in ("True", "False"):
+        return text == "True"
+    try:
+        return float(text)  # such as .001, which TOML does not take
+    except ValueError:
         return text
 
 

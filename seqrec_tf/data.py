@@ -1,9 +1,9 @@
 """A dataset folder to `tf.data` batches: training sequences, and histories with the item to predict.
 
-Little of a batch is padding: within a window of many thousand sequences they are sorted by length (roughly, so that a batch is not
-the same in every epoch), cut into batches, and the batches are shuffled. Records are parsed a window at a time, which is
-several times faster than one by one. Everything follows from the seed and the epoch, so a run that was stopped goes on
-with the batches it would have had.
+Little of a batch is padding: within a window of many thousand sequences they are sorted by length (roughly, so that a
+batch is not the same in every epoch), cut into batches, and the batches are shuffled. Records are parsed a window at a
+time, which is several times faster than one by one. Everything follows from the seed and the epoch, so a run that was
+stopped goes on with the batches it would have had.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def load(
     Args:
         dataset: A finished dataset folder, or its path.
         model: Decides what a training batch holds (`model.make_batch`) and how much history it sees.
-        split: "train" gives what the model's loss needs, each iteration in a new order. "valid" and "test" give, for
+        split: "train" gives what the model's loss needs, `(inputs, labels, weight: float32 [B])`, each iteration in a
+            new order. "valid" and "test" give, for
             each event to predict, `({item_ids: int32 [B, L]}, {target: int32 [B], excluded: int32 [B, S]})`.
         batch_size: Sequences a batch.
         sort_by_length: Whether training batches hold sequences of like length, for little padding.
@@ -79,6 +80,27 @@ def load(
 def steps_per_epoch(folder: DatasetFolder, batch_size: int) -> int:
     """Training batches of one epoch."""
     return math.ceil(folder.stats["splits"]["train"]["sequences"] / batch_size)
+
+
+def replica_batches(batches: tf.data.Dataset, context: tf.distribute.InputContext) -> tf.data.Dataset:
+    """What the replicas of one worker see of the batches of all: replica r of R takes rows r, r + R, ... of each.
+
+    For `strategy.distribute_datasets_from_function`. Left to itself, tf.distribute gives each of several workers whole
+    batches where it cannot tell their size, which makes the global batch larger and the epoch shorter.
+
+    Args:
+        batches: The batches of a step over all replicas, in the same order on every worker.
+        context: Which worker asks.
+    """
+    total = context.num_replicas_in_sync
+    per_worker = total // context.num_input_pipelines
+    first = context.input_pipeline_id * per_worker
+
+    def parts(*batch):
+        replicas = tf.data.Dataset.range(first, first + per_worker)
+        return replicas.map(lambda replica: tf.nest.map_structure(lambda rows: rows[replica::total], batch))
+
+    return batches.flat_map(parts).prefetch(tf.data.AUTOTUNE)
 
 
 def evaluation_batches(
@@ -150,7 +172,12 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, order):
 
         def batch(index):
             chosen = by_length[index * batch_size : (index + 1) * batch_size]
-            return model.make_batch({name: tf.gather(value, chosen) for name, value in sequences.items()})
+            inputs, labels = model.make_batch({name: tf.gather(value, chosen) for name, value in sequences.items()})
+            # The mean over a batch of short sequences counts each of their targets for more than that over a batch of
+            # long ones; weighted by the batch's length, all targets of an epoch count the same.
+            events = tf.reduce_sum(tf.gather(lengths, chosen))
+            weight = events * tf.cast(num_batches, tf.float32) / tf.reduce_sum(lengths)
+            return inputs, labels, tf.fill(tf.shape(chosen), weight)
 
         return tf.data.Dataset.from_tensor_slices(shuffled).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
 

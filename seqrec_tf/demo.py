@@ -1,8 +1,8 @@
 """The whole path on a generated shop: events, Beam, training, evaluation, SavedModel, REST. No network needed.
 
-The shop has 480 items and a few thousand customers. What a customer looks at next follows from what they looked at before
-(a tent, then the sleeping bag of the same brand), so that a sequential model has something to learn that popularity cannot
-know. Some lines of the event log are broken on purpose.
+The shop has 480 items and a few thousand customers. What a customer looks at next follows from what they looked at
+before (a tent, then the sleeping bag of the same brand), so that a sequential model has something to learn that
+popularity cannot know. Some lines of the event log are broken on purpose.
 
 Each step is one of the commands that you would give yourself; they are shown as they run.
 """
@@ -25,19 +25,22 @@ import urllib.request
 
 # What is bought in which order, by category.
 _TRAILS = {
-    "camping": ("tent", "sleeping bag", "sleeping mat", "camp stove", "gas cartridge", "cook set", "head torch", "water filter"),
-    "coffee": ("hand grinder", "kettle", "dripper", "paper filters", "scale", "coffee beans", "carafe", "cup"),
-    "cycling": ("city bike", "helmet", "lock", "front light", "rear light", "pump", "repair kit", "rain cape"),
-    "photography": ("camera body", "lens", "memory card", "spare battery", "tripod", "camera bag", "filter set", "photo book"),
-    "gardening": ("raised bed", "soil", "seed box", "watering can", "trowel", "gloves", "plant labels", "pruning shears"),
-    "running": ("running shoes", "socks", "shorts", "shirt", "wind jacket", "belt", "watch", "foam roller"),
-    "baking": ("stand mixer", "mixing bowl", "scale", "baking tin", "proofing basket", "dough scraper", "oven thermometer", "flour"),
-    "music": ("guitar", "strings", "tuner", "capo", "strap", "guitar case", "amplifier", "song book"),
-    "office": ("desk", "chair", "monitor arm", "keyboard", "mouse", "desk lamp", "notebook", "fountain pen"),
-    "nursery": ("crib", "mattress", "changing pad", "baby monitor", "carrier", "pram", "high chair", "picture book"),
-    "fishing": ("rod", "reel", "line", "hooks", "lures", "tackle box", "landing net", "waders"),
-    "painting": ("easel", "canvas", "acrylic set", "brush set", "palette", "varnish", "sketchbook", "frame"),
-}  # fmt: skip
+    category: tuple(products.split(", "))
+    for category, products in {
+        "camping": "tent, sleeping bag, sleeping mat, camp stove, gas cartridge, cook set, head torch, water filter",
+        "coffee": "hand grinder, kettle, dripper, paper filters, coffee scale, coffee beans, carafe, cup",
+        "cycling": "city bike, helmet, lock, front light, rear light, pump, repair kit, rain cape",
+        "photography": "camera body, lens, memory card, spare battery, tripod, camera bag, filter set, photo book",
+        "gardening": "raised bed, soil, seed box, watering can, trowel, gloves, plant labels, pruning shears",
+        "running": "running shoes, socks, shorts, shirt, wind jacket, belt, watch, foam roller",
+        "baking": "stand mixer, mixing bowl, kitchen scale, baking tin, proofing basket, dough scraper, apron, flour",
+        "music": "guitar, strings, tuner, capo, strap, guitar case, amplifier, song book",
+        "office": "desk, chair, monitor arm, keyboard, mouse, desk lamp, notebook, fountain pen",
+        "nursery": "crib, mattress, changing pad, baby monitor, carrier, pram, high chair, picture book",
+        "fishing": "rod, reel, line, hooks, lures, tackle box, landing net, waders",
+        "painting": "easel, canvas, acrylic set, brush set, palette, varnish, sketchbook, frame",
+    }.items()
+}
 _BRANDS = ("Alder", "Birch", "Cedar", "Dogwood", "Elm")
 
 _NUM_CUSTOMERS = 4000
@@ -55,7 +58,9 @@ _BROKEN_ENCODING = b"c11,\xff\xfe-tent,2026-03-05T10:00:00Z,view\n"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--output", default="demo", metavar="DIR", help="folder for everything it makes (default: demo)")
+    parser.add_argument(
+        "--output", default="demo", metavar="DIR", help="folder for everything it makes (default: demo)"
+    )
     parser.add_argument("--customers", type=int, default=_NUM_CUSTOMERS, help=f"default: {_NUM_CUSTOMERS}")
     parser.add_argument("--epochs", type=int, default=15, help="of training, at most (default: 15)")
 
@@ -86,7 +91,8 @@ def run(args: argparse.Namespace) -> None:
         "Export for TF Serving": f"export --run {run_folder} --output {models / 'shop'}",
         "Serve over REST": f"serve --models {models} --port {port}",
         "Ask for recommendations": (
-            f"recommend --url http://localhost:{port} --model shop --history {','.join(history)} --k 5 --dataset {dataset}"
+            f"recommend --url http://localhost:{port} --model shop --history {','.join(history)} --k 5 "
+            f"--dataset {dataset}"
         ),
     }
     for title, command in commands.items():
@@ -157,11 +163,7 @@ def generate_shop(folder: pathlib.Path, *, num_customers: int, seed: int) -> int
 def _items() -> dict[str, tuple[str, str, str]]:
     """Item id to (category, brand, product)."""
     return {
-        f"{brand}-{product}".lower().replace(" ", "-") + ("" if product != "scale" else f"-{category}"): (
-            category,
-            brand,
-            product,
-        )
+        f"{brand}-{product}".lower().replace(" ", "-"): (category, brand, product)
         for category, products in _TRAILS.items()
         for product in products
         for brand in _BRANDS

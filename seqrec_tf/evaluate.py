@@ -156,14 +156,19 @@ def evaluate(
     num_items = folder.num_items
     length = min(max(CUTOFFS), num_items)
 
-    @tf.function(reduce_retracing=True)
-    def rank_full(inputs, labels):
+    batches = data.evaluation_batches(
+        folder, split, max_len=model.config.max_len, batch_size=batch_size, exclude_history=exclude_history
+    )
+    inputs_spec, labels_spec = batches.element_spec
+
+    @tf.function(input_signature=[inputs_spec, labels_spec[TARGET], labels_spec[EXCLUDED]])
+    def rank_full(inputs, target, excluded):
         query = model.query(inputs)
-        rank = model.rank_targets(query, labels[TARGET], labels[EXCLUDED])
-        items, scores = model.recommend(query, labels[EXCLUDED], k=length)
+        rank = model.rank_targets(query, target, excluded)
+        items, scores = model.recommend(query, excluded, k=length)
         return rank, tf.where(tf.math.is_finite(scores), items, 0)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(input_signature=[inputs_spec, labels_spec[TARGET], tf.TensorSpec([None, NUM_NEGATIVES], tf.int32)])
     def rank_sampled(inputs, target, negatives):
         return model.rank_among(model.query(inputs), target, negatives)
 
@@ -171,22 +176,19 @@ def evaluate(
     sampler = _NegativeSampler(folder, protocol) if protocol != "full" else None
     ranks, lists = [], []
     num_impossible = 0
-    for inputs, labels in data.evaluation_batches(
-        folder, split, max_len=model.config.max_len, batch_size=batch_size, exclude_history=exclude_history
-    ):
+    for inputs, labels in batches:
         if sampler is None:
-            rank, items = rank_full(inputs, labels)
+            rank, items = rank_full(inputs, labels[TARGET], labels[EXCLUDED])
             lists.append(items.numpy())
             num_impossible += int(np.sum(rank.numpy() > num_items))
         else:
             negatives = np.stack([sampler(touched, rng) for touched in labels[data.TOUCHED].numpy()])
             rank = rank_sampled(inputs, labels[TARGET], negatives)
         ranks.append(rank.numpy())
-    ranks = np.concatenate(ranks)
-    metrics = rank_metrics(ranks, rng=rng)
+    metrics = rank_metrics(np.concatenate(ranks), rng=rng)
     if lists:
         metrics |= list_metrics(np.concatenate(lists), np.array([0, *folder.item_counts]), rng=rng)
-    return Result(len(ranks), num_impossible, metrics)
+    return Result(sum(map(len, ranks)), num_impossible, metrics)
 
 
 def rank_metrics(ranks: np.ndarray, *, rng: np.random.Generator) -> dict[str, Interval]:

@@ -47,8 +47,10 @@ def encode_example(values: Mapping[str, Any], features: Iterable[Feature]) -> by
     for feature in features:
         if feature.name not in values:
             raise ValueError(f"The record lacks feature `{feature.name}`, which its schema declares.")
-        value = values[feature.name]
+        value: Any = values[feature.name]
         value = [value] if feature.shape == () else value
+        if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
+            raise ValueError(f"Feature `{feature.name}` must hold {feature.dtype}: a list of them, got {value!r}.")
         if feature.shape not in ((), (None,)) and len(value) != feature.shape[0]:
             raise ValueError(f"Feature `{feature.name}` must have {feature.shape[0]} values, got {len(value)}.")
         message = example.features.feature[feature.name]
@@ -59,7 +61,7 @@ def encode_example(values: Mapping[str, Any], features: Iterable[Feature]) -> by
                 message.float_list.value.extend(value)
             else:
                 message.bytes_list.value.extend(v.encode() if isinstance(v, str) else v for v in value)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"Feature `{feature.name}` must hold {feature.dtype}: {error}.") from error
     return example.SerializeToString(deterministic=True)
 

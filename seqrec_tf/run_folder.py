@@ -47,7 +47,7 @@ class RunFolder:
         if not (self.path / COMPLETED_FILE).exists():
             if (self.path / CONFIG_FILE).exists():
                 raise FileNotFoundError(
-                    f"{path} is a run that has not finished. Give `seqrec train` the same options again to go on with it."
+                    f"{path} is a run that has not finished. Give `seqrec train` the same options again to go on."
                 )
             raise FileNotFoundError(
                 f"{path} is not a run folder: it has no {COMPLETED_FILE} file. Make it with "
@@ -86,13 +86,18 @@ class RunFolder:
         return folder
 
     def load_model(self):
-        """The model of the best epoch, a `SequenceModel`."""
+        """The model of the best epoch, a `SequenceModel`, computing in the precision it was trained in."""
         import keras
 
         from seqrec_tf import models
 
         models.find(self.config.model_name)  # registers the class
-        return keras.models.load_model(self.path / BEST_MODEL_FILE, compile=False)
+        policy = keras.mixed_precision.dtype_policy()
+        keras.mixed_precision.set_dtype_policy(self.config.train.precision)
+        try:
+            return keras.models.load_model(self.path / BEST_MODEL_FILE, compile=False)
+        finally:
+            keras.mixed_precision.set_dtype_policy(policy)
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:

@@ -26,6 +26,7 @@ PADDING_ID = 0
 USER_ID = "user_id"
 SESSION_ID = "session_id"
 ITEM_IDS = "item_ids"
+ITEM_ID = "item_id"  # of an item record
 TIMESTAMPS = "timestamps"
 LABELS = "labels"
 WEIGHTS = "weights"
@@ -115,9 +116,12 @@ class Schema:
                 f"The schema must have version {SCHEMA_VERSION}, got {version}. Prepare the dataset again with this "
                 "version of seqrec_tf."
             )
-        for key in ("features", "item_features"):
-            values[key] = tuple(Feature(**{**feature, "shape": tuple(feature["shape"])}) for feature in values[key])
-        return cls(**values)
+        try:
+            for key in ("features", "item_features"):
+                values[key] = tuple(Feature(**{**feature, "shape": tuple(feature["shape"])}) for feature in values[key])
+            return cls(**values)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"This is not a schema of version {SCHEMA_VERSION}: {error}.") from error
 
     @classmethod
     def from_json(cls, text: str) -> Schema:

@@ -3,8 +3,8 @@
 Example:
   seqrec train --dataset shop --model sasrec --output runs/sasrec --set train.epochs=50 model.dim=64
 
-The configuration is the model's defaults, overridden by --config FILE (TOML), overridden by --set. A run that was stopped
-goes on where it was when the same command is given again, and ends with the figures it would have had.
+The configuration is the model's defaults, overridden by --config FILE (TOML), overridden by --set. A run that was
+stopped goes on where it was when the same command is given again, and ends with the figures it would have had.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ import pathlib
 import shutil
 import sys
 import tempfile
-import time
 import warnings
 from typing import TYPE_CHECKING
 
 from seqrec_tf import run_folder as run_lib
 from seqrec_tf.config import Config
 from seqrec_tf.records import DatasetFolder
-from seqrec_tf.schema import COMPLETED_FILE
 from seqrec_tf.run_folder import RunFolder, write_whole
+from seqrec_tf.schema import COMPLETED_FILE
 
 if TYPE_CHECKING:
     from seqrec_tf.models.base import SequenceModel
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     train(config, folder, args.output)
 
 
-def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, log=None) -> RunFolder:
+def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, log=None) -> RunFolder | None:
     """Train a model and write its run folder; go on with it where it was stopped.
 
     Args:
@@ -78,6 +77,9 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
         folder: The dataset.
         output: Run folder.
         log: Function that shows a line of text; stdout where None.
+
+    Returns:
+        The finished run; None in a worker that is not the chief, which leaves no folder.
 
     Raises:
         FileExistsError: `output` holds a finished run, or an unfinished one of another configuration or dataset.
@@ -112,16 +114,16 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         model.compile(optimizer=optimizer)
         optimizer.build(model.trainable_variables)  # so that its state can be restored before the first step
-    validation = None
-    if folder.split_files("valid"):
-        validation = data.load(
-            folder,
-            model,
-            "valid",
-            batch_size=config.data.eval_batch_size,
-            exclude_history=config.data.exclude_history,
-        )
-    keeper = RunKeeper(path, model, patience=config.train.patience, has_validation=validation is not None)
+    is_multi_worker = config.train.strategy == "multi-worker"
+
+    def batches_of(split: str, **options):
+        def load(context=None):
+            batches = data.load(folder, model, split, **options)
+            return batches if context is None else data.replica_batches(batches, context)
+
+        return strategy.distribute_datasets_from_function(load) if is_multi_worker else load()
+
+    keeper = RunKeeper(path, model, patience=config.train.patience, has_validation=bool(folder.split_files("valid")))
     first_epoch = keeper.restore()
     if first_epoch:
         log(f"Going on after epoch {first_epoch} of at most {config.train.epochs}.")
@@ -133,9 +135,8 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
             # Keras warns when a dataset of unknown length ends, which is how every validation ends.
             warnings.filterwarnings("ignore", message="Your input ran out of data")
             model.fit(
-                data.load(
-                    folder,
-                    model,
+                batches_of(
+                    "train",
                     batch_size=config.data.batch_size,
                     sort_by_length=config.data.sort_by_length,
                     seed=config.train.seed,
@@ -144,7 +145,13 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
                 steps_per_epoch=steps,
                 initial_epoch=first_epoch,
                 epochs=epochs,
-                validation_data=validation,
+                validation_data=batches_of(
+                    "valid",
+                    batch_size=config.data.eval_batch_size,
+                    exclude_history=config.data.exclude_history,
+                )
+                if keeper.has_validation
+                else None,
                 validation_freq=config.train.validate_every,
                 shuffle=False,
                 verbose=0,
@@ -162,7 +169,7 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
         log(f"Next: seqrec evaluate --run {path}")
         return RunFolder(path)
     shutil.rmtree(path)
-    return RunFolder(output)
+    return None
 
 
 def make_strategy(name: str):
@@ -193,8 +200,8 @@ def preflight(
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     line = (
         f"{config.model_name}: {folder.num_items:,} items, {split['sequences']:,} sequences of "
-        f"{split['length']['mean']:.0f} events on average; {steps:,} steps an epoch, at most {config.train.epochs} epochs; "
-        f"about {needed / 1e9:.1f} GB of {total / 1e9:.0f} GB memory"
+        f"{split['length']['mean']:.0f} events on average; {steps:,} steps an epoch, at most {config.train.epochs} "
+        f"epochs; about {needed / 1e9:.1f} GB of {total / 1e9:.0f} GB memory"
         + (f"; {replicas} replicas" if replicas > 1 else "")
     )
     if needed > total:
@@ -232,8 +239,8 @@ def _open_output(path: pathlib.Path, config: Config, folder: DatasetFolder) -> N
             file = path / name
             if not file.exists() or file.read_text(encoding="utf-8") != text:
                 raise FileExistsError(
-                    f"{path} holds something else: its {name} is not that of this run. Choose another --output, or give "
-                    "the options it was started with to go on with it."
+                    f"{path} holds something else: its {name} is not that of this run. Choose another --output, or "
+                    "give the options it was started with to go on with it."
                 )
         return
     path.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,6 @@ from typing import Any
 from urllib.parse import quote
 
 _PADDING = ""
-_ITEM_ID = "item_id"  # the feature of an item record that holds its id
 _BUSY = (429, 503)
 _PAUSES_S = (0.2, 0.4, 0.8)  # between the tries while a server is busy
 
@@ -208,11 +207,10 @@ def item_names(dataset: str, ids: Collection[str], *, feature: str) -> dict[str,
         FileNotFoundError: `dataset` is no finished dataset folder.
         ValueError: The dataset has no such feature.
     """
-    from seqrec_tf import quiet, records
+    from seqrec_tf import quiet, records, schema
 
     quiet.import_tensorflow()
     import tensorflow as tf
-
 
     folder = records.DatasetFolder(dataset)
     known = {item_feature.name: item_feature for item_feature in folder.schema.item_features}
@@ -222,12 +220,12 @@ def item_names(dataset: str, ids: Collection[str], *, feature: str) -> dict[str,
             f"--name-feature must be a string feature of the items of {dataset}, got {feature!r}; there are: "
             f"{', '.join(names) or 'none'}."
         )
-    spec = records.parsing_spec([known[_ITEM_ID], known[feature]])
+    spec = records.parsing_spec([known[schema.ITEM_ID], known[feature]])
     wanted = {item.encode() for item in ids}
     found: dict[str, str] = {}
     batches = tf.data.TFRecordDataset(folder.item_files(), compression_type=records.COMPRESSION).batch(1024)
     for batch in batches.map(lambda serialized: tf.io.parse_example(serialized, spec)).as_numpy_iterator():
-        for item, name in zip(batch[_ITEM_ID], batch[feature], strict=True):
+        for item, name in zip(batch[schema.ITEM_ID], batch[feature], strict=True):
             if item in wanted:
                 found[item.decode()] = name.decode("utf-8", "replace")
         if len(found) == len(wanted):

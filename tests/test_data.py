@@ -23,7 +23,7 @@ def rows(batches):
     """Every training row as ((inputs...), (labels...)) without padding, in order."""
     return [
         (tuple(i for i in items if i), tuple(t for t in targets if t))
-        for inputs, labels in batches
+        for inputs, labels, _ in batches
         for items, targets in zip(inputs["item_ids"].numpy().tolist(), labels.numpy().tolist(), strict=True)
     ]
 
@@ -77,11 +77,22 @@ def test_little_of_a_batch_is_padding(write_dataset, tmp_path):
     model = SASRec.from_dataset(dataset, dim=4, max_len=200)
 
     def share_of_padding(**options):
-        labels = [y.numpy().ravel() for _, y in data.load(dataset, model, batch_size=32, **options)]
+        labels = [y.numpy().ravel() for _, y, _ in data.load(dataset, model, batch_size=32, **options)]
         return np.mean(np.concatenate(labels) == 0)
 
     assert share_of_padding() < 0.15
     assert share_of_padding(sort_by_length=False) > 0.4
+
+
+def test_every_target_of_an_epoch_counts_the_same(chain_dataset, chain_model):
+    """A batch's weight over its number of events is the same for all batches, and the weights' mean is 1."""
+    batches = list(data.load(chain_dataset, chain_model, batch_size=20))
+    events = [len(labels) + np.count_nonzero(labels) for _, labels, _ in batches]
+    weights = [weight.numpy() for _, _, weight in batches]
+    assert all((weight == weight[0]).all() for weight in weights)
+    ratios = np.array([weight[0] for weight in weights]) / events
+    np.testing.assert_allclose(ratios, ratios[0], rtol=1e-5)
+    assert np.mean([weight[0] for weight in weights]) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
@@ -121,9 +132,7 @@ def test_every_event_after_the_first_target_is_predicted(tiny_dataset, tmp_path,
     )
     with tf.io.TFRecordWriter(str(dataset / "test" / records.shard_name(0, 1)), "GZIP") as writer:
         writer.write(record)
-    inputs, labels = next(
-        iter(data.evaluation_batches(folder, "test", max_len=2, batch_size=8, exclude_history=True))
-    )
+    inputs, labels = next(iter(data.evaluation_batches(folder, "test", max_len=2, batch_size=8, exclude_history=True)))
     assert inputs["item_ids"].numpy().tolist() == [[4, 0], [4, 2], [2, 4]]
     assert labels["target"].numpy().tolist() == [2, 4, 1]
     assert labels["excluded"].numpy().tolist() == [[4, 0, 0], [4, 2, 0], [4, 2, 4]]
@@ -136,7 +145,7 @@ def test_an_unknown_split_is_an_error(tiny_dataset, tiny_model):
 
 
 def test_negatives_are_drawn_anew_and_are_never_in_the_sequence(chain_dataset, chain_model):
-    inputs, labels = next(iter(data.load(chain_dataset, chain_model)))
+    inputs, labels, _ = next(iter(data.load(chain_dataset, chain_model)))
     drawn = [chain_model.sample_negatives(inputs, labels).numpy() for _ in range(2)]
     assert (drawn[0] != drawn[1]).any()
     sequence_of_target = np.repeat(np.arange(len(labels)), (labels.numpy() > 0).sum(axis=1))

@@ -104,7 +104,7 @@ def test_popular_items_are_drawn_by_their_counts(write_dataset, tmp_path):
     sequences = {str(u): [items[0], items[u % 400], items[-1 - u % 400], "x", "y"] for u in range(400)}
     folder = DatasetFolder(write_dataset(tmp_path / "dataset", sequences))
     sampler, rng = _NegativeSampler(folder, "popular-100"), np.random.default_rng(0)
-    share = {item: 0 for item in range(1, 403)}
+    share = dict.fromkeys(range(1, 403), 0)
     for _ in range(300):
         for item in sampler(np.array([0]), rng):
             share[int(item)] += 1

@@ -74,7 +74,9 @@ def test_a_long_history_counts_its_newest_known_events(serve):
     old_part_replaced = names(1, 2) + long[2:]  # max_len is 6: these two are too old to matter, but are excluded
     kept = [s for i, s in zip(serve(long)["items"][0], serve(long)["scores"][0], strict=True) if i == b"item-18"]
     same = serve(old_part_replaced)
-    assert [s for i, s in zip(same["items"][0], same["scores"][0], strict=True) if i == b"item-18"] == pytest.approx(kept)
+    assert [s for i, s in zip(same["items"][0], same["scores"][0], strict=True) if i == b"item-18"] == pytest.approx(
+        kept
+    )
 
 
 @pytest.mark.parametrize("history", [[""], ["nobody knows"], ["", ""]])

@@ -1,9 +1,11 @@
 """Training: it learns, keeps the best model, and goes on exactly where it was stopped."""
 
 import csv
+import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -50,9 +52,8 @@ def test_it_learns_a_chain(finished):
 def test_the_run_folder_is_whole(finished):
     run, _ = finished
     names = {entry.name for entry in run.path.iterdir()}
-    assert names == {
-        "COMPLETED", "best.keras", "checkpoints", "config.toml", "dataset.json", "log.csv", "metrics.json", "tensorboard",
-    }  # fmt: skip
+    files = {"COMPLETED", "best.keras", "config.toml", "dataset.json", "log.csv", "metrics.json"}
+    assert names == files | {"checkpoints", "tensorboard"}
     assert run.config == make_config("train.epochs=6")
 
 
@@ -79,14 +80,14 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(finished, chain_datas
     """Stopped by an exception in the third epoch; weights, slots, random state and order of batches must come back."""
     run, _ = finished
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stop_in_third_epoch(line):
         if line.startswith("epoch 3/"):
-            raise Stop
+            raise StopError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         train(make_config("train.epochs=6"), DatasetFolder(chain_dataset), tmp_path / "run", log=stop_in_third_epoch)
     with pytest.raises(FileNotFoundError, match="has not finished"):
         RunFolder(tmp_path / "run")
@@ -128,7 +129,7 @@ def test_a_finished_run_is_not_overwritten(finished, chain_dataset):
 def test_another_configuration_does_not_go_on_with_a_run(chain_dataset, tmp_path):
     run, _ = fit(chain_dataset, tmp_path / "run", "train.epochs=1")
     (run.path / "COMPLETED").unlink()
-    with pytest.raises(FileExistsError, match="its config.toml is not that of this run"):
+    with pytest.raises(FileExistsError, match=r"its config\.toml is not that of this run"):
         fit(chain_dataset, run.path, "train.epochs=2")
 
 
@@ -156,6 +157,38 @@ def test_two_replicas_train_as_one_device(finished, chain_dataset, tmp_path):
         subprocess.run(command, check=True, capture_output=True)
         losses.append([float(row["loss"]) for row in log_of(output)])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_workers_train_as_one_device(chain_dataset, tmp_path):
+    """MultiWorkerMirroredStrategy, two processes on this machine."""
+    ports = []
+    for _ in range(2):
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            ports.append(probe.getsockname()[1])
+    arguments = ["--dataset", chain_dataset, "--model", "sasrec", "--output", str(tmp_path / "workers")]
+    arguments += ["--set", *SMALL, "train.epochs=2", "model.dropout_rate=0.0", "model.loss=softmax"]
+    workers = []
+    for index in range(2):
+        cluster = {"worker": [f"localhost:{port}" for port in ports]}
+        environment = {
+            **os.environ,
+            "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}),
+        }
+        command = [sys.executable, "-m", "seqrec_tf.cli", "train", "--strategy", "multi-worker", *arguments]
+        workers.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    try:
+        errors = [worker.communicate(timeout=240)[1] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert [worker.returncode for worker in workers] == [0, 0], errors
+    alone, _ = fit(chain_dataset, tmp_path / "alone", "train.epochs=2", "model.dropout_rate=0.0", "model.loss=softmax")
+    together = log_of(tmp_path / "workers")
+    for column in ("loss", "val_ndcg@10"):
+        expected = [float(row[column]) for row in log_of(alone.path)]
+        np.testing.assert_allclose([float(row[column]) for row in together], expected, rtol=1e-3)
 
 
 def test_a_dataset_that_changed_is_refused(finished, tiny_dataset):

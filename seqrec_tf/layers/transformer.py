@@ -1,6 +1,7 @@
 """Transformer blocks for sequences of items.
 
-Tensor letters: B batch, L length, Q queries (L, or 1 where only the newest position is asked for), D model dim, H heads.
+Tensor letters: B batch, L length, Q queries (L, or 1 where only the newest position is asked for), D model dim,
+H heads.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def attention_bias(is_real, *, causal, dtype):
     if causal:
         length = tf.shape(is_real)[1]
         is_seen &= tf.range(length)[:, None] >= tf.range(length)[None, :]
-    return tf.where(is_seen, tf.zeros([], dtype), tf.constant(max(_HIDDEN, tf.as_dtype(dtype).min), dtype))
+    # Half of the lowest float16, so that a logit below 0 cannot make it -inf.
+    return tf.where(is_seen, tf.zeros([], dtype), tf.constant(max(_HIDDEN, float(tf.as_dtype(dtype).min) / 2), dtype))
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")
@@ -57,12 +59,12 @@ class SelfAttention(keras.layers.Layer):
         self.dropout_rate = dropout_rate
 
     def build(self, queries_shape, keys_values_shape=None, bias_shape=None):
-        dim = queries_shape[-1]
+        dim, dtype = queries_shape[-1], self.dtype_policy
         if dim % self.num_heads:
             raise ValueError(f"model.num_heads must divide model.dim, got {self.num_heads} heads for dim {dim}.")
-        self.query = keras.layers.Dense(dim, name="query")
-        self.key_value = keras.layers.Dense(2 * dim, name="key_value")  # one matmul for both
-        self.dropout = keras.layers.Dropout(self.dropout_rate)
+        self.query = keras.layers.Dense(dim, name="query", dtype=dtype)
+        self.key_value = keras.layers.Dense(2 * dim, name="key_value", dtype=dtype)  # one matmul for both
+        self.dropout = keras.layers.Dropout(self.dropout_rate, dtype=dtype)
         self.query.build(queries_shape)
         self.key_value.build(queries_shape)
 
@@ -116,13 +118,21 @@ class TransformerBlock(keras.layers.Layer):
         self.activation = activation
 
     def build(self, x_shape, bias_shape=None, queries_shape=None):
-        dim = x_shape[-1]
-        self.attention = SelfAttention(num_heads=self.num_heads, dropout_rate=self.dropout_rate, name="attention")
-        self.attention_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="attention_norm")
-        self.feed_forward_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="feed_forward_norm")
-        self.hidden = keras.layers.Dense(self.feed_forward_dim, activation=self.activation, name="hidden")
-        self.output_projection = keras.layers.Dense(dim, name="output")
-        self.dropout = keras.layers.Dropout(self.dropout_rate)
+        dim, dtype = x_shape[-1], self.dtype_policy
+        self.attention = SelfAttention(
+            num_heads=self.num_heads, dropout_rate=self.dropout_rate, name="attention", dtype=self.dtype_policy
+        )
+        self.attention_norm = keras.layers.LayerNormalization(
+            epsilon=1e-6, name="attention_norm", dtype=self.dtype_policy
+        )
+        self.feed_forward_norm = keras.layers.LayerNormalization(
+            epsilon=1e-6, name="feed_forward_norm", dtype=self.dtype_policy
+        )
+        self.hidden = keras.layers.Dense(
+            self.feed_forward_dim, activation=self.activation, name="hidden", dtype=self.dtype_policy
+        )
+        self.output_projection = keras.layers.Dense(dim, name="output", dtype=dtype)
+        self.dropout = keras.layers.Dropout(self.dropout_rate, dtype=dtype)
         self.attention.build(x_shape)
         self.attention_norm.build(x_shape)
         self.feed_forward_norm.build(x_shape)
@@ -134,7 +144,7 @@ class TransformerBlock(keras.layers.Layer):
             keys_values = self.attention_norm(x)
             normed = keys_values if queries is None else self.attention_norm(queries)
             x = x if queries is None else queries
-            x += self.dropout(self.attention(normed, keys_values, bias, training=training), training=training)
+            x = x + self.dropout(self.attention(normed, keys_values, bias, training=training), training=training)
             return x + self._feed_forward(self.feed_forward_norm(x), training)
         queries = x if queries is None else queries
         attended = self.attention(queries, x, bias, training=training)

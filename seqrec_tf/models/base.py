@@ -40,6 +40,7 @@ class SequenceModel(keras.Model):
     """
 
     config_class: ClassVar[type[ModelConfig]] = ModelConfig
+    config: Any  # an instance of config_class
 
     def __init__(self, config: ModelConfig | None = None, schema: Schema | None = None, **kwargs):
         super().__init__(**{"name": type(self).__name__.lower(), **kwargs})
@@ -145,13 +146,13 @@ class SequenceModel(keras.Model):
         return {ITEM_IDS: tf.zeros([1, 2], tf.int32)}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Mean loss over the real targets of the whole batch, on all replicas: float32 scalar.
+        """Mean loss over the real targets of the whole batch, on all replicas, times its weight: float32 scalar.
 
         Args:
             x: The inputs of `call`.
             y: int32 [B, L], targets; 0 where there is none.
             y_pred: float [B, L, D], what `call` returned.
-            sample_weight: Unused.
+            sample_weight: float32 [B], all equal: the weight of this batch among those of an epoch; 1 where None.
             training: Unused.
         """
         is_target = y != PADDING_ID
@@ -160,7 +161,8 @@ class SequenceModel(keras.Model):
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:
             count = replica.all_reduce("SUM", count)  # replicas' gradients are summed
-        return tf.math.divide_no_nan(total, count)
+        weight = 1.0 if sample_weight is None else tf.reduce_max(sample_weight)
+        return weight * tf.math.divide_no_nan(total, count)
 
     def target_losses(self, hidden, targets, inputs, labels):
         """Loss of each target, by the configuration's `loss`.
@@ -236,7 +238,7 @@ class SequenceModel(keras.Model):
 
         Returns:
             ids: int32 [B, k].
-            scores: float32 [B, k], descending; -inf where fewer than k items are left.
+            scores: float32 [B, k], descending; -inf, beside an id that means nothing, where fewer than k are left.
         """
         best_ids = tf.zeros([tf.shape(excluded)[0], 0], tf.int32)
         best_scores = tf.zeros([tf.shape(excluded)[0], 0], tf.float32)
@@ -305,7 +307,7 @@ def pad(ragged):
 def newest_position(item_ids):
     """Position of the last real id of each row, 0 where there is none: int32 [B]."""
     positions = tf.range(tf.shape(item_ids)[1])
-    return tf.reduce_max(tf.where(item_ids != PADDING_ID, positions, 0), axis=1)
+    return tf.maximum(0, tf.reduce_max(tf.where(item_ids != PADDING_ID, positions, 0), axis=1))
 
 
 def is_allowed(excluded, start, stop):

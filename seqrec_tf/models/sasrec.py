@@ -15,7 +15,7 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from seqrec_tf.config import ModelConfig, check_choice
+from seqrec_tf.config import ModelConfig, check_at_least, check_choice, check_rate
 from seqrec_tf.layers import TransformerBlock, attention_bias
 from seqrec_tf.models.base import SequenceModel, newest_position
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID
@@ -48,6 +48,10 @@ class SASRecConfig(ModelConfig):
     num_negatives: int = 1
 
     def __post_init__(self):
+        super().__post_init__()
+        for name in ("dim", "num_blocks", "num_heads", "num_negatives"):
+            check_at_least(f"model.{name}", getattr(self, name), 1)
+        check_rate("model.dropout_rate", self.dropout_rate)
         check_choice("model.norm", self.norm, ("pre", "post"))
         check_choice("model.loss", self.loss, ("bce", "softmax"))
         if self.dim % self.num_heads:

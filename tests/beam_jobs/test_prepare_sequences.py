@@ -33,7 +33,9 @@ def test_a_small_log_becomes_the_dataset_that_the_schema_describes(prepare):
     # a occurs 3 times in training (u, v, w), b once (u), c never.
     assert folder.item_ids == ["a", "b", "c"]
     assert folder.item_counts == [3, 1, 0]
-    assert outcome.histories("train") == {"u": (["a"], ["b"]), "v": (["a"], []), "w": (["a"], [])}
+    # v and w have one training event each, which has nothing to predict it from.
+    assert outcome.histories("train") == {"u": (["a"], ["b"])}
+    assert outcome.stats["training_sequences_of_one_event"] == 2
     assert outcome.histories("valid") == {"u": (["a", "b"], ["c"]), "v": (["a"], ["c"])}
     assert outcome.histories("test") == {"u": (["a", "b", "c"], ["a"]), "v": (["a", "c"], ["b"])}
     assert [row["timestamps"] for row in outcome.records("test")] == [[1, 2, 3, 4], [1, 2, 3]]
@@ -48,9 +50,8 @@ def test_a_small_log_becomes_the_dataset_that_the_schema_describes(prepare):
         "targets_repeating_history": {"valid": 0, "test": 1},
     }
     assert stats["splits"]["train"] | {"length": None} == {
-        "sequences": 3,
-        "sequences_with_targets": 1,
-        "events": 4,
+        "sequences": 1,
+        "events": 2,
         "targets": 1,
         "dropped_sequences": 0,
         "dropped_targets": 0,
@@ -124,7 +125,7 @@ def test_every_format_gives_the_same_records(prepare, text, suffix, options):
         ("u", ["a", "b", "c", "d"], [978300760, 978300761, 978300762, 978300763])
     ]
     assert outcome.folder.schema.time_unit == "seconds"
-    assert [row["user_id"] for row in outcome.records("train")] == ["u", "v"]
+    assert [row["user_id"] for row in outcome.records("train")] == ["u"]
     assert outcome.stats["input"]["rejected"] == 0
 
 
@@ -346,7 +347,7 @@ UNSEEN = ["t a 1", "t b 2", "u a 1", "u new 11", "u b 12", "v b 11", "v new 12",
 
 def test_a_split_by_time_keeps_unseen_items_as_candidates(prepare):
     outcome = prepare(log(*UNSEEN), "--split time --valid-from 10 --test-from 20")
-    assert outcome.histories("train") == {"t": (["a"], ["b"]), "u": (["a"], [])}
+    assert outcome.histories("train") == {"t": (["a"], ["b"])}
     assert outcome.histories("valid") == {"u": (["a"], ["new", "b"]), "v": (["b"], ["new"])}
     assert outcome.histories("test") == {"u": (["a", "new", "b"], ["a"]), "v2": (["new"], ["new"])}
     assert outcome.folder.item_ids == ["a", "b", "new"]

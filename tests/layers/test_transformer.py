@@ -1,0 +1,238 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from seqrec_tf.layers import SelfAttention, TransformerBlock, attention_bias
+
+# 3 histories of up to 4 events, padded on the right, on the left and in between.
+IS_REAL = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [1, 0, 1, 1]], bool)
+DIM = 4
+
+
+@pytest.fixture
+def policy(request):
+    """The dtype policy of the test, given by its name."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)
+
+
+def states(seed=1, batch=3, length=4):
+    return np.random.default_rng(seed).normal(size=(batch, length, DIM)).astype(np.float32)
+
+
+def randomise(layer, seed=2):
+    """Give every weight a value that is neither 0 nor 1, so that no part of the layer can hide."""
+    random = np.random.default_rng(seed)
+    for weight in layer.weights:
+        if "seed" not in weight.path:
+            weight.assign(random.normal(size=weight.shape, scale=0.7))
+
+
+def make_attention(num_heads=1, **options):
+    layer = SelfAttention(num_heads=num_heads, dropout_rate=0.0, **options)
+    layer.build((None, None, DIM))
+    randomise(layer)
+    return layer
+
+
+def make_block(**options):
+    layer = TransformerBlock(**{"num_heads": 2, "feed_forward_dim": 6, "dropout_rate": 0.0, **options})
+    layer.build((None, None, DIM))
+    randomise(layer)
+    return layer
+
+
+def causal_bias():
+    return attention_bias(tf.constant(IS_REAL), causal=True, dtype=tf.float32)
+
+
+def slow_softmax(logits):
+    powers = [np.exp(logit - max(logits)) for logit in logits]
+    return [power / sum(powers) for power in powers]
+
+
+def slow_attention(layer, queries, keys_values, is_seen):
+    """Every row, head, query and key in turn; `is_seen` is bool [B, Q, L]."""
+    (query_kernel, query_bias), (kernel, bias) = layer.query.get_weights(), layer.key_value.get_weights()
+    head_dim = DIM // layer.num_heads
+    out = np.zeros_like(queries)
+    for row in range(len(queries)):
+        query = queries[row] @ query_kernel + query_bias
+        key = keys_values[row] @ kernel[:, :DIM] + bias[:DIM]
+        value = keys_values[row] @ kernel[:, DIM:] + bias[DIM:]
+        for head in range(layer.num_heads):
+            part = slice(head * head_dim, (head + 1) * head_dim)
+            for i in range(len(query)):
+                seen = [j for j in range(len(key)) if is_seen[row, i, j]]
+                weights = slow_softmax([query[i, part] @ key[j, part] / head_dim**0.5 for j in seen])
+                out[row, i, part] = sum(weight * value[j, part] for weight, j in zip(weights, seen, strict=True))
+    return out
+
+
+def slow_layer_norm(layer, x):
+    gamma, beta = layer.get_weights()
+    mean, variance = x.mean(axis=-1, keepdims=True), x.var(axis=-1, keepdims=True)
+    return gamma * (x - mean) / np.sqrt(variance + 1e-6) + beta
+
+
+def slow_feed_forward(block, x):
+    (w1, b1), (w2, b2) = block.hidden.get_weights(), block.output_projection.get_weights()
+    return np.maximum(x @ w1 + b1, 0) @ w2 + b2
+
+
+def slow_block(block, x, is_seen):
+    if block.norm == "pre":
+        normed = slow_layer_norm(block.attention_norm, x)
+        x = x + slow_attention(block.attention, normed, normed, is_seen)
+        return x + slow_feed_forward(block, slow_layer_norm(block.feed_forward_norm, x))
+    x = slow_layer_norm(block.attention_norm, x + slow_attention(block.attention, x, x, is_seen))
+    return slow_layer_norm(block.feed_forward_norm, x + slow_feed_forward(block, x))
+
+
+def seen_causally():
+    """bool [B, L, L], and whether each query sees any key at all."""
+    is_seen = IS_REAL[:, None, :] & np.tril(np.ones((4, 4), bool))
+    return is_seen, is_seen.any(axis=-1)
+
+
+def test_a_causal_bias_shows_real_keys_at_or_before_the_query():
+    bias = attention_bias(tf.constant([[True, False, True]]), causal=True, dtype=tf.float32).numpy()
+    assert bias.shape == (1, 1, 3, 3)
+    assert (bias[0, 0] == 0).tolist() == [[True, False, False], [True, False, False], [True, False, True]]
+
+
+def test_a_bias_that_is_not_causal_shows_all_real_keys():
+    bias = attention_bias(tf.constant([[True, False, True]]), causal=False, dtype=tf.float32).numpy()
+    assert bias.shape == (1, 1, 1, 3)
+    assert (bias[0, 0] == 0).tolist() == [[True, False, True]]
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float32])
+def test_a_bias_hides_without_overflow(dtype):
+    bias = attention_bias(tf.constant([[True, False]]), causal=False, dtype=dtype)
+    assert bias.dtype == dtype
+    assert np.all(np.isfinite(tf.cast(bias, tf.float32)))
+    weights = tf.nn.softmax(bias + tf.cast([-50.0, 50.0], dtype))
+    np.testing.assert_array_equal(tf.cast(weights, tf.float32)[0, 0, 0], [1, 0])
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float32])
+@pytest.mark.parametrize("logit", [-100.0, 0.0, 100.0])
+def test_a_query_that_sees_no_key_gets_finite_weights(dtype, logit):
+    bias = attention_bias(tf.constant([[False, False]]), causal=False, dtype=dtype)
+    weights = tf.nn.softmax(bias + tf.cast(logit, dtype))
+    np.testing.assert_array_equal(tf.cast(weights, tf.float32)[0, 0, 0], [0.5, 0.5])
+
+
+@pytest.mark.parametrize("num_heads", [1, 2, 4])
+def test_attention_equals_a_slow_loop(num_heads):
+    layer = make_attention(num_heads)
+    is_seen, sees_any = seen_causally()
+    expected = slow_attention(layer, states(), states(3), is_seen)
+    result = layer(states(), states(3), causal_bias()).numpy()
+    np.testing.assert_allclose(result[sees_any], expected[sees_any], atol=1e-5)
+
+
+def test_attention_of_few_queries_is_that_of_their_rows():
+    layer = make_attention(2)
+    bias = causal_bias()
+    whole = layer(states(), states(), bias).numpy()
+    one = layer(states()[:, 3:], states(), bias[:, :, 3:]).numpy()
+    np.testing.assert_allclose(one, whole[:, 3:], atol=1e-6)
+
+
+def test_heads_that_do_not_divide_the_dimension_are_refused():
+    with pytest.raises(ValueError, match=r"num_heads must divide model\.dim, got 3 heads for dim 4"):
+        make_attention(3)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_a_block_equals_its_formula(norm):
+    block = make_block(norm=norm)
+    is_seen, sees_any = seen_causally()
+    result = block(states(), causal_bias()).numpy()
+    np.testing.assert_allclose(result[sees_any], slow_block(block, states(), is_seen)[sees_any], atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_a_later_event_changes_no_earlier_row(norm):
+    block = make_block(norm=norm)
+    is_real = tf.ones([3, 4], tf.bool)
+    bias = attention_bias(is_real, causal=True, dtype=tf.float32)
+    changed = states()
+    changed[:, 2:] = states(9)[:, 2:]
+    before, after = block(states(), bias).numpy(), block(changed, bias).numpy()
+    np.testing.assert_array_equal(after[:, :2], before[:, :2])
+    assert np.all(np.abs(after[:, 2:] - before[:, 2:]).max(axis=-1) > 1e-3)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_what_stands_in_padding_changes_no_real_row(norm):
+    block = make_block(norm=norm)
+    changed = np.where(IS_REAL[..., None], states(), 1e3).astype(np.float32)
+    before, after = block(states(), causal_bias()).numpy(), block(changed, causal_bias()).numpy()
+    np.testing.assert_allclose(after[IS_REAL], before[IS_REAL], atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_asked_for_some_rows_a_block_computes_those_of_the_whole(norm):
+    block = make_block(norm=norm)
+    bias = causal_bias()
+    whole = block(states(), bias).numpy()
+    some = block(states(), bias[:, :, 1:3], queries=states()[:, 1:3]).numpy()
+    np.testing.assert_allclose(some, whole[:, 1:3], atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"], indirect=True)
+@pytest.mark.usefixtures("policy")
+def test_rows_of_padding_alone_give_finite_states_and_gradients(norm):
+    block = make_block(norm=norm)
+    x = tf.constant(states())
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        is_real = tf.zeros([3, 4], tf.bool)
+        out = block(x, attention_bias(is_real, causal=True, dtype=block.compute_dtype))
+        total = tf.reduce_sum(tf.cast(out, tf.float32) ** 2)
+    gradients = tape.gradient(total, [x, *block.trainable_variables])
+    assert np.all(np.isfinite(tf.cast(out, tf.float32)))
+    assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+
+
+@pytest.mark.parametrize(
+    ("policy", "tolerance"), [("mixed_bfloat16", 0.15), ("mixed_float16", 0.02)], indirect=["policy"]
+)
+def test_half_precision_is_near_full_precision(policy, tolerance):
+    half = make_block()
+    keras.config.set_dtype_policy("float32")
+    full = make_block()
+    assert half.dtype_policy.name == policy
+    bias = attention_bias(tf.constant(IS_REAL), causal=True, dtype=half.compute_dtype)
+    result = half(states(), bias)
+    assert result.dtype == half.compute_dtype
+    expected = full(states(), causal_bias()).numpy()
+    np.testing.assert_allclose(
+        tf.cast(result, tf.float32).numpy()[IS_REAL], expected[IS_REAL], atol=tolerance, rtol=tolerance
+    )
+
+
+def test_dropout_acts_in_training_alone():
+    block = make_block(dropout_rate=0.5)
+    quiet = block(states(), causal_bias()).numpy()
+    np.testing.assert_array_equal(block(states(), causal_bias(), training=False), quiet)
+    assert np.any(np.abs(block(states(), causal_bias(), training=True).numpy() - quiet) > 1e-3)
+
+
+def test_an_unknown_norm_is_refused():
+    with pytest.raises(ValueError, match=r"model\.norm must be one of pre, post, got 'prae'"):
+        TransformerBlock(num_heads=1, feed_forward_dim=4, dropout_rate=0.0, norm="prae")
+
+
+@pytest.mark.parametrize("make", [make_attention, lambda: make_block(norm="post", activation="gelu")])
+def test_a_layer_is_rebuilt_from_its_config(make):
+    layer = make()
+    copy = keras.layers.deserialize(keras.layers.serialize(layer))
+    assert copy.get_config() == layer.get_config()

@@ -1,0 +1,248 @@
+"""What `SequenceModel` gives to every model, on one whose scores are written in the test."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from seqrec_tf import models
+from seqrec_tf.config import ModelConfig
+from seqrec_tf.models import base
+from seqrec_tf.models.base import EXCLUDED, TARGET, SequenceModel, is_allowed, newest_position, pad
+from seqrec_tf.schema import ITEM_IDS, Schema
+
+NAN = float("nan")
+
+# In a graph, TensorFlow rewrites expressions in ways that are wrong for NaN.
+in_both_modes = pytest.mark.parametrize("wrap", [lambda function: function, tf.function], ids=["eager", "graph"])
+
+
+@keras.saving.register_keras_serializable("test_base")
+class Given(SequenceModel):
+    """The query is the row of scores: float32 [B, V], column 0 is padding."""
+
+    def create_layers(self):
+        pass
+
+    def call(self, inputs, training=False):
+        return tf.cast(inputs[ITEM_IDS], tf.float32)[..., None]
+
+    def score_block(self, query, start, stop):
+        return query[:, start:stop]
+
+    def score_candidates(self, query, candidates):
+        return tf.gather(query, candidates, batch_dims=1)
+
+
+def scores(*rows):
+    """Scores of items 1, 2, ... as a query."""
+    return tf.constant([[99.0, *row] for row in rows])
+
+
+def excluded(*rows):
+    return tf.ragged.constant(rows, dtype=tf.int32, ragged_rank=1).to_tensor()
+
+
+def slow_rank(row, target, out):
+    """Rank of a target among the items of a query's row, ties and NaN against it."""
+    if target in out:
+        return len(row)  # column 0 is padding: this is one more than there are items
+    rivals = [item for item in range(1, len(row)) if item != target and item not in out]
+    return 1 + sum(not row[item] < row[target] for item in rivals)
+
+
+def slow_recommendation(row, out, k):
+    """Items by score, equal ones by id, without the excluded and those without a score."""
+    items = [item for item in range(1, len(row)) if item not in out and not math.isnan(row[item])]
+    return sorted(items, key=lambda item: (-row[item], item))[:k]
+
+
+def random_case(num_items):
+    """Scores with many ties and a few NaN, targets and excluded items of 20 rows."""
+    random = np.random.default_rng(num_items)
+    query = random.integers(-2, 3, size=(20, num_items + 1)).astype(np.float32)
+    query[random.random(query.shape) < 0.1] = np.nan
+    target = random.integers(1, num_items + 1, size=20).astype(np.int32)
+    out = random.integers(0, num_items + 1, size=(20, 4)).astype(np.int32)
+    return query, target, out
+
+
+@pytest.fixture(params=[2, 3, 7, 65_536])
+def block(request, monkeypatch):
+    """Sizes of a ranking block: several, with and without a rest, and one for all."""
+    monkeypatch.setattr(base, "RANKING_BLOCK", request.param)
+
+
+@pytest.mark.usefixtures("block")
+@in_both_modes
+def test_ranks_among_all_items_equal_a_slow_loop(wrap):
+    query, target, out = random_case(11)
+    expected = [slow_rank(query[row], target[row], out[row]) for row in range(20)]
+    rank = wrap(Given(schema=Schema(11)).rank_targets)(*map(tf.constant, (query, target, out)))
+    np.testing.assert_array_equal(rank, expected)
+
+
+@in_both_modes
+def test_ranks_among_candidates_equal_a_slow_loop(wrap):
+    query, target, _ = random_case(11)
+    candidates = np.random.default_rng(1).integers(0, 12, size=(20, 6)).astype(np.int32)
+    expected = []
+    for row, own in enumerate(target):
+        rivals = [item for item in candidates[row] if item not in (0, own)]
+        expected.append(1 + sum(not query[row, item] < query[row, own] for item in rivals))
+    rank = wrap(Given(schema=Schema(11)).rank_among)(*map(tf.constant, (query, target, candidates)))
+    np.testing.assert_array_equal(rank, expected)
+
+
+@pytest.mark.usefixtures("block")
+@in_both_modes
+def test_recommendations_equal_a_slow_sort(wrap):
+    query, _, out = random_case(11)
+    model = Given(schema=Schema(11))
+    ids, values = wrap(lambda query, out: model.recommend(query, out, k=5))(tf.constant(query), tf.constant(out))
+    for row in range(20):
+        expected = slow_recommendation(query[row], out[row], 5)
+        there = np.isfinite(values[row])
+        assert ids.numpy()[row][there].tolist() == expected
+        assert values.numpy()[row][there].tolist() == [query[row, item] for item in expected]
+
+
+def test_the_rank_counts_higher_scores_of_items_that_are_not_excluded():
+    rank = Given(schema=Schema(5)).rank_targets(
+        scores([5, 4, 3, 2, 1], [5, 4, 3, 2, 1]), tf.constant([3, 3]), excluded([], [1])
+    )
+    assert rank.numpy().tolist() == [3, 2]
+
+
+def test_a_target_that_is_excluded_ranks_behind_all_items():
+    rank = Given(schema=Schema(5)).rank_targets(scores([5, 4, 3, 2, 1]), tf.constant([1]), excluded([2, 1]))
+    assert rank.numpy().tolist() == [6]
+
+
+def test_a_constant_score_ranks_the_target_last():
+    rank = Given(schema=Schema(5)).rank_targets(scores([0, 0, 0, 0, 0]), tf.constant([1]), excluded([]))
+    assert rank.numpy().tolist() == [5]
+
+
+def test_the_rank_among_candidates_leaves_out_padding_and_the_target():
+    query = scores([5, 4, 3, 2, 1], [5, 4, 3, 2, 1], [1, 1, 1, 1, 1])
+    candidates = tf.constant([[1, 4, 0, 5], [3, 3, 0, 0], [3, 4, 5, 0]])
+    rank = Given(schema=Schema(5)).rank_among(query, tf.constant([3, 3, 1]), candidates)
+    assert rank.numpy().tolist() == [2, 1, 4]
+
+
+def test_equal_scores_are_recommended_by_id_across_blocks(monkeypatch):
+    monkeypatch.setattr(base, "RANKING_BLOCK", 2)
+    ids, _ = Given(schema=Schema(7)).recommend(scores([1, 2, 2, 1, 2, 1, 2]), excluded([]), k=6)
+    assert ids.numpy().tolist() == [[2, 3, 5, 7, 1, 4]]
+
+
+def test_items_without_a_score_are_not_recommended():
+    ids, values = Given(schema=Schema(4)).recommend(scores([NAN, 1, NAN, 2]), excluded([]), k=2)
+    assert ids.numpy().tolist() == [[4, 2]]
+    assert values.numpy().tolist() == [[2, 1]]
+
+
+@pytest.mark.usefixtures("block")
+def test_where_too_few_items_are_left_the_score_is_minus_infinity():
+    ids, values = Given(schema=Schema(5)).recommend(scores([1, 2, 3, 4, 5]), excluded([5, 3, 2, 3]), k=4)
+    assert ids.shape == [1, 4]
+    assert ids.numpy()[0, :2].tolist() == [4, 1]
+    assert values.numpy().tolist() == [[4, 1, -math.inf, -math.inf]]
+
+
+def test_recommending_works_in_a_graph_with_unknown_shapes():
+    model = Given(schema=Schema(5))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 6]), tf.TensorSpec([None, None], tf.int32)])
+    def recommend(query, out):
+        return model.recommend(query, out, k=2)
+
+    ids, values = recommend(scores([1, 2, 3, 4, 5], [5, 4, 3, 2, 1]), excluded([5], [2]))
+    assert ids.numpy().tolist() == [[4, 3], [1, 3]]
+    assert values.numpy().tolist() == [[4, 3], [5, 3]]
+
+
+def test_validation_is_ndcg_and_hit_rate_at_10_of_full_ranking():
+    model = Given(schema=Schema(12))
+    model.compile()
+    # `query` is the newest item alone, which scores nothing here: the rows of scores are given instead.
+    model.query = lambda inputs: scores(range(12, 0, -1), range(12, 0, -1), range(12, 0, -1))
+    labels = {TARGET: tf.constant([1, 3, 12]), EXCLUDED: excluded([], [2], [])}
+    logs = model.test_step(({ITEM_IDS: tf.ones([3, 1], tf.int32)}, labels))
+    assert float(logs["ndcg@10"]) == pytest.approx((1 + 1 / math.log2(3) + 0) / 3)
+    assert float(logs["hr@10"]) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("history", "position"), [([4, 5, 6], 2), ([4, 5, 0], 1), ([0, 0, 4], 2), ([4, 0, 0], 0), ([0, 0, 0], 0)]
+)
+def test_the_newest_position_is_that_of_the_last_real_item(history, position):
+    assert newest_position(tf.constant([history])).numpy().tolist() == [position]
+
+
+def test_padding_goes_to_the_right():
+    ragged = tf.ragged.constant([[1, 2, 3], [4], []], dtype=tf.int64, ragged_rank=1)
+    assert pad(ragged).dtype == tf.int32
+    assert pad(ragged).numpy().tolist() == [[1, 2, 3], [4, 0, 0], [0, 0, 0]]
+
+
+def test_excluded_items_are_not_allowed_in_their_block():
+    allowed = is_allowed(excluded([3, 5, 3, 9, 1, 0], [0]), 3, 6)
+    assert allowed.numpy().tolist() == [[False, True, False], [True, True, True]]
+
+
+def test_nothing_excluded_allows_all():
+    assert is_allowed(tf.zeros([2, 0], tf.int32), 1, 4).numpy().tolist() == [[True] * 3] * 2
+
+
+def test_a_model_without_a_schema_says_what_it_needs():
+    with pytest.raises(TypeError, match=r"Given needs the schema of its dataset, such as Schema\(num_items=1000\)"):
+        Given()
+
+
+def test_a_model_is_found_by_its_name():
+    assert models.find("sasrec") is models.SASRec
+
+
+def test_a_model_outside_is_found_by_its_path(tmp_path, monkeypatch):
+    (tmp_path / "our_shop").mkdir()
+    (tmp_path / "our_shop" / "own_model.py").write_text(
+        "from seqrec_tf.models import SequenceModel\n\n\nclass OwnModel(SequenceModel):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = models.find("our_shop.own_model")
+    assert found.__name__ == "OwnModel"
+    assert issubclass(found, SequenceModel)
+
+
+def test_an_unknown_model_names_the_nearest():
+    with pytest.raises(ValueError, match=r"--model must be one of .*got 'sasrek'\. Did you mean 'sasrec'\?"):
+        models.find("sasrek")
+
+
+def test_an_unknown_module_outside_is_named():
+    with pytest.raises(ValueError, match=r"--model nowhere\.model: there is no module nowhere"):
+        models.find("nowhere.model")
+
+
+def test_a_module_without_a_model_is_refused():
+    with pytest.raises(ValueError, match=r"seqrec_tf\.losses must define one SequenceModel, found 0"):
+        models.find("seqrec_tf.losses")
+
+
+def test_the_base_is_no_model():
+    assert "base" not in models.names()
+    with pytest.raises(ValueError, match="--model must be one of"):
+        models.find("base")
+
+
+def test_a_name_that_is_no_model_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'SASRek'"):
+        _ = models.SASRek
+
+
+def test_the_default_configuration_is_that_of_the_class():
+    assert Given(schema=Schema(3)).config == ModelConfig()

@@ -1,0 +1,170 @@
+import pathlib
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+
+import seqrec_tf
+from seqrec_tf import cli
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """A function that makes `seqrec work` run a function; the module takes --number too."""
+
+    def install(run, **attributes):
+        module = types.ModuleType("fake_work", "Do the work.\n\nExample:\n  seqrec work --number 3")
+        module.add_arguments = lambda parser: parser.add_argument("--number", type=int, default=1)
+        module.run = run
+        vars(module).update(attributes)
+        monkeypatch.setitem(sys.modules, "fake_work", module)
+        monkeypatch.setitem(cli.COMMANDS, "work", ("fake_work", "works"))
+
+    return install
+
+
+def fails_with(error):
+    """A command that raises."""
+
+    def run(args):
+        del args
+        raise error
+
+    return run
+
+
+def seconds_of_help():
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "seqrec_tf.cli", "--help"], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.startswith("usage: seqrec COMMAND")
+    return time.perf_counter() - start
+
+
+def test_help_answers_at_once():
+    assert min(seconds_of_help() for _ in range(3)) < 0.3
+
+
+def test_help_imports_no_command():
+    code = (
+        "import sys\n"
+        "from seqrec_tf import cli\n"
+        "status = cli.main(['--help'])\n"
+        "loaded = {'tensorflow', 'keras', 'numpy', 'apache_beam', 'werkzeug', 'beam_jobs', 'serving'}\n"
+        "sys.exit(' '.join(loaded & sys.modules.keys()) or status)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("argv", [[], ["-h"], ["--help"]])
+def test_help_lists_every_command(argv, capsys):
+    assert cli.main(argv) == 0
+    out = capsys.readouterr().out
+    for name, (_, help_line) in cli.COMMANDS.items():
+        assert name in out
+        assert help_line in out
+
+
+def test_the_version_is_the_package_s(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"seqrec_tf {seqrec_tf.__version__}\n"
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_help_of_a_command_is_its_usage_and_its_docstring(name, capsys):
+    assert cli.main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: seqrec {name}")
+    assert sys.modules[cli.COMMANDS[name][0]].__doc__.strip() in out
+
+
+def test_an_unknown_command_names_the_nearest(capsys):
+    assert cli.main(["trian"]) == 2
+    assert capsys.readouterr().err == "seqrec: no command 'trian'; did you mean `train`?\n"
+
+
+def test_an_unknown_command_like_no_other_lists_the_commands(capsys):
+    assert cli.main(["xyzzy"]) == 2
+    assert "choose one of demo, prepare, train" in capsys.readouterr().err
+
+
+def test_a_command_gets_its_arguments(command):
+    seen = []
+    command(lambda args: seen.append(args.number))
+    assert cli.main(["work", "--number", "3"]) == 0
+    assert seen == [3]
+
+
+@pytest.mark.parametrize("arguments", [["--nubmer", "3"], ["--number", "three"], ["--number"], ["stray"]])
+def test_wrong_arguments_exit_with_2(command, arguments, capsys):
+    command(fails_with(AssertionError("the command ran")))
+    assert cli.main(["work", *arguments]) == 2
+    assert "seqrec work: error: " in capsys.readouterr().err
+
+
+def test_only_a_beam_command_takes_options_that_it_does_not_know(command):
+    seen = []
+    command(lambda args: seen.append(args.beam_options), TAKES_BEAM_OPTIONS=True)
+    assert cli.main(["work", "--number", "3", "--runner", "DataflowRunner"]) == 0
+    assert seen == [["--runner", "DataflowRunner"]]
+
+
+@pytest.mark.parametrize("error", [ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError])
+def test_wrong_input_is_one_sentence_and_exit_2(command, error, capsys):
+    command(fails_with(error("model.dim must be\n  positive, got -1.")))
+    assert cli.main(["work"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "seqrec work: model.dim must be positive, got -1.\n"
+    assert captured.out == ""
+
+
+def test_a_file_that_the_system_refuses_is_named(command, capsys, tmp_path):
+    command(lambda args: (tmp_path / "nowhere").read_text())
+    assert cli.main(["work"]) == 2
+    assert capsys.readouterr().err == f"seqrec work: No such file or directory: {tmp_path}/nowhere\n"
+
+
+def test_debug_shows_the_traceback_before_the_sentence(command, capsys):
+    command(fails_with(ValueError("wrong")))
+    assert cli.main(["work", "--debug"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback (most recent call last):")
+    assert err.endswith("seqrec work: wrong\n")
+
+
+def test_a_failure_of_the_work_exits_with_1_and_its_sentence(command, capsys):
+    command(fails_with(RuntimeError("the disk is full")))
+    assert cli.main(["work"]) == 1
+    assert capsys.readouterr().err == "seqrec work: the disk is full\n"
+
+
+def test_an_unforeseen_error_exits_with_1_and_says_how_to_see_more(command, capsys):
+    command(fails_with(KeyError("dim")))
+    assert cli.main(["work"]) == 1
+    assert capsys.readouterr().err == "seqrec work: KeyError: 'dim' (--debug shows where)\n"
+
+
+def test_an_error_without_words_still_says_something(command, capsys):
+    command(fails_with(ValueError()))
+    assert cli.main(["work"]) == 2
+    assert capsys.readouterr().err == "seqrec work: no message\n"
+
+
+def test_an_interrupt_exits_as_a_shell_expects(command, capsys):
+    command(fails_with(KeyboardInterrupt()))
+    assert cli.main(["work"]) == 130
+    assert capsys.readouterr().err == "seqrec work: interrupted\n"
+
+
+def test_the_installed_command_exits_with_the_status_of_main():
+    done = subprocess.run(
+        [pathlib.Path(sys.executable).parent / "seqrec", "trian"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "seqrec: no command 'trian'; did you mean `train`?\n"

@@ -1,0 +1,183 @@
+import dataclasses
+
+import pytest
+
+from seqrec_tf import models
+from seqrec_tf.config import Config, DataConfig, ModelConfig, TrainConfig, check_choice, from_values, resolve
+
+
+@dataclasses.dataclass(frozen=True)
+class TinyConfig(ModelConfig):
+    """Every type of option.
+
+    Attributes:
+        dim: An integer.
+        rate: A float.
+        is_tied: A truth value.
+        loss: A word.
+        widths: Several integers.
+        limit: An integer, or nothing.
+    """
+
+    dim: int = 8
+    rate: float = 0.5
+    is_tied: bool = True
+    loss: str = "bce"
+    widths: tuple[int, ...] = (4, 2)
+    limit: int | None = None
+
+
+def resolve_tiny(toml="", *settings):
+    return resolve("tiny", TinyConfig, toml=toml, toml_name="tiny.toml", settings=settings)
+
+
+def other_value(value):
+    """A value of the same type as an option's default that is not its default."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value * 2 + 2
+    if isinstance(value, float):
+        return value / 2 + 0.125  # a rate stays a rate
+    return value
+
+
+def test_without_anything_the_defaults_hold():
+    assert resolve_tiny() == Config("tiny", TinyConfig(), DataConfig(), TrainConfig())
+
+
+def test_toml_overrides_the_defaults():
+    config = resolve_tiny("[model]\ndim = 16\n[train]\nepochs = 3\n")
+    assert config.model == TinyConfig(dim=16)
+    assert config.train == TrainConfig(epochs=3)
+    assert config.data == DataConfig()
+
+
+def test_settings_override_toml_and_leave_the_rest_of_it():
+    config = resolve_tiny('[model]\ndim = 16\nloss = "softmax"\n', "model.dim=32", "data.batch_size=4")
+    assert config.model == TinyConfig(dim=32, loss="softmax")
+    assert config.data == DataConfig(batch_size=4)
+
+
+def test_the_last_of_two_settings_holds():
+    assert resolve_tiny("", "model.dim=32", "model.dim=64").model.dim == 64
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("model.dim=3", TinyConfig(dim=3)),
+        ("model.rate=1e-3", TinyConfig(rate=0.001)),
+        ("model.rate=2", TinyConfig(rate=2.0)),
+        ("model.is_tied=false", TinyConfig(is_tied=False)),
+        ("model.loss=softmax", TinyConfig(loss="softmax")),
+        ('model.loss="a = b"', TinyConfig(loss="a = b")),
+        ("model.widths=[1, 2, 3]", TinyConfig(widths=(1, 2, 3))),
+        ("model.limit=7", TinyConfig(limit=7)),
+        ("model.max_len=9", TinyConfig(max_len=9)),
+        (" model.dim = 3 ", TinyConfig(dim=3)),
+    ],
+)
+def test_a_setting_is_read_as_the_type_of_its_option(setting, expected):
+    assert resolve_tiny("", setting).model == expected
+
+
+def test_an_integer_for_a_float_becomes_a_float():
+    assert isinstance(resolve_tiny("[model]\nrate = 2").model.rate, float)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.dim=2.0", r"model\.dim must be of type int, got 2\.0 \(float\)\."),
+        ("model.dim=true", r"model\.dim must be of type int, got True \(bool\)\."),
+        ("model.dim=wide", r"model\.dim must be of type int, got 'wide' \(str\)\."),
+        ("model.rate=true", r"model\.rate must be of type float, got True \(bool\)\."),
+        ("model.rate=high", r"model\.rate must be of type float, got 'high' \(str\)\."),
+        ("model.is_tied=1", r"model\.is_tied must be of type bool, got 1 \(int\)\."),
+        ("model.is_tied=yes", r"model\.is_tied must be of type bool, got 'yes' \(str\)\."),
+        ("model.loss=1", r"model\.loss must be of type str, got 1 \(int\)\."),
+        ("model.widths=3", r"model\.widths must be of type tuple\[int, \.\.\.\], got 3 \(int\)\."),
+        ("model.widths=[1, 2.5]", r"model\.widths must be of type .*got 2\.5 \(float\)\."),
+        ("model.limit=low", r"model\.limit must be of type int \| None, got 'low' \(str\)\."),
+        ("model.dim=[3]", r"model\.dim must be of type int, got \[3\] \(list\)\."),
+        ("train.learning_rate=fast", r"train\.learning_rate must be of type float"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_an_error_with_both_types(setting, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_tiny("", setting)
+
+
+def test_an_unknown_key_names_the_nearest():
+    with pytest.raises(ValueError, match=r"Unknown configuration key train\.epoch\. Did you mean 'epochs'\?"):
+        resolve_tiny("", "train.epoch=3")
+
+
+def test_an_unknown_key_like_no_other_lists_the_keys():
+    with pytest.raises(ValueError, match=r"key model\.xyzzy\. The keys of \[model\] are max_len, dim, rate, .*limit\."):
+        resolve_tiny("[model]\nxyzzy = 1")
+
+
+def test_an_unknown_section_names_the_nearest():
+    with pytest.raises(ValueError, match=r"section must be one of model, data, train, got 'modle'\..* 'model'\?"):
+        resolve_tiny("[modle]\ndim = 3")
+
+
+@pytest.mark.parametrize("setting", ["epochs=3", "train.epochs", "train", "", "epochs"])
+def test_a_malformed_setting_says_what_is_expected(setting):
+    with pytest.raises(ValueError, match=r"--set expects section\.key=value, such as train\.epochs=20, got"):
+        resolve_tiny("", setting)
+
+
+def test_broken_toml_names_the_file():
+    with pytest.raises(ValueError, match=r"^tiny\.toml is not valid TOML: "):
+        resolve_tiny("[model\n")
+
+
+@pytest.mark.parametrize("settings", [[], ["train.epochs=3"]])
+def test_a_section_that_is_a_value_is_refused(settings):
+    with pytest.raises(ValueError, match="train"):
+        resolve_tiny("train = 3", *settings)
+
+
+def test_the_toml_of_another_model_is_refused():
+    with pytest.raises(ValueError, match=r"tiny\.toml is for the model 'gru', but --model is 'tiny'"):
+        resolve_tiny('model_name = "gru"')
+
+
+def test_a_word_outside_the_choices_of_an_option_names_the_nearest():
+    with pytest.raises(ValueError, match=r"train\.schedule must be one of .* got 'cosin'\. Did you mean 'cosine'\?"):
+        resolve_tiny("", "train.schedule=cosin")
+
+
+def test_check_choice_accepts_a_choice():
+    check_choice("--color", "red", ("red", "blue"))
+
+
+def test_from_values_leaves_missing_options_at_their_defaults():
+    assert from_values(TinyConfig, {"dim": 3}, section="model") == TinyConfig(dim=3)
+
+
+def test_toml_gives_the_configuration_back():
+    config = Config("tiny", TinyConfig(dim=3, rate=1e-9, is_tied=False, loss='a "b" \\ é', widths=(), limit=4))
+    assert resolve_tiny(config.to_toml()) == config
+
+
+def test_an_option_that_is_none_survives_toml():
+    config = Config("tiny", TinyConfig(limit=None))
+    assert resolve_tiny(config.to_toml()) == config
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_toml_gives_every_model_s_configuration_back(name):
+    config_class = models.find(name).config_class
+    changed = {field.name: other_value(field.default) for field in dataclasses.fields(config_class)}
+    changed.pop("num_heads", None)  # it has to divide the dimension
+    data = {field.name: other_value(field.default) for field in dataclasses.fields(DataConfig)}
+    train = {field.name: other_value(field.default) for field in dataclasses.fields(TrainConfig)}
+    for config in (
+        Config(name, config_class()),
+        Config(name, config_class(**changed), DataConfig(**data), TrainConfig(**train)),
+    ):
+        assert resolve(name, config_class, toml=config.to_toml()) == config
