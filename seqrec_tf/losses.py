@@ -2,6 +2,8 @@
 
 Every function takes logits of N targets (padding already gone), returns one value a target, and leaves the mean to the
 model, which knows how many targets the whole batch has over all replicas.
+
+Tensor letters: N targets, K negatives of each, V items.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ def binary_cross_entropy(positive, negatives):
 
     Args:
         positive: float32 [N], logits of the true items.
-        negatives: float32 [N, K], logits of items that were not chosen.
+        negatives: float32 [N, K], logits of items that were not chosen; -inf takes no part.
 
     Returns:
         float32 [N], nats.
@@ -38,3 +40,110 @@ def cross_entropy(logits, targets):
         float32 [N], nats.
     """
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)
+
+
+def generalized_binary_cross_entropy(positive, negatives, *, num_items, calibration):
+    """gBCE: binary cross-entropy that corrects the overconfidence of negative sampling (gSASRec, Section 5, eq. 12-16).
+
+    With the sampling rate a = K / (num_items - 1), the positive term is multiplied by
+    beta = a * (calibration * (1 - 1 / a) + 1 / a):
+
+    loss = -1 / (K + 1) * (beta * log sigmoid(positive) + sum_k log(1 - sigmoid(negatives_k)))
+
+    Args:
+        positive: float32 [N], logits of the true items.
+        negatives: float32 [N, K], logits of items drawn uniformly.
+        num_items: Items that there are.
+        calibration: t in [0, 1]: 0 is plain BCE, 1 gives calibrated probabilities.
+
+    Returns:
+        float32 [N], nats.
+    """
+    num_negatives = tf.cast(tf.shape(negatives)[1], positive.dtype)
+    rate = num_negatives / (num_items - 1)
+    beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+    terms = beta * tf.nn.softplus(-positive) + tf.reduce_sum(tf.nn.softplus(negatives), axis=1)
+    return terms / (num_negatives + 1)
+
+
+def sampled_softmax(positive, negatives):
+    """Cross-entropy of the true item among itself and its sampled negatives.
+
+    loss = -log(exp(positive) / (exp(positive) + sum_k exp(negatives_k)))
+
+    Logits of samplers that are not uniform carry the logQ correction already (`sampling.Negatives`).
+
+    Args:
+        positive: float32 [N], logits of the true items.
+        negatives: float32 [N, K], logits of items that were not chosen; -inf takes no part.
+
+    Returns:
+        float32 [N], nats.
+    """
+    return tf.reduce_logsumexp(tf.concat([positive[:, None], negatives], axis=1), axis=1) - positive
+
+
+def bayesian_personalized_ranking(positive, negatives):
+    """BPR (Rendle et al. 2009; GRU4Rec, Section 3.1.3).
+
+    loss = -1 / K * sum_k log sigmoid(positive - negatives_k)
+
+    Args and returns are those of `binary_cross_entropy`.
+    """
+    return tf.reduce_mean(tf.nn.softplus(negatives - positive[:, None]), axis=1)
+
+
+def top1(positive, negatives):
+    """TOP1 (GRU4Rec, Section 3.1.3): a relative rank, with a pull of the negatives' scores to 0.
+
+    loss = 1 / K * sum_k (sigmoid(negatives_k - positive) + sigmoid(negatives_k^2))
+
+    Args and returns are those of `binary_cross_entropy`.
+    """
+    is_there, finite = _finite(negatives)
+    terms = tf.sigmoid(finite - positive[:, None]) + tf.sigmoid(tf.square(finite))
+    return tf.reduce_mean(tf.where(is_there, terms, 0.0), axis=1)
+
+
+def bpr_max(positive, negatives, *, regularization):
+    """BPR-max (GRU4Rec+, Section 4.2, eq. 9): the negatives count by the softmax of their scores.
+
+    With s = softmax(negatives) over the K negatives:
+
+    loss = -log(sum_k s_k sigmoid(positive - negatives_k)) + regularization * sum_k s_k negatives_k^2
+
+    Args:
+        positive: float32 [N], logits of the true items.
+        negatives: float32 [N, K], logits of items that were not chosen; -inf takes no part.
+        regularization: Weight of the pull of the negatives' scores to 0.
+
+    Returns:
+        float32 [N].
+    """
+    log_weights, finite = _log_softmax_and_finite(negatives)
+    log_likelihood = tf.reduce_logsumexp(log_weights - tf.nn.softplus(finite - positive[:, None]), axis=1)
+    return regularization * tf.reduce_sum(tf.exp(log_weights) * tf.square(finite), axis=1) - log_likelihood
+
+
+def top1_max(positive, negatives):
+    """TOP1-max (GRU4Rec+, Section 4.1, eq. 7): TOP1 with the negatives weighted by the softmax of their scores.
+
+    loss = sum_k softmax(negatives)_k * (sigmoid(negatives_k - positive) + sigmoid(negatives_k^2))
+
+    Args and returns are those of `sampled_softmax`.
+    """
+    log_weights, finite = _log_softmax_and_finite(negatives)
+    terms = tf.sigmoid(finite - positive[:, None]) + tf.sigmoid(tf.square(finite))
+    return tf.reduce_sum(tf.exp(log_weights) * terms, axis=1)
+
+
+def _log_softmax_and_finite(negatives):
+    """Log-softmax, very negative where a logit is -inf, and the logits with 0 there."""
+    is_there, finite = _finite(negatives)
+    return tf.nn.log_softmax(tf.where(is_there, negatives, -1e9)), finite
+
+
+def _finite(negatives):
+    """Where a logit is not -inf, and the logits with 0 elsewhere, so that no gradient is infinite times 0."""
+    is_there = negatives > negatives.dtype.min
+    return is_there, tf.where(is_there, negatives, 0.0)

@@ -46,3 +46,19 @@ def uniform_negatives(excluded, *, num_items, shape, seed):
     draw = tf.cast(bits % tf.cast(num_free, tf.int64)[:, None], tf.int32) + 1
     skipped = tf.searchsorted(free_before, draw, side="right")
     return tf.reshape(draw + skipped, shape)
+
+
+def popularity_negatives(cumulative, *, shape, seed):
+    """Items drawn by their weights, with replacement.
+
+    Args:
+        cumulative: float64 [num_items], running sum of the weights of ids 1..num_items; its last value is their sum.
+        shape: int vector, the shape of the draw.
+        seed: int32 [2], of the stateless generator.
+
+    Returns:
+        int32 of shape `shape`, ids in [1, num_items].
+    """
+    draw = tf.random.stateless_uniform(shape, seed, dtype=tf.float64) * cumulative[-1]
+    ids = tf.searchsorted(cumulative, tf.reshape(draw, [-1]), side="right") + 1
+    return tf.reshape(tf.minimum(ids, tf.size(cumulative)), shape)

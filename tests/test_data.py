@@ -146,7 +146,8 @@ def test_an_unknown_split_is_an_error(tiny_dataset, tiny_model):
 
 def test_negatives_are_drawn_anew_and_are_never_in_the_sequence(chain_dataset, chain_model):
     inputs, labels, _ = next(iter(data.load(chain_dataset, chain_model)))
-    drawn = [chain_model.sample_negatives(inputs, labels).numpy() for _ in range(2)]
+    sequence = np.concatenate([inputs["item_ids"], labels], axis=1)
+    drawn = [chain_model.objective.draw(sequence, labels != 0).numpy() for _ in range(2)]
     assert (drawn[0] != drawn[1]).any()
     sequence_of_target = np.repeat(np.arange(len(labels)), (labels.numpy() > 0).sum(axis=1))
     for row, negative in zip(sequence_of_target, drawn[0][:, 0], strict=True):

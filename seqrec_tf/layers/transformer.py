@@ -164,3 +164,106 @@ class TransformerBlock(keras.layers.Layer):
             "norm": self.norm,
             "activation": self.activation,
         }
+
+
+@keras.saving.register_keras_serializable("seqrec_tf")
+class SequenceEncoder(keras.layers.Layer):
+    """Embedded events to hidden states: positions, dropout, transformer blocks.
+
+    Positions are learned and counted from the newest event, so that padding on either side changes nothing. With
+    norm="pre" the last block's output is normalised, with "post" the embedded events are.
+
+    Args:
+        max_len: Positions; older events share the last one.
+        num_blocks: Transformer blocks.
+        num_heads: Attention heads.
+        feed_forward_ratio: Width of the feed-forward's hidden layer over D.
+        dropout_rate: Of embedded events, attention weights and what each half block adds.
+        norm: "pre" or "post".
+        activation: Of the feed-forward's hidden layer.
+        is_causal: Whether a position sees only itself and those before.
+
+    Call arguments:
+        embedded: float [B, L, D].
+        is_real: bool [B, L], True where there is an event.
+        position: int32 [B], the one position of each row that is asked for; all of them where None.
+
+    Returns:
+        float [B, L, D], or [B, D] where a position is given: the last block then computes nothing else.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_len,
+        num_blocks,
+        num_heads,
+        feed_forward_ratio,
+        dropout_rate,
+        norm,
+        activation,
+        is_causal,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_choice("model.norm", norm, ("pre", "post"))
+        self.max_len = max_len
+        self.num_blocks = num_blocks
+        self.block_options = {
+            "num_heads": num_heads,
+            "dropout_rate": dropout_rate,
+            "norm": norm,
+            "activation": activation,
+        }
+        self.feed_forward_ratio = feed_forward_ratio
+        self.is_causal = is_causal
+
+    def build(self, embedded_shape, is_real_shape=None, position_shape=None):
+        dim, dtype = embedded_shape[-1], self.dtype_policy
+        # Row p is the p-th newest event; row 0 is padding.
+        self.positions = keras.layers.Embedding(
+            self.max_len + 1,
+            dim,
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
+            name="positions",
+            dtype=dtype,
+        )
+        self.dropout = keras.layers.Dropout(self.block_options["dropout_rate"], dtype=dtype)
+        self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm", dtype=dtype)
+        feed_forward_dim = round(self.feed_forward_ratio * dim)
+        self.blocks = [
+            TransformerBlock(feed_forward_dim=feed_forward_dim, name=f"block_{i}", dtype=dtype, **self.block_options)
+            for i in range(self.num_blocks)
+        ]
+        self.positions.build()
+        self.norm.build(embedded_shape)
+        for block in self.blocks:
+            block.build(embedded_shape)
+
+    def call(self, embedded, is_real, position=None, training=False):
+        age = tf.cumsum(tf.cast(is_real, tf.int32), axis=1, reverse=True)  # 1 at the newest event
+        age = tf.minimum(age, self.max_len) * tf.cast(is_real, tf.int32)
+        hidden = embedded + self.positions(age)
+        is_pre = self.block_options["norm"] == "pre"
+        hidden = self.dropout(hidden if is_pre else self.norm(hidden), training=training)
+        bias = attention_bias(is_real, causal=self.is_causal, dtype=hidden.dtype)
+        for block in self.blocks[:-1]:
+            hidden = block(hidden, bias, training=training)
+        if position is None:
+            hidden = self.blocks[-1](hidden, bias, training=training)
+        else:
+            queries = tf.gather(hidden, position[:, None], axis=1, batch_dims=1)  # [B, 1, D]
+            if self.is_causal:
+                bias = tf.gather(bias[:, 0], position[:, None], axis=1, batch_dims=1)[:, None]  # [B, 1, 1, L]
+            hidden = self.blocks[-1](hidden, bias, queries=queries, training=training)[:, 0]
+        return self.norm(hidden) if is_pre else hidden
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "max_len": self.max_len,
+            "num_blocks": self.num_blocks,
+            "feed_forward_ratio": self.feed_forward_ratio,
+            "is_causal": self.is_causal,
+            **self.block_options,
+        }

@@ -16,8 +16,9 @@ import numpy as np
 import tensorflow as tf
 
 from seqrec_tf import config as config_lib
-from seqrec_tf import losses, metrics, sampling
+from seqrec_tf import metrics
 from seqrec_tf.config import ModelConfig
+from seqrec_tf.objective import NextItemObjective, ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID, Schema
 
 # Keys of the labels that `data.load` makes for validation and test.
@@ -52,7 +53,9 @@ class SequenceModel(keras.Model):
         self.config = self.config_class() if config is None else config
         self.schema = schema
         self.num_items = schema.num_items
-        self.seed_generator = keras.random.SeedGenerator()
+        self.objective = None
+        if isinstance(self.config, ObjectiveConfig):
+            self.objective = NextItemObjective(self.config, self.num_items)
         self.validation_metrics = [keras.metrics.Mean(name="ndcg@10"), keras.metrics.Mean(name="hr@10")]
         self.create_layers()
         self(self.example_inputs())  # creates the weights, which depend on the schema and the configuration alone
@@ -79,22 +82,34 @@ class SequenceModel(keras.Model):
         """Output embeddings: float [V, D], row 0 is padding."""
         raise NotImplementedError
 
+    def item_bias(self):
+        """A score of each item that does not depend on the history, float [V]; None where there is none."""
+        return None
+
+    def project(self, hidden):
+        """Hidden states, float [..., D], to what is compared with the item table; themselves, by default."""
+        return hidden
+
     def query(self, inputs):
         """What is known of each history when it ends: float [B, D], the state of its newest event."""
         hidden = self(inputs, training=False)
-        return tf.gather(hidden, newest_position(inputs[ITEM_IDS]), axis=1, batch_dims=1)
+        return self.project(tf.gather(hidden, newest_position(inputs[ITEM_IDS]), axis=1, batch_dims=1))
 
     def score_block(self, query, start, stop):
         """Scores of the items with ids in [start, stop): float32 [B, stop - start]."""
         table = tf.cast(self.item_table()[start:stop], query.dtype)
-        return tf.cast(tf.matmul(query, table, transpose_b=True), tf.float32)
+        scores = tf.cast(tf.matmul(query, table, transpose_b=True), tf.float32)
+        bias = self.item_bias()
+        return scores if bias is None else scores + bias[start:stop]
 
     def score_candidates(self, query, candidates):
         """Scores of each row's own candidates, int [B, K]: float32 [B, K]."""
         vectors = tf.cast(tf.gather(self.item_table(), candidates), query.dtype)  # [B, K, D]
-        return tf.cast(tf.einsum("bd,bkd->bk", query, vectors), tf.float32)
+        scores = tf.cast(tf.einsum("bd,bkd->bk", query, vectors), tf.float32)
+        bias = self.item_bias()
+        return scores if bias is None else scores + tf.gather(bias, candidates)
 
-    def make_batch(self, sequences):
+    def make_batch(self, sequences, seed):
         """Training sequences to `(inputs, labels)`; runs in tf.data, on one batch.
 
         Here every event but the first is a target, predicted from the events before it.
@@ -102,6 +117,7 @@ class SequenceModel(keras.Model):
         Args:
             sequences: dict of `tf.RaggedTensor` [B, None], a key for each per-event feature of the schema, cut to the
                 newest `max_len + 1` events.
+            seed: int32 [2], of this batch in this epoch, for what is random.
 
         Returns:
             inputs: dict with `item_ids` int32 [B, L].
@@ -111,7 +127,9 @@ class SequenceModel(keras.Model):
         return {ITEM_IDS: pad(item_ids[:, :-1])}, pad(item_ids[:, 1:])
 
     def adapt(self, dataset) -> None:
-        """Take what is learned by counting, not by gradients, from a `records.DatasetFolder`. Nothing by default."""
+        """Take what is learned by counting, not by gradients, from a `records.DatasetFolder`."""
+        if self.objective is not None:
+            self.objective.adapt(dataset.item_counts)
 
     # ---- What follows from it ----
 
@@ -156,42 +174,20 @@ class SequenceModel(keras.Model):
             training: Unused.
         """
         is_target = y != PADDING_ID
-        values = self.target_losses(tf.boolean_mask(y_pred, is_target), tf.boolean_mask(y, is_target), x, y)
+        values = self.objective(
+            self.project(tf.boolean_mask(y_pred, is_target)),
+            tf.boolean_mask(y, is_target),
+            sequence=tf.concat([x[ITEM_IDS], y], axis=1),
+            is_target=is_target,
+            table=tf.convert_to_tensor(self.item_table()),
+            bias=self.item_bias(),
+        )
         total, count = tf.reduce_sum(values), tf.cast(tf.size(values), tf.float32)
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:
             count = replica.all_reduce("SUM", count)  # replicas' gradients are summed
         weight = 1.0 if sample_weight is None else tf.reduce_max(sample_weight)
         return weight * tf.math.divide_no_nan(total, count)
-
-    def target_losses(self, hidden, targets, inputs, labels):
-        """Loss of each target, by the configuration's `loss`.
-
-        Args:
-            hidden: float [N, D], states that predict.
-            targets: int32 [N], true items.
-            inputs: The inputs of `call`.
-            labels: int32 [B, L], the targets before padding was removed.
-
-        Returns:
-            float32 [N].
-        """
-        hidden = tf.cast(hidden, tf.float32)
-        table = tf.convert_to_tensor(self.item_table())
-        if self.config.loss == "softmax":
-            return losses.cross_entropy(tf.matmul(hidden, table[1:], transpose_b=True), targets - 1)
-        negatives = self.sample_negatives(inputs, labels)  # [N, K]
-        positive = tf.reduce_sum(hidden * tf.gather(table, targets), axis=-1)
-        negative = tf.einsum("nd,nkd->nk", hidden, tf.gather(table, negatives))
-        return losses.binary_cross_entropy(positive, negative)
-
-    def sample_negatives(self, inputs, labels):
-        """Items that the sequence does not hold, `num_negatives` for each target: int32 [N, K]."""
-        sequence = tf.concat([inputs[ITEM_IDS][:, :1], labels], axis=1)
-        shape = tf.concat([tf.shape(labels), [self.config.num_negatives]], axis=0)
-        seed = tf.cast(self.seed_generator.next(), tf.int32)
-        negatives = sampling.uniform_negatives(sequence, num_items=self.num_items, shape=shape, seed=seed)
-        return tf.boolean_mask(negatives, labels != PADDING_ID)
 
     def rank_targets(self, query, target, excluded):
         """Rank of each target among all items, ties against it (see `metrics`).

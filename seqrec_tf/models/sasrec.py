@@ -13,17 +13,17 @@ from __future__ import annotations
 import dataclasses
 
 import keras
-import tensorflow as tf
 
-from seqrec_tf.config import ModelConfig, check_at_least, check_choice, check_rate
-from seqrec_tf.layers import TransformerBlock, attention_bias
+from seqrec_tf.config import check_at_least, check_choice, check_rate
+from seqrec_tf.layers import SequenceEncoder
 from seqrec_tf.models.base import SequenceModel, newest_position
+from seqrec_tf.objective import ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID
 
 
 @dataclasses.dataclass(frozen=True)
-class SASRecConfig(ModelConfig):
-    """Hyper-parameters of SASRec.
+class SASRecConfig(ObjectiveConfig):
+    """Hyper-parameters of SASRec; those of the loss are in `ObjectiveConfig`, whose defaults are the paper's.
 
     Attributes:
         dim: Width of embeddings and hidden states.
@@ -33,8 +33,6 @@ class SASRecConfig(ModelConfig):
         dropout_rate: Of embeddings, attention weights and what each half block adds.
         norm: "pre" (the paper) or "post".
         activation: Of the feed-forward network.
-        loss: "bce" (the paper) or "softmax" over all items.
-        num_negatives: Sampled for each target by "bce".
     """
 
     dim: int = 50
@@ -44,16 +42,13 @@ class SASRecConfig(ModelConfig):
     dropout_rate: float = 0.2
     norm: str = "pre"
     activation: str = "relu"
-    loss: str = "bce"
-    num_negatives: int = 1
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("dim", "num_blocks", "num_heads", "num_negatives"):
+        for name in ("dim", "num_blocks", "num_heads"):
             check_at_least(f"model.{name}", getattr(self, name), 1)
         check_rate("model.dropout_rate", self.dropout_rate)
         check_choice("model.norm", self.norm, ("pre", "post"))
-        check_choice("model.loss", self.loss, ("bce", "softmax"))
         if self.dim % self.num_heads:
             raise ValueError(f"model.num_heads must divide model.dim, got {self.num_heads} heads for dim {self.dim}.")
 
@@ -65,29 +60,25 @@ class SASRec(SequenceModel):
     config_class = SASRecConfig
 
     def create_layers(self):
-        """Item and position tables, transformer blocks, last norm."""
+        """Item table and encoder."""
         config = self.config
-        initializer = keras.initializers.RandomNormal(stddev=0.02)
         self.items = keras.layers.Embedding(
-            self.num_items + 1, config.dim, embeddings_initializer=initializer, name="items"
+            self.num_items + 1,
+            config.dim,
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
+            name="items",
         )
-        # Row p is the p-th newest event; row 0 is padding.
-        self.positions = keras.layers.Embedding(
-            config.max_len + 1, config.dim, embeddings_initializer=initializer, name="positions"
+        self.encoder = SequenceEncoder(
+            max_len=config.max_len,
+            num_blocks=config.num_blocks,
+            num_heads=config.num_heads,
+            feed_forward_ratio=config.feed_forward_ratio,
+            dropout_rate=config.dropout_rate,
+            norm=config.norm,
+            activation=config.activation,
+            is_causal=True,
+            name="encoder",
         )
-        self.dropout = keras.layers.Dropout(config.dropout_rate)
-        self.blocks = [
-            TransformerBlock(
-                num_heads=config.num_heads,
-                feed_forward_dim=round(config.feed_forward_ratio * config.dim),
-                dropout_rate=config.dropout_rate,
-                norm=config.norm,
-                activation=config.activation,
-                name=f"block_{i}",
-            )
-            for i in range(config.num_blocks)
-        ]
-        self.last_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="last_norm")
 
     def item_table(self):
         """The table that also embeds the inputs: float [V, D]."""
@@ -95,26 +86,12 @@ class SASRec(SequenceModel):
 
     def call(self, inputs, training=False):
         """Hidden states, float [B, L, D], of `item_ids`, int32 [B, L]."""
-        hidden, bias = self._embed(inputs[ITEM_IDS], training)
-        for block in self.blocks:
-            hidden = block(hidden, bias, training=training)
-        return self.last_norm(hidden)
+        return self.encoder(self._embed(inputs), inputs[ITEM_IDS] != PADDING_ID, training=training)
 
     def query(self, inputs):
         """State of the newest event, float [B, D]; the last block computes only that."""
-        hidden, bias = self._embed(inputs[ITEM_IDS], training=False)
-        for block in self.blocks[:-1]:
-            hidden = block(hidden, bias)
         newest = newest_position(inputs[ITEM_IDS])
-        queries = tf.gather(hidden, newest[:, None], axis=1, batch_dims=1)  # [B, 1, D]
-        bias = tf.gather(bias, newest[:, None, None], axis=2, batch_dims=1)  # [B, 1, 1, L]
-        bias = tf.reshape(bias, [tf.shape(hidden)[0], 1, 1, tf.shape(hidden)[1]])
-        return self.last_norm(self.blocks[-1](hidden, bias, queries=queries))[:, 0]
+        return self.encoder(self._embed(inputs), inputs[ITEM_IDS] != PADDING_ID, position=newest)
 
-    def _embed(self, item_ids, training):
-        is_real = item_ids != PADDING_ID
-        age = tf.cumsum(tf.cast(is_real, tf.int32), axis=1, reverse=True)  # 1 at the newest event
-        age = tf.minimum(age, self.config.max_len) * tf.cast(is_real, tf.int32)
-        hidden = self.items(item_ids) * self.config.dim**0.5 + self.positions(age)
-        hidden = self.dropout(hidden, training=training)
-        return hidden, attention_bias(is_real, causal=True, dtype=hidden.dtype)
+    def _embed(self, inputs):
+        return self.items(inputs[ITEM_IDS]) * self.config.dim**0.5

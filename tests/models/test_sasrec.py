@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from seqrec_tf.models import SASRec, base
 from seqrec_tf.models.sasrec import SASRecConfig
+from seqrec_tf.objective import NextItemObjective
 from seqrec_tf.schema import ITEM_IDS, Schema
 
 NUM_ITEMS = 5
@@ -37,12 +38,12 @@ def slow_norm(layer, x):
 def slow_states(model, history):
     """States after each event of one history without padding, as the paper writes them: a list of [D]."""
     config = model.config
-    items, positions = model.items.get_weights()[0], model.positions.get_weights()[0]
+    items, positions = model.items.get_weights()[0], model.encoder.positions.get_weights()[0]
     states = [
         items[item] * math.sqrt(config.dim) + positions[len(history) - i]  # the newest event has position 1
         for i, item in enumerate(history)
     ]
-    for block in model.blocks:
+    for block in model.encoder.blocks:
         (wq, bq), (wkv, bkv) = block.attention.query.get_weights(), block.attention.key_value.get_weights()
         (w1, b1), (w2, b2) = block.hidden.get_weights(), block.output_projection.get_weights()
         normed = [slow_norm(block.attention_norm, x) for x in states]
@@ -61,7 +62,7 @@ def slow_states(model, history):
             inner = np.maximum(slow_norm(block.feed_forward_norm, x) @ w1 + b1, 0)
             after.append(x + inner @ w2 + b2)
         states = after
-    return [slow_norm(model.last_norm, x) for x in states]
+    return [slow_norm(model.encoder.norm, x) for x in states]
 
 
 @pytest.mark.parametrize("options", [{}, {"num_heads": 1}, {"num_blocks": 2, "feed_forward_ratio": 2.0}])
@@ -122,10 +123,10 @@ def test_the_loss_of_a_position_does_not_change_with_later_events():
 
 def test_positions_count_from_the_newest_event():
     model = made()
-    positions = model.positions.get_weights()[0]
-    model.positions.set_weights([np.where(np.arange(5)[:, None] == 1, -positions, positions)])
+    positions = model.encoder.positions.get_weights()[0]
+    model.encoder.positions.set_weights([np.where(np.arange(5)[:, None] == 1, -positions, positions)])
     changed = hidden_states(model, ITEM_IDS_OF_USERS)
-    model.positions.set_weights([positions])
+    model.encoder.positions.set_weights([positions])
     change = np.abs(changed - hidden_states(model, ITEM_IDS_OF_USERS)).max(axis=-1)
     # Position 1 is the fourth event of the first user and the second of the other.
     assert np.all(change[0, :3] == 0)
@@ -158,7 +159,7 @@ def test_the_softmax_loss_is_the_mean_over_targets():
 def test_the_bce_loss_is_the_mean_over_targets(monkeypatch, num_negatives):
     model = made(loss="bce", num_negatives=num_negatives)
     negatives = NEGATIVES[:, :num_negatives]
-    monkeypatch.setattr(SASRec, "sample_negatives", lambda self, inputs, labels: tf.constant(negatives))
+    monkeypatch.setattr(NextItemObjective, "draw", lambda self, sequence, is_target: tf.constant(negatives))
     states = hidden_states(model, ITEM_IDS_OF_USERS)
     table = model.items.get_weights()[0]
 
@@ -185,7 +186,7 @@ def test_the_loss_of_a_batch_without_targets_is_0(loss):
 
 def test_a_training_batch_is_the_sequence_and_the_sequence_one_later():
     sequences = {ITEM_IDS: tf.ragged.constant([[1, 2, 3, 4, 5], [5, 3, 1], [2]], dtype=tf.int64, ragged_rank=1)}
-    inputs, labels = made().make_batch(sequences)
+    inputs, labels = made().make_batch(sequences, [0, 0])
     assert inputs[ITEM_IDS].numpy().tolist() == [[1, 2, 3, 4], [5, 3, 0, 0], [0, 0, 0, 0]]
     assert labels.numpy().tolist() == [[2, 3, 4, 5], [3, 1, 0, 0], [0, 0, 0, 0]]
 
@@ -193,7 +194,7 @@ def test_a_training_batch_is_the_sequence_and_the_sequence_one_later():
 def test_negatives_are_no_item_of_the_whole_sequence():
     model = made(num_negatives=20)
     inputs, labels = {ITEM_IDS: tf.constant([[1, 2], [3, 0]])}, tf.constant([[2, 3], [4, 0]])
-    negatives = model.sample_negatives(inputs, labels).numpy()
+    negatives = model.objective.draw(tf.concat([inputs[ITEM_IDS], labels], axis=1), labels != 0).numpy()
     assert negatives.shape == (3, 20)
     assert set(negatives[:2].ravel()) == {4, 5}
     assert set(negatives[2]) == {1, 2, 5}
@@ -202,8 +203,8 @@ def test_negatives_are_no_item_of_the_whole_sequence():
 def test_every_step_draws_other_negatives():
     model = made(num_negatives=20)
     inputs, labels = {ITEM_IDS: tf.constant([[1, 2]])}, tf.constant([[2, 0]])
-    first = model.sample_negatives(inputs, labels).numpy()
-    assert np.any(model.sample_negatives(inputs, labels).numpy() != first)
+    first = model.objective.draw(tf.concat([inputs[ITEM_IDS], labels], axis=1), labels != 0).numpy()
+    assert np.any(model.objective.draw(tf.concat([inputs[ITEM_IDS], labels], axis=1), labels != 0).numpy() != first)
 
 
 def test_dropout_acts_in_training_alone():

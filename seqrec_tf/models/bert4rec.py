@@ -1,0 +1,136 @@
+"""BERT4Rec: sequential recommendation with bidirectional encoder representations (Sun et al., CIKM 2019,
+arXiv:1904.06690).
+
+A bidirectional encoder learns by the cloze task: random events are replaced by a mask, and predicted from both sides
+(Section 3.6). To recommend, a mask is appended to the history. The output layer is a GELU projection, tied to the item
+table, with item biases (Section 3.5, eq. 7).
+
+Differs from the paper: positions count from the newest event, so that padding changes nothing; `last_only_rate` says
+how many training sequences have just their newest event masked, which the paper adds without a figure.
+
+Tensor letters: B batch, L length, D model dim, V items (padding included).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from seqrec_tf.config import check_at_least, check_rate
+from seqrec_tf.layers import SequenceEncoder
+from seqrec_tf.models.base import SequenceModel, pad
+from seqrec_tf.objective import ObjectiveConfig
+from seqrec_tf.schema import ITEM_IDS, PADDING_ID
+
+
+@dataclasses.dataclass(frozen=True)
+class BERT4RecConfig(ObjectiveConfig):
+    """Hyper-parameters of BERT4Rec; those of the loss are in `ObjectiveConfig`.
+
+    Attributes:
+        dim: Width of embeddings and hidden states.
+        num_blocks: Transformer blocks.
+        num_heads: Attention heads.
+        feed_forward_ratio: Width of the feed-forward's hidden layer over `dim`.
+        dropout_rate: Of embeddings, attention weights and what each half block adds.
+        mask_rate: Share of events that are masked; the paper takes 0.2 for MovieLens 1M and 0.6 for Beauty.
+        last_only_rate: Share of sequences in which only the newest event is masked, as when recommending.
+    """
+
+    loss: str = "softmax"
+    dim: int = 64
+    num_blocks: int = 2
+    num_heads: int = 2
+    feed_forward_ratio: float = 4.0
+    dropout_rate: float = 0.1
+    mask_rate: float = 0.2
+    last_only_rate: float = 0.1
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("dim", "num_blocks", "num_heads"):
+            check_at_least(f"model.{name}", getattr(self, name), 1)
+        for name in ("dropout_rate", "mask_rate", "last_only_rate"):
+            check_rate(f"model.{name}", getattr(self, name))
+
+
+@keras.saving.register_keras_serializable("seqrec_tf")
+class BERT4Rec(SequenceModel):
+    """Bidirectional encoder trained by the cloze task."""
+
+    config_class = BERT4RecConfig
+
+    def create_layers(self):
+        """Item table, encoder, projection."""
+        config = self.config
+        # The row after the last item is the mask.
+        self.items = keras.layers.Embedding(
+            self.num_items + 2,
+            config.dim,
+            embeddings_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+            name="items",
+        )
+        self.encoder = SequenceEncoder(
+            max_len=config.max_len,
+            num_blocks=config.num_blocks,
+            num_heads=config.num_heads,
+            feed_forward_ratio=config.feed_forward_ratio,
+            dropout_rate=config.dropout_rate,
+            norm="post",
+            activation="gelu",
+            is_causal=False,
+            name="encoder",
+        )
+        self.projection = keras.layers.Dense(config.dim, activation="gelu", name="projection")
+        self.projection.build([None, config.dim])
+        self.projection_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="projection_norm")
+        self.projection_norm.build([None, config.dim])
+        self.bias = self.add_weight(name="bias", shape=[self.num_items + 1], initializer="zeros", dtype="float32")
+
+    def item_table(self):
+        """The table that also embeds the inputs, without the mask: float [V, D]."""
+        return self.items.embeddings[: self.num_items + 1]
+
+    def item_bias(self):
+        """A score of each item for itself: float32 [V]."""
+        return tf.convert_to_tensor(self.bias)
+
+    def make_batch(self, sequences, seed):
+        """Sequences with some events masked, and what they were.
+
+        Every sequence has a mask: where none falls on it by chance, its newest event is masked.
+        """
+        config, seed = self.config, tf.convert_to_tensor(seed, tf.int32)
+        items = pad(sequences[ITEM_IDS][:, -config.max_len :])
+        is_real = items != PADDING_ID
+        is_newest = is_real & (tf.cumsum(tf.cast(is_real, tf.int32), axis=1, reverse=True) == 1)
+        draw = tf.random.stateless_uniform(tf.shape(items), seed)
+        is_masked = is_real & (draw < config.mask_rate)
+        last_only = tf.random.stateless_uniform([tf.shape(items)[0], 1], seed + 1) < config.last_only_rate
+        last_only |= ~tf.reduce_any(is_masked, axis=1, keepdims=True)
+        is_masked = tf.where(last_only, is_newest, is_masked)
+        return {ITEM_IDS: tf.where(is_masked, self.num_items + 1, items)}, tf.where(is_masked, items, PADDING_ID)
+
+    def call(self, inputs, training=False, position=None):
+        """Hidden states, float [B, L, D], of `item_ids`, int32 [B, L], some of them the mask (num_items + 1).
+
+        Where a position is given, int32 [B], only its state, float [B, D].
+        """
+        item_ids = inputs[ITEM_IDS]
+        return self.encoder(self.items(item_ids), item_ids != PADDING_ID, position=position, training=training)
+
+    def project(self, hidden):
+        """States to what is compared with the item table: float [..., D]."""
+        return self.projection_norm(self.projection(hidden))
+
+    def query(self, inputs):
+        """State of a mask after the newest `max_len - 1` events: float [B, D]."""
+        item_ids = inputs[ITEM_IDS]
+        order = tf.argsort(tf.cast(item_ids != PADDING_ID, tf.int32), axis=1, stable=True)  # padding to the left
+        history = tf.gather(item_ids, order, batch_dims=1)
+        history = history[:, tf.maximum(0, tf.shape(history)[1] - self.config.max_len + 1) :]
+        masked = tf.pad(history, [[0, 0], [0, 1]], constant_values=self.num_items + 1)
+        newest = tf.fill([tf.shape(masked)[0]], tf.shape(masked)[1] - 1)
+        return self.project(self.call({ITEM_IDS: masked}, position=newest))

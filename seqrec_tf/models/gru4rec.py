@@ -1,0 +1,106 @@
+"""GRU4Rec: session-based recommendations with recurrent neural networks (Hidasi et al., ICLR 2016, arXiv:1511.06939),
+with the losses and samples of GRU4Rec+ (Hidasi and Karatzoglou, CIKM 2018, arXiv:1706.03847).
+
+One or several GRU layers over the session, an activation on the scores, item biases, input and output embeddings tied
+or separate.
+
+Differs from the authors' code in its batching: it runs whole sessions in parallel, padded to batches of like length,
+and so backpropagates through the whole session. The authors' session-parallel mini-batches take one event of each
+session a step and cut the gradient there. All targets of a batch share one draw of negatives, where the authors draw
+anew for each event of the sessions.
+
+Tensor letters: B batch, L length, D embedding width, V items (padding included).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from seqrec_tf.config import check_at_least, check_rate
+from seqrec_tf.models.base import SequenceModel
+from seqrec_tf.objective import ObjectiveConfig
+from seqrec_tf.schema import ITEM_IDS, PADDING_ID
+
+
+@dataclasses.dataclass(frozen=True)
+class GRU4RecConfig(ObjectiveConfig):
+    """Hyper-parameters of GRU4Rec; those of the loss are in `ObjectiveConfig`.
+
+    Attributes:
+        units: Width of each GRU layer.
+        num_layers: GRU layers.
+        is_tied: Whether one table embeds inputs and scores outputs; embeddings then are `units` wide.
+        dim: Width of input embeddings that are not tied.
+        embedding_dropout_rate: Of input embeddings.
+        hidden_dropout_rate: Of what each GRU layer gives.
+    """
+
+    loss: str = "bpr-max"
+    negatives: str = "popular"
+    share_negatives: bool = True
+    num_negatives: int = 2048
+    units: int = 100
+    num_layers: int = 1
+    is_tied: bool = True
+    dim: int = 100
+    embedding_dropout_rate: float = 0.0
+    hidden_dropout_rate: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("units", "num_layers", "dim"):
+            check_at_least(f"model.{name}", getattr(self, name), 1)
+        check_rate("model.embedding_dropout_rate", self.embedding_dropout_rate)
+        check_rate("model.hidden_dropout_rate", self.hidden_dropout_rate)
+
+
+@keras.saving.register_keras_serializable("seqrec_tf")
+class GRU4Rec(SequenceModel):
+    """Recurrent session-based recommender."""
+
+    config_class = GRU4RecConfig
+
+    def create_layers(self):
+        """Item tables, item biases, GRU layers."""
+        config = self.config
+        num_rows = self.num_items + 1
+        self.outputs = keras.layers.Embedding(
+            num_rows, config.units, embeddings_initializer="glorot_uniform", name="outputs"
+        )
+        self.outputs.build()
+        self.inputs = self.outputs
+        if not config.is_tied:
+            self.inputs = keras.layers.Embedding(
+                num_rows, config.dim, embeddings_initializer="glorot_uniform", name="inputs"
+            )
+        self.bias = self.add_weight(name="bias", shape=[num_rows], initializer="zeros", dtype="float32")
+        self.embedding_dropout = keras.layers.Dropout(config.embedding_dropout_rate)
+        self.hidden_dropout = keras.layers.Dropout(config.hidden_dropout_rate)
+        self.layers_of_gru = [
+            keras.layers.GRU(config.units, return_sequences=True, name=f"gru_{i}") for i in range(config.num_layers)
+        ]
+
+    def item_table(self):
+        """Output embeddings: float [V, D]."""
+        return self.outputs.embeddings
+
+    def item_bias(self):
+        """A score of each item for itself: float32 [V]."""
+        return tf.convert_to_tensor(self.bias)
+
+    def call(self, inputs, training=False):
+        """Hidden states, float [B, L, units], of `item_ids`, int32 [B, L]."""
+        item_ids = inputs[ITEM_IDS]
+        is_real = tf.cast(item_ids != PADDING_ID, tf.int32)
+        # Real events first, in their order, so that the recurrence needs no mask.
+        aligned = tf.gather(item_ids, tf.argsort(1 - is_real, axis=1, stable=True), batch_dims=1)
+        length = tf.shape(item_ids)[1]
+        aligned = tf.pad(aligned, [[0, 0], [0, tf.cast(length == 0, tf.int32)]])  # Keras' GRU needs one step
+        hidden = self.embedding_dropout(self.inputs(aligned), training=training)
+        for gru in self.layers_of_gru:
+            hidden = self.hidden_dropout(gru(hidden, training=training), training=training)
+        place = tf.maximum(tf.cumsum(is_real, axis=1) - 1, 0)  # where each event has gone
+        return tf.gather(hidden, place, batch_dims=1)  # [B, L, units]

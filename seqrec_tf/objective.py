@@ -1,0 +1,184 @@
+"""What a next-item model minimises: one of several losses, on one of several kinds of negatives, by options.
+
+The model gives the states that predict, the table of item vectors and (if it has them) item biases; this module scores
+the true items and the negatives and applies the loss. So every loss works with every sequence model.
+
+Tensor letters: B batch, L length, N targets of a batch, D model dim, K negatives of a target, V items (padding
+included).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from seqrec_tf import losses, sampling
+from seqrec_tf.config import ModelConfig, check_at_least, check_choice
+
+LOSSES = ("bce", "gbce", "softmax", "sampled-softmax", "bpr", "top1", "bpr-max", "top1-max")
+NEGATIVES = ("uniform", "popular", "in-batch")
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig(ModelConfig):
+    """Options of the loss, which every next-item model has.
+
+    Attributes:
+        max_len: Newest events of a sequence that the model sees.
+        loss: "bce", "gbce" (gSASRec), "softmax" over all items, "sampled-softmax", "bpr", "top1", "bpr-max" or
+            "top1-max" (GRU4Rec+).
+        num_negatives: Drawn for each target, or for the whole batch where they are shared.
+        negatives: "uniform" (never an item of the sequence), "popular" (by training events to the power of
+            `popularity_exponent`; never the target) or "in-batch" (the other targets of the batch, and `num_negatives`
+            popular ones beside them).
+        share_negatives: Whether all targets of a batch have the same negatives: one matrix product instead of a
+            gather for each target. "in-batch" always shares.
+        popularity_exponent: 1 draws by popularity, 0 uniformly.
+        gbce_calibration: t of "gbce".
+        regularization: Of the negatives' scores in "bpr-max".
+        temperature: Logits are divided by it in "softmax" and "sampled-softmax".
+        elu: Where not 0, sampled scores pass through an ELU that goes down to minus this (GRU4Rec's final activation);
+            it keeps their order.
+    """
+
+    loss: str = "bce"
+    num_negatives: int = 1
+    negatives: str = "uniform"
+    share_negatives: bool = False
+    popularity_exponent: float = 1.0
+    gbce_calibration: float = 0.75
+    regularization: float = 1.0
+    temperature: float = 1.0
+    elu: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choice("model.loss", self.loss, LOSSES)
+        check_choice("model.negatives", self.negatives, NEGATIVES)
+        check_at_least("model.num_negatives", self.num_negatives, 0 if self.negatives == "in-batch" else 1)
+        check_at_least("model.temperature", self.temperature, 1e-6)
+        if self.loss == "gbce" and (self.negatives != "uniform" or self.share_negatives):
+            raise ValueError('model.loss="gbce" is calibrated for model.negatives="uniform" that are not shared.')
+
+
+@keras.saving.register_keras_serializable("seqrec_tf")
+class NextItemObjective(keras.layers.Layer):
+    """Loss of each target of a batch.
+
+    Args:
+        config: The options.
+        num_items: Items that there are, padding not counted.
+
+    Call arguments:
+        hidden: float [N, D], states that predict.
+        targets: int32 [N], true items.
+        sequence: int32 [B, S], the items of each sequence; "uniform" negatives are none of them.
+        is_target: bool [B, L], where the N targets are.
+        table: float32 [V, D], item vectors.
+        bias: float32 [V], item biases, or None.
+
+    Returns:
+        float32 [N].
+    """
+
+    def __init__(self, config: ObjectiveConfig, num_items: int, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.config = config
+        self.num_items = num_items
+        self.seed_generator = keras.random.SeedGenerator()
+        self.cumulative = None
+        if config.negatives != "uniform":
+            # Running sum of the items' weights; until `adapt`, all have the same.
+            self.cumulative = self.add_weight(
+                name="cumulative", shape=[num_items], initializer="ones", trainable=False, dtype="float64"
+            )
+            self.cumulative.assign(np.arange(1, num_items + 1))
+
+    def adapt(self, item_counts) -> None:
+        """Take the training events of each item, a sequence of `num_items` numbers.
+
+        An item without any counts as one thousandth of an event, so that its share has a logarithm.
+        """
+        if self.cumulative is not None:
+            weights = np.maximum(np.asarray(item_counts, np.float64), 1e-3)
+            self.cumulative.assign(np.cumsum(weights**self.config.popularity_exponent))
+
+    def call(self, hidden, targets, sequence, is_target, table, bias=None):
+        config = self.config
+        hidden = tf.cast(hidden, tf.float32)
+        if config.loss == "softmax":
+            logits = tf.matmul(hidden, table[1:], transpose_b=True)  # [N, V - 1]
+            logits = logits if bias is None else logits + bias[1:]
+            return losses.cross_entropy(logits / config.temperature, targets - 1)
+        positive = tf.reduce_sum(hidden * tf.gather(table, targets), axis=-1)
+        positive = positive if bias is None else positive + tf.gather(bias, targets)
+        if config.share_negatives or config.negatives == "in-batch":
+            ids = self._draw_shared(targets)  # [K]
+            negatives = tf.matmul(hidden, tf.gather(table, ids), transpose_b=True)
+            ids = ids[None, :]
+        else:
+            ids = self.draw(sequence, is_target)  # [N, K]
+            negatives = tf.einsum("nd,nkd->nk", hidden, tf.gather(table, ids))
+        negatives = negatives if bias is None else negatives + tf.gather(bias, ids)
+        if config.elu:
+            positive, negatives = (
+                tf.where(scores > 0, scores, config.elu * tf.math.expm1(tf.minimum(scores, 0.0)))
+                for scores in (positive, negatives)
+            )
+        if config.loss == "sampled-softmax":
+            positive, negatives = positive / config.temperature, negatives / config.temperature
+            if config.negatives != "uniform":  # logQ correction: frequent items are drawn as negatives more often
+                positive -= self._log_share(targets)
+                negatives -= self._log_share(ids)
+        if config.share_negatives or config.negatives != "uniform":
+            negatives = tf.where(ids == targets[:, None], -np.inf, negatives)
+        return self._loss(positive, negatives)
+
+    def draw(self, sequence, is_target):
+        """Negatives of each target: int32 [N, K]."""
+        shape = tf.concat([tf.shape(is_target), [self.config.num_negatives]], axis=0)
+        if self.config.negatives == "uniform":
+            drawn = sampling.uniform_negatives(sequence, num_items=self.num_items, shape=shape, seed=self._seed())
+        else:
+            drawn = sampling.popularity_negatives(self._weights(), shape=shape, seed=self._seed())
+        return tf.boolean_mask(drawn, is_target)
+
+    def _draw_shared(self, targets):
+        """Negatives of the whole batch: int32 [K]."""
+        shape = [self.config.num_negatives]
+        if self.config.negatives == "uniform":
+            return tf.random.stateless_uniform(shape, self._seed(), 1, self.num_items + 1, tf.int32)
+        drawn = sampling.popularity_negatives(self._weights(), shape=shape, seed=self._seed())
+        return tf.concat([targets, drawn], axis=0) if self.config.negatives == "in-batch" else drawn
+
+    def _weights(self):
+        return tf.convert_to_tensor(self.cumulative)
+
+    def _log_share(self, ids):
+        """Logarithm of how likely a draw is one of these items: float32, of the shape of `ids`."""
+        cumulative = self._weights()
+        weights = cumulative - tf.concat([tf.zeros([1], cumulative.dtype), cumulative[:-1]], axis=0)
+        return tf.cast(tf.math.log(tf.gather(weights, ids - 1) / cumulative[-1]), tf.float32)
+
+    def _seed(self):
+        return tf.cast(self.seed_generator.next(), tf.int32)
+
+    def _loss(self, positive, negatives):
+        config = self.config
+        if config.loss == "gbce":
+            return losses.generalized_binary_cross_entropy(
+                positive, negatives, num_items=self.num_items, calibration=config.gbce_calibration
+            )
+        if config.loss == "bpr-max":
+            return losses.bpr_max(positive, negatives, regularization=config.regularization)
+        function = {
+            "bce": losses.binary_cross_entropy,
+            "sampled-softmax": losses.sampled_softmax,
+            "bpr": losses.bayesian_personalized_ranking,
+            "top1": losses.top1,
+            "top1-max": losses.top1_max,
+        }[config.loss]
+        return function(positive, negatives)
