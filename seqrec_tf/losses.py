@@ -71,7 +71,7 @@ def sampled_softmax(positive, negatives):
 
     loss = -log(exp(positive) / (exp(positive) + sum_k exp(negatives_k)))
 
-    Logits of samplers that are not uniform carry the logQ correction already (`sampling.Negatives`).
+    Logits of samplers that are not uniform carry the logQ correction already (`objective.NextItemObjective`).
 
     Args:
         positive: float32 [N], logits of the true items.
@@ -120,9 +120,10 @@ def bpr_max(positive, negatives, *, regularization):
     Returns:
         float32 [N].
     """
-    log_weights, finite = _log_softmax_and_finite(negatives)
+    is_there, log_weights, finite = _log_softmax_and_finite(negatives)
     log_likelihood = tf.reduce_logsumexp(log_weights - tf.nn.softplus(finite - positive[:, None]), axis=1)
-    return regularization * tf.reduce_sum(tf.exp(log_weights) * tf.square(finite), axis=1) - log_likelihood
+    loss = regularization * tf.reduce_sum(tf.exp(log_weights) * tf.square(finite), axis=1) - log_likelihood
+    return tf.where(tf.reduce_any(is_there, axis=1), loss, 0.0)
 
 
 def top1_max(positive, negatives):
@@ -132,15 +133,15 @@ def top1_max(positive, negatives):
 
     Args and returns are those of `sampled_softmax`.
     """
-    log_weights, finite = _log_softmax_and_finite(negatives)
+    is_there, log_weights, finite = _log_softmax_and_finite(negatives)
     terms = tf.sigmoid(finite - positive[:, None]) + tf.sigmoid(tf.square(finite))
-    return tf.reduce_sum(tf.exp(log_weights) * terms, axis=1)
+    return tf.reduce_sum(tf.where(is_there, tf.exp(log_weights) * terms, 0.0), axis=1)
 
 
 def _log_softmax_and_finite(negatives):
-    """Log-softmax, very negative where a logit is -inf, and the logits with 0 there."""
+    """Where a logit is not -inf; log-softmax, very negative elsewhere; and the logits with 0 elsewhere."""
     is_there, finite = _finite(negatives)
-    return tf.nn.log_softmax(tf.where(is_there, negatives, -1e9)), finite
+    return is_there, tf.nn.log_softmax(tf.where(is_there, negatives, -1e9)), finite
 
 
 def _finite(negatives):

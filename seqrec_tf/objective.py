@@ -60,6 +60,10 @@ class ObjectiveConfig(ModelConfig):
         check_choice("model.negatives", self.negatives, NEGATIVES)
         check_at_least("model.num_negatives", self.num_negatives, 0 if self.negatives == "in-batch" else 1)
         check_at_least("model.temperature", self.temperature, 1e-6)
+        for name in ("popularity_exponent", "gbce_calibration", "regularization", "elu"):
+            check_at_least(f"model.{name}", getattr(self, name), 0)
+        if self.gbce_calibration > 1:
+            raise ValueError(f"model.gbce_calibration must be in [0, 1], got {self.gbce_calibration}.")
         if self.loss == "gbce" and (self.negatives != "uniform" or self.share_negatives):
             raise ValueError('model.loss="gbce" is calibrated for model.negatives="uniform" that are not shared.')
 

@@ -18,7 +18,8 @@ def uniform_negatives(excluded, *, num_items, shape, seed):
     [1, num_items - m] stands for the r-th item that is not excluded, which is r + #{j : e_j - j <= r}.
 
     Args:
-        excluded: int [B, S], ids a row must not draw; 0 is ignored, repeats are fine.
+        excluded: int [B, S], ids a row must not draw; those that are no item, such as padding and masks, are ignored,
+            repeats are fine.
         num_items: Size of the vocabulary; ids are in [1, num_items].
         shape: int vector, the shape of the draw, of any rank; its first dimension is B.
         seed: int32 [2], of the stateless generator.
@@ -27,11 +28,12 @@ def uniform_negatives(excluded, *, num_items, shape, seed):
         int32 of shape `shape`. A row that excludes every item draws from all of them.
     """
     excluded = tf.sort(tf.cast(excluded, tf.int32), axis=1)
-    is_repeat = tf.concat([excluded[:, :1] <= 0, excluded[:, 1:] == excluded[:, :-1]], axis=1) | (excluded <= 0)
-    # Repeats and padding move behind every real id, where no draw reaches them.
+    is_repeat = tf.concat([tf.zeros_like(excluded[:, :1], tf.bool), excluded[:, 1:] == excluded[:, :-1]], axis=1)
+    is_ignored = is_repeat | (excluded <= 0) | (excluded > num_items)
+    # What is ignored moves behind every real id, where no draw reaches it.
     beyond = tf.int32.max
-    excluded = tf.sort(tf.where(is_repeat, beyond, excluded), axis=1)
-    num_excluded = tf.reduce_sum(tf.cast(~is_repeat, tf.int32), axis=1)  # [B]
+    excluded = tf.sort(tf.where(is_ignored, beyond, excluded), axis=1)
+    num_excluded = tf.reduce_sum(tf.cast(~is_ignored, tf.int32), axis=1)  # [B]
     num_free = num_items - num_excluded
     all_excluded = num_free <= 0
     num_free = tf.where(all_excluded, num_items, num_free)

@@ -54,6 +54,8 @@ class BERT4RecConfig(ObjectiveConfig):
             check_at_least(f"model.{name}", getattr(self, name), 1)
         for name in ("dropout_rate", "mask_rate", "last_only_rate"):
             check_rate(f"model.{name}", getattr(self, name))
+        if self.dim % self.num_heads:
+            raise ValueError(f"model.num_heads must divide model.dim, got {self.num_heads} heads for dim {self.dim}.")
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")

@@ -31,7 +31,7 @@ class SASRecConfig(ObjectiveConfig):
         num_heads: Attention heads.
         feed_forward_ratio: Width of the feed-forward's hidden layer over `dim`.
         dropout_rate: Of embeddings, attention weights and what each half block adds.
-        norm: "pre" (the paper) or "post".
+        norm: "post" (the authors' code, whose states are normalised before each half block) or "pre" (the paper's text).
         activation: Of the feed-forward network.
     """
 
@@ -40,7 +40,7 @@ class SASRecConfig(ObjectiveConfig):
     num_heads: int = 1
     feed_forward_ratio: float = 1.0
     dropout_rate: float = 0.2
-    norm: str = "pre"
+    norm: str = "post"
     activation: str = "relu"
 
     def __post_init__(self):
