@@ -144,8 +144,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = (
         "Other options go to Beam, for example --direct_num_workers=2 --direct_running_mode=multi_processing, or\n"
-        "--runner=DataflowRunner --project=P --region=R --temp_location=gs://B/tmp --setup_file=./setup.py.\n\n"
-        "Raw MovieLens ratings.dat: --format csv --delimiter :: --user-column 0 --item-column 1 --time-column 3"
+        "--runner=DataflowRunner --project=P --region=R --temp_location=gs://B/tmp --setup_file=./setup.py."
     )
 
 
