@@ -23,7 +23,7 @@ check: install  ## what CI runs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(MAKE) test
 
 format: install
 	$(BIN)/ruff check --fix .
@@ -45,6 +45,7 @@ bench/rectools/.installed:
 install: $(INSTALLED)
 
 $(INSTALLED): setup.py
+	@echo "Installing into $(VENV); this takes a few minutes, once."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
