@@ -1,11 +1,13 @@
 # `make demo` and `make test` need only Python 3.11+, git and make.
 PYTHON ?= python3
 VENV ?= .venv
+# Folder of the public data sets that the benchmarks read.
+SEQREC_DATA_DIR ?= ../shared/data
 BIN = $(VENV)/bin
 # Touched when the installation is whole, so that an interrupted one is repeated.
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test test-slow check format install clean
+.PHONY: demo test test-slow check format bench install clean
 
 demo: install  ## the whole path on a generated shop
 	rm -rf demo
@@ -21,15 +23,29 @@ check: install  ## what CI runs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(MAKE) test
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: install bench/ml-1m/COMPLETED bench/rectools/.installed  ## training speed beside RecTools
+	$(BIN)/python benchmarks/train_speed.py --dataset bench/ml-1m --max-len 200 --peer-python bench/rectools/bin/python
+
+bench/ml-1m/COMPLETED: | install
+	$(BIN)/seqrec prepare --preset movielens-1m --input $(SEQREC_DATA_DIR)/ml-1m --min-item-events 5 --output bench/ml-1m
+
+# The peer has an environment of its own; the pinned PyTorch is the last that it was measured with.
+bench/rectools/.installed:
+	$(PYTHON) -m venv bench/rectools
+	bench/rectools/bin/python -m pip install --quiet torch==2.13.0
+	bench/rectools/bin/python -m pip install --quiet "rectools[torch]==0.19.0"
+	touch $@
+
 install: $(INSTALLED)
 
 $(INSTALLED): setup.py
+	@echo "Installing into $(VENV); this takes a few minutes, once."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[test]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import fnmatch
 import os
 from typing import Any
 
@@ -143,8 +144,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = (
         "Other options go to Beam, for example --direct_num_workers=2 --direct_running_mode=multi_processing, or\n"
-        "--runner=DataflowRunner --project=P --region=R --temp_location=gs://B/tmp --setup_file=./setup.py.\n\n"
-        "Raw MovieLens ratings.dat: --format csv --delimiter :: --user-column 0 --item-column 1 --time-column 3"
+        "--runner=DataflowRunner --project=P --region=R --temp_location=gs://B/tmp --setup_file=./setup.py."
     )
 
 
@@ -161,16 +161,22 @@ def resolve(args: argparse.Namespace) -> Options:
             near = difflib.get_close_matches(args.preset, PRESETS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(PRESETS)}."
             raise ValueError(f"There is no preset {args.preset!r}; {hint}")
-        preset = PRESETS[args.preset]
-        known = dict(preset.options)
         inputs = given.get("input", ())
-        if len(inputs) == 1 and _is_folder(inputs[0]):
-            folder = inputs[0].rstrip("/")
+        folder = inputs[0].rstrip("/") if len(inputs) == 1 and _is_folder(inputs[0]) else None
+
+        def is_there(name: str) -> bool:
+            if folder is not None:
+                return bool(FileSystems.match([f"{folder}/{name}"])[0].metadata_list)
+            return any(fnmatch.fnmatch(path.rsplit("/", 1)[-1], name) for path in inputs)
+
+        layouts = PRESETS[args.preset]
+        preset = next((layout for layout in layouts if is_there(layout.files["input"])), layouts[0])
+        known = dict(preset.options)
+        if folder is not None:
             del given["input"]
             for option, name in preset.files.items():
-                pattern = f"{folder}/{name}"
-                if option == "input" or FileSystems.match([pattern])[0].metadata_list:
-                    known[option] = (pattern,)
+                if option == "input" or is_there(name):
+                    known[option] = (f"{folder}/{name}",)
     values = known | given
     for name in ("input", "test_input", "valid_input", "items"):
         values[name] = tuple(values.get(name, ()))

@@ -19,60 +19,85 @@ class Preset:
     files: dict[str, str]
 
 
+# The items file of MovieLens 1M.
+_ML_1M_ITEMS = {
+    "items_format": "csv",
+    "items_delimiter": "::",
+    "items_encoding": "latin-1",
+    "items_columns": "item_id,title,genres",
+}
 _ML_100K_GENRES = (
     "unknown,action,adventure,animation,children,comedy,crime,documentary,drama,fantasy,film_noir,horror,musical,"
     "mystery,romance,sci_fi,thriller,war,western"
 )
 
-PRESETS = {
-    "movielens-100k": Preset(
-        {
-            "format": "csv",
-            "delimiter": "\t",
-            "user_column": "0",
-            "item_column": "1",
-            "time_column": "3",
-            "time_format": "s",
-            "items_format": "csv",
-            "items_delimiter": "|",
-            "items_encoding": "latin-1",
-            "items_columns": f"item_id,title,release_date,video_release_date,imdb_url,{_ML_100K_GENRES}",
-        },
-        {"input": "u.data", "items": "u.item"},
+# A data set may come in several layouts; the one whose input file is there counts, or else the first.
+PRESETS: dict[str, tuple[Preset, ...]] = {
+    "movielens-100k": (
+        Preset(
+            {
+                "format": "csv",
+                "delimiter": "\t",
+                "user_column": "0",
+                "item_column": "1",
+                "time_column": "3",
+                "time_format": "s",
+                "items_format": "csv",
+                "items_delimiter": "|",
+                "items_encoding": "latin-1",
+                "items_columns": f"item_id,title,release_date,video_release_date,imdb_url,{_ML_100K_GENRES}",
+            },
+            {"input": "u.data", "items": "u.item"},
+        ),
     ),
-    "movielens-1m": Preset(
-        {
-            "format": "csv",
-            "delimiter": "\t",
-            "user_column": "user_id",
-            "item_column": "item_id",
-            "time_column": "position",
-            "time_format": "order",
-            "items_format": "csv",
-            "items_delimiter": "::",
-            "items_encoding": "latin-1",
-            "items_columns": "item_id,title,genres",
-        },
-        {"input": "events.tsv*", "items": "movies.dat"},
+    "movielens-1m": (
+        Preset(  # as GroupLens publishes it: user, item, rating, seconds
+            {
+                "format": "csv",
+                "delimiter": "::",
+                "user_column": "0",
+                "item_column": "1",
+                "time_column": "3",
+                "time_format": "s",
+                **_ML_1M_ITEMS,
+            },
+            {"input": "ratings.dat*", "items": "movies.dat"},
+        ),
+        Preset(  # its order alone
+            {
+                "format": "csv",
+                "delimiter": "\t",
+                "user_column": "user_id",
+                "item_column": "item_id",
+                "time_column": "position",
+                "time_format": "order",
+                **_ML_1M_ITEMS,
+            },
+            {"input": "events.tsv*", "items": "movies.dat"},
+        ),
     ),
-    "amazon-beauty": Preset(
-        {
-            "format": "csv",
-            "delimiter": " ",
-            "user_column": "0",
-            "item_column": "1",
-            "time_column": "none",
-        },
-        {"input": "beauty.txt*"},
+    "amazon-beauty": (
+        Preset(
+            {
+                "format": "csv",
+                "delimiter": " ",
+                "user_column": "0",
+                "item_column": "1",
+                "time_column": "none",
+            },
+            {"input": "beauty.txt*"},
+        ),
     ),
-    "retailrocket": Preset(
-        {
-            "format": "sequences",
-            "delimiter": " ",
-            "user_column": "none",
-            "time_column": "none",
-            "split": "files",
-        },
-        {"input": "train_sessions.txt*", "test_input": "test_sessions.txt*"},
+    "retailrocket": (
+        Preset(
+            {
+                "format": "sequences",
+                "delimiter": " ",
+                "user_column": "none",
+                "time_column": "none",
+                "split": "files",
+            },
+            {"input": "train_sessions.txt*", "test_input": "test_sessions.txt*"},
+        ),
     ),
 }

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", default="demo", metavar="DIR", help="folder for everything it makes (default: demo)"
     )
     parser.add_argument("--customers", type=int, default=_NUM_CUSTOMERS, help=f"default: {_NUM_CUSTOMERS}")
-    parser.add_argument("--epochs", type=int, default=15, help="of training, at most (default: 15)")
+    parser.add_argument("--epochs", type=int, default=10, help="of training, at most (default: 10)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
         ),
         "Train SASRec": (
             f"train --dataset {dataset} --model sasrec --output {run_folder} --set train.epochs={args.epochs} "
-            "train.patience=3 model.max_len=30 model.dim=48"
+            "train.learning_rate=0.005 model.max_len=30 model.dim=48 model.loss=softmax"
         ),
         "Compare with popularity": f"evaluate --run {run_folder}",
         "Export for TF Serving": f"export --run {run_folder} --output {models / 'shop'}",

@@ -10,17 +10,20 @@ stopped goes on where it was when the same command is given again, and ends with
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import inspect
 import json
 import os
 import pathlib
 import shutil
 import sys
 import tempfile
+import textwrap
 import warnings
 from typing import TYPE_CHECKING
 
 from seqrec_tf import run_folder as run_lib
-from seqrec_tf.config import Config
+from seqrec_tf.config import Config, DataConfig, TrainConfig
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.run_folder import RunFolder, write_whole
 from seqrec_tf.schema import COMPLETED_FILE
@@ -35,8 +38,16 @@ NEEDS_TENSORFLOW = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--dataset", required=True, metavar="DATASET", help="folder made by `seqrec prepare`")
+    models = sorted(file.stem for file in (pathlib.Path(__file__).parent / "models").glob("[!_]*.py"))
+    models.remove("base")
     parser.add_argument(
-        "--model", required=True, metavar="NAME", help="such as sasrec; a dotted path names your own module"
+        "--model", required=True, metavar="NAME", help=f"{', '.join(models)}; a dotted path names your own module"
+    )
+    parser.epilog = "\n".join(
+        [
+            "Keys of [model] are in the model's file, seqrec_tf/models/NAME.py; the others:",
+            *(f"\n[{section}]\n{_attributes(cls)}" for section, cls in (("data", DataConfig), ("train", TrainConfig))),
+        ]
     )
     parser.add_argument("--output", required=True, metavar="RUN", help="run folder to write, or to go on with")
     parser.add_argument("--config", metavar="FILE", help="TOML with sections [model], [data], [train]")
@@ -54,6 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tf.distribute strategy (train.strategy); auto: mirrored where there are several GPUs. multi-worker reads "
         "TF_CONFIG; start the same command on every machine",
     )
+
+
+def _attributes(cls: type) -> str:
+    """What a configuration class says of its fields, with their defaults."""
+    text = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2]
+    for field in dataclasses.fields(cls):
+        text = text.replace(f"{field.name}: ", f"{field.name} = {json.dumps(field.default)}: ", 1)
+    return textwrap.indent(textwrap.dedent(text), "  ")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -586,6 +586,18 @@ def test_seqrec_and_the_module_are_the_same_command():
     assert "seqrec prepare: --input nowhere.csv matches no file." in done.stderr
 
 
+def test_movielens_1m_is_known_as_it_is_published(prepare, tmp_path):
+    (tmp_path / "ml-1m").mkdir()
+    (tmp_path / "ml-1m" / "ratings.dat").write_text(
+        "1::7::5::978300760\n1::9::3::978300761\n1::5::4::978300762\n1::8::4::978300763\n"
+    )
+    (tmp_path / "ml-1m" / "movies.dat").write_bytes("7::Misérables, Les (1995)::Drama|Musical\n".encode("latin-1"))
+    outcome = prepare([], "--preset", "movielens-1m", "--input", str(tmp_path / "ml-1m"))
+    assert outcome.status == 0, outcome.err
+    assert [row["timestamps"] for row in outcome.records("test")] == [[978300760, 978300761, 978300762, 978300763]]
+    assert item_rows(outcome)[0] == ("7", "Misérables, Les (1995)", "Drama|Musical")
+
+
 def test_movielens_100k_needs_no_options_but_its_preset(prepare, data_dir):
     outcome = prepare([], "--preset", "movielens-100k", "--input", str(data_dir / "ml-100k"))
     assert outcome.status == 0, outcome.err
