@@ -12,13 +12,13 @@ import tensorflow as tf
 
 
 def binary_cross_entropy(positive, negatives):
-    """Binary cross-entropy of one positive and K sampled negatives (SASRec, Section III-D, eq. 7, for K = 1).
+    """Binary cross-entropy of one positive and K sampled negatives (SASRec, "Network Training", for K = 1).
 
     loss = -1 / (K + 1) * (log sigmoid(positive) + sum_k log(1 - sigmoid(negatives_k)))
 
     Args:
         positive: float32 [N], logits of the true items.
-        negatives: float32 [N, K], logits of items that were not chosen; -inf takes no part.
+        negatives: float32 [N, K], logits of items that were not chosen; -inf adds nothing, but counts in K.
 
     Returns:
         float32 [N], nats.
@@ -43,7 +43,7 @@ def cross_entropy(logits, targets):
 
 
 def generalized_binary_cross_entropy(positive, negatives, *, num_items, calibration):
-    """gBCE: binary cross-entropy that corrects the overconfidence of negative sampling (gSASRec, Section 5, eq. 12-16).
+    """gBCE: binary cross-entropy that corrects the overconfidence of negative sampling (gSASRec, arXiv:2308.07192).
 
     With the sampling rate a = K / (num_items - 1), the positive term is multiplied by
     beta = a * (calibration * (1 - 1 / a) + 1 / a):
@@ -84,7 +84,7 @@ def sampled_softmax(positive, negatives):
 
 
 def bayesian_personalized_ranking(positive, negatives):
-    """BPR (Rendle et al. 2009; GRU4Rec, Section 3.1.3).
+    """BPR (Rendle et al. 2009; GRU4Rec, "Ranking loss").
 
     loss = -1 / K * sum_k log sigmoid(positive - negatives_k)
 
@@ -94,7 +94,7 @@ def bayesian_personalized_ranking(positive, negatives):
 
 
 def top1(positive, negatives):
-    """TOP1 (GRU4Rec, Section 3.1.3): a relative rank, with a pull of the negatives' scores to 0.
+    """TOP1 (GRU4Rec, "Ranking loss"): a relative rank, with a pull of the negatives' scores to 0.
 
     loss = 1 / K * sum_k (sigmoid(negatives_k - positive) + sigmoid(negatives_k^2))
 
@@ -106,7 +106,7 @@ def top1(positive, negatives):
 
 
 def bpr_max(positive, negatives, *, regularization):
-    """BPR-max (GRU4Rec+, Section 4.2, eq. 9): the negatives count by the softmax of their scores.
+    """BPR-max (GRU4Rec+, ranking-max losses): the negatives count by the softmax of their scores.
 
     With s = softmax(negatives) over the K negatives:
 
@@ -127,7 +127,7 @@ def bpr_max(positive, negatives, *, regularization):
 
 
 def top1_max(positive, negatives):
-    """TOP1-max (GRU4Rec+, Section 4.1, eq. 7): TOP1 with the negatives weighted by the softmax of their scores.
+    """TOP1-max (GRU4Rec+, ranking-max losses): TOP1 with the negatives weighted by the softmax of their scores.
 
     loss = sum_k softmax(negatives)_k * (sigmoid(negatives_k - positive) + sigmoid(negatives_k^2))
 

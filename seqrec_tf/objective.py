@@ -31,9 +31,9 @@ class ObjectiveConfig(ModelConfig):
         loss: "bce", "gbce" (gSASRec), "softmax" over all items, "sampled-softmax", "bpr", "top1", "bpr-max" or
             "top1-max" (GRU4Rec+).
         num_negatives: Drawn for each target, or for the whole batch where they are shared.
-        negatives: "uniform" (never an item of the sequence), "popular" (by training events to the power of
-            `popularity_exponent`; never the target) or "in-batch" (the other targets of the batch, and `num_negatives`
-            popular ones beside them).
+        negatives: "uniform" (never an item of the sequence or, where shared, the target), "popular" (by training
+            events to the power of `popularity_exponent`; never the target) or "in-batch" (the other targets of the
+            batch, and `num_negatives` popular ones beside them).
         share_negatives: Whether all targets of a batch have the same negatives: one matrix product instead of a
             gather for each target. "in-batch" always shares.
         popularity_exponent: 1 draws by popularity, 0 uniformly.
@@ -100,15 +100,24 @@ class NextItemObjective(keras.layers.Layer):
                 name="cumulative", shape=[num_items], initializer="ones", trainable=False, dtype="float64"
             )
             self.cumulative.assign(np.arange(1, num_items + 1))
+        self.event_share = None
+        if config.negatives == "in-batch":
+            # How often an item is a target, whatever the exponent of the items drawn beside them.
+            self.event_share = self.add_weight(
+                name="event_share", shape=[num_items], initializer="ones", trainable=False, dtype="float64"
+            )
+        self.built = True  # a model's `call`, by which Keras builds it, does not use this layer
 
     def adapt(self, item_counts) -> None:
         """Take the training events of each item, a sequence of `num_items` numbers.
 
         An item without any counts as one thousandth of an event, so that its share has a logarithm.
         """
+        counts = np.maximum(np.asarray(item_counts, np.float64), 1e-3)
         if self.cumulative is not None:
-            weights = np.maximum(np.asarray(item_counts, np.float64), 1e-3)
-            self.cumulative.assign(np.cumsum(weights**self.config.popularity_exponent))
+            self.cumulative.assign(np.cumsum(counts**self.config.popularity_exponent))
+        if self.event_share is not None:
+            self.event_share.assign(counts / counts.sum())
 
     def call(self, hidden, targets, sequence, is_target, table, bias=None):
         config = self.config
@@ -135,8 +144,9 @@ class NextItemObjective(keras.layers.Layer):
         if config.loss == "sampled-softmax":
             positive, negatives = positive / config.temperature, negatives / config.temperature
             if config.negatives != "uniform":  # logQ correction: frequent items are drawn as negatives more often
-                positive -= self._log_share(targets)
-                negatives -= self._log_share(ids)
+                num_targets = tf.size(targets)
+                positive -= self._log_expected(targets, num_targets)
+                negatives -= self._log_expected(ids, num_targets)
         if config.share_negatives or config.negatives != "uniform":
             negatives = tf.where(ids == targets[:, None], -np.inf, negatives)
         return self._loss(positive, negatives)
@@ -161,11 +171,15 @@ class NextItemObjective(keras.layers.Layer):
     def _weights(self):
         return tf.convert_to_tensor(self.cumulative)
 
-    def _log_share(self, ids):
-        """Logarithm of how likely a draw is one of these items: float32, of the shape of `ids`."""
+    def _log_expected(self, ids, num_targets):
+        """Logarithm of how often these items are among the negatives of a batch: float32, of the shape of `ids`."""
         cumulative = self._weights()
         weights = cumulative - tf.concat([tf.zeros([1], cumulative.dtype), cumulative[:-1]], axis=0)
-        return tf.cast(tf.math.log(tf.gather(weights, ids - 1) / cumulative[-1]), tf.float32)
+        expected = tf.gather(weights, ids - 1) / cumulative[-1]
+        if self.event_share is not None:
+            in_batch = tf.gather(tf.convert_to_tensor(self.event_share), ids - 1)
+            expected = tf.cast(num_targets, expected.dtype) * in_batch + self.config.num_negatives * expected
+        return tf.cast(tf.math.log(expected), tf.float32)
 
     def _seed(self):
         return tf.cast(self.seed_generator.next(), tf.int32)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf.sampling import uniform_negatives
+from seqrec_tf.sampling import popularity_negatives, uniform_negatives
 
 SEED = tf.constant([3, 4])
 # The chi-square value that 6 degrees of freedom exceed once in a thousand times.
@@ -43,6 +43,12 @@ def test_the_draw_r_stands_for_the_rth_free_item_whatever_is_excluded():
 def test_order_repeats_and_padding_among_the_excluded_do_not_matter():
     excluded = [[2, 4, 0, 0, 0], [4, 2, 4, 2, 4], [0, 4, 0, 2, 0], [4, 4, 4, 0, 2]]
     np.testing.assert_array_equal(draw(excluded, num_items=5, num_draws=3), [[1, 3, 5]] * 4)
+
+
+@pytest.mark.usefixtures("draws_in_order")
+def test_excluded_ids_beyond_the_items_such_as_a_mask_do_not_matter():
+    excluded = [[2, 4, 6, 6, 99], [6, 4, 2, 0, 0], [2, 4, 0, -1, 0]]
+    np.testing.assert_array_equal(draw(excluded, num_items=5, num_draws=3), [[1, 3, 5]] * 3)
 
 
 def test_excluded_items_and_padding_are_never_drawn():
@@ -110,3 +116,67 @@ def test_it_runs_in_a_graph_with_unknown_shapes(dtype):
         result = run(tf.constant(excluded, dtype), tf.constant(shape))
         assert result.dtype == tf.int32
         np.testing.assert_array_equal(result, expected)
+
+
+def draw_by_weight(weights, shape, seed=SEED):
+    return popularity_negatives(tf.constant(np.cumsum(weights), tf.float64), shape=shape, seed=seed).numpy()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e9])
+def test_items_are_drawn_by_their_weights(scale):
+    shares = np.array([7, 6, 5, 4, 3, 2, 1]) / 28
+    sample = draw_by_weight(shares * 28 * scale, [28_000])
+    observed, expected = np.array([np.sum(sample == item) for item in range(1, 8)]), 28_000 * shares
+    assert np.sum((observed - expected) ** 2 / expected) < CHI_SQUARE_6
+
+
+@pytest.mark.parametrize("weights", [[0, 1, 0, 2, 0], [0, 0, 5, 0, 0], [1, 0, 0, 0, 1]])
+def test_an_item_without_weight_is_never_drawn(weights):
+    sample = draw_by_weight(np.array(weights, float), [3000])
+    assert set(sample) == {item for item, weight in enumerate(weights, start=1) if weight}
+
+
+@pytest.mark.parametrize(
+    ("uniform", "item"), [(0.0, 1), (0.2499, 1), (0.25, 2), (0.7499, 2), (0.75, 4), (1 - 2**-53, 4)]
+)
+def test_a_draw_falls_to_the_item_whose_share_of_the_weight_it_is_in(monkeypatch, uniform, item):
+    monkeypatch.setattr(tf.random, "stateless_uniform", lambda shape, seed, dtype: tf.fill(shape, np.float64(uniform)))
+    assert draw_by_weight([1, 2, 0, 1], [1]).tolist() == [item]
+
+
+def test_the_end_of_the_weights_falls_to_a_real_item(monkeypatch):
+    """A product of a number just below 1 and a large sum may round to the sum itself."""
+    monkeypatch.setattr(tf.random, "stateless_uniform", lambda shape, seed, dtype: tf.ones(shape, dtype))
+    assert draw_by_weight([1, 2, 4], [2]).tolist() == [3, 3]
+
+
+def test_the_rarest_of_a_million_items_is_drawn_too():
+    weights = np.concatenate([np.full(1_000_000 - 1, 1e-3), [1e3]])
+    sample = draw_by_weight(weights, [2000])
+    assert sample.min() >= 1
+    assert sample.max() == 1_000_000
+    assert 800 < np.sum(sample == 1_000_000) < 1200  # half of the weight
+
+
+def test_the_same_seed_gives_the_same_draw_by_weight():
+    first = draw_by_weight(np.ones(1000), [20])
+    np.testing.assert_array_equal(draw_by_weight(np.ones(1000), [20]), first)
+    assert np.any(draw_by_weight(np.ones(1000), [20], seed=tf.constant([3, 5])) != first)
+
+
+@pytest.mark.parametrize("shape", [[], [0], [5], [2, 3], [2, 3, 4]])
+def test_a_draw_by_weight_has_any_rank(shape):
+    sample = draw_by_weight(np.ones(3), shape)
+    assert (sample.dtype, list(sample.shape)) == (np.int32, shape)
+    assert set(sample.ravel()) <= {1, 2, 3}
+
+
+def test_a_draw_by_weight_runs_in_a_graph_with_unknown_shapes():
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float64), tf.TensorSpec([None], tf.int32)])
+    def run(cumulative, shape):
+        return popularity_negatives(cumulative, shape=shape, seed=SEED)
+
+    for weights, shape in (([1.0, 2.0, 3.0], [50]), ([5.0, 0.0], [2, 5, 4])):
+        result = run(tf.constant(np.cumsum(weights)), tf.constant(shape))
+        assert result.dtype == tf.int32
+        np.testing.assert_array_equal(result, draw_by_weight(weights, shape))

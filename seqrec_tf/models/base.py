@@ -53,7 +53,7 @@ class SequenceModel(keras.Model):
         self.config = self.config_class() if config is None else config
         self.schema = schema
         self.num_items = schema.num_items
-        self.objective = None
+        self.objective: NextItemObjective | None = None
         if isinstance(self.config, ObjectiveConfig):
             self.objective = NextItemObjective(self.config, self.num_items)
         self.validation_metrics = [keras.metrics.Mean(name="ndcg@10"), keras.metrics.Mean(name="hr@10")]
@@ -173,6 +173,8 @@ class SequenceModel(keras.Model):
             sample_weight: float32 [B], all equal: the weight of this batch among those of an epoch; 1 where None.
             training: Unused.
         """
+        if self.objective is None:
+            raise NotImplementedError(f"{type(self).__name__} has no loss: it learns nothing by gradients.")
         is_target = y != PADDING_ID
         values = self.objective(
             self.project(tf.boolean_mask(y_pred, is_target)),

@@ -5,8 +5,9 @@ A bidirectional encoder learns by the cloze task: random events are replaced by 
 (Section 3.6). To recommend, a mask is appended to the history. The output layer is a GELU projection, tied to the item
 table, with item biases (Section 3.5, eq. 7).
 
-Differs from the paper: positions count from the newest event, so that padding changes nothing; `last_only_rate` says
-how many training sequences have just their newest event masked, which the paper adds without a figure.
+Differs from the paper: a layer norm follows the projection, and positions count from the newest event, so that padding
+changes nothing; `last_only_rate` says how many training sequences have just their newest event masked, which the paper
+adds without a figure.
 
 Tensor letters: B batch, L length, D model dim, V items (padding included).
 """

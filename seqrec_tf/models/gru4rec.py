@@ -7,7 +7,8 @@ or separate.
 Differs from the authors' code in its batching: it runs whole sessions in parallel, padded to batches of like length,
 and so backpropagates through the whole session. The authors' session-parallel mini-batches take one event of each
 session a step and cut the gradient there. All targets of a batch share one draw of negatives, where the authors draw
-anew for each event of the sessions.
+anew for each event of the sessions, and a sample that is the target takes no part. The GRU is Keras' (cuDNN's variant,
+reset after the product), and dropout of hidden states does not reach the recurrence.
 
 Tensor letters: B batch, L length, D embedding width, V items (padding included).
 """

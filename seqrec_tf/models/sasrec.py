@@ -31,7 +31,8 @@ class SASRecConfig(ObjectiveConfig):
         num_heads: Attention heads.
         feed_forward_ratio: Width of the feed-forward's hidden layer over `dim`.
         dropout_rate: Of embeddings, attention weights and what each half block adds.
-        norm: "post" (the authors' code, whose states are normalised before each half block) or "pre" (the paper's text).
+        norm: "post" (near to the authors' code, which normalises states before each half block and keeps no others) or
+            "pre" (the paper's text).
         activation: Of the feed-forward network.
     """
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf.layers import SelfAttention, TransformerBlock, attention_bias
+from seqrec_tf.layers import SelfAttention, SequenceEncoder, TransformerBlock, attention_bias
 
 # 3 histories of up to 4 events, padded on the right, on the left and in between.
 IS_REAL = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [1, 0, 1, 1]], bool)
@@ -40,6 +40,14 @@ def make_attention(num_heads=1, **options):
 
 def make_block(**options):
     layer = TransformerBlock(**{"num_heads": 2, "feed_forward_dim": 6, "dropout_rate": 0.0, **options})
+    layer.build((None, None, DIM))
+    randomise(layer)
+    return layer
+
+
+def make_encoder(**options):
+    defaults = {"max_len": 4, "num_blocks": 2, "num_heads": 2, "feed_forward_ratio": 1.5, "dropout_rate": 0.0}
+    layer = SequenceEncoder(**{**defaults, "norm": "pre", "activation": "relu", "is_causal": True, **options})
     layer.build((None, None, DIM))
     randomise(layer)
     return layer
@@ -231,8 +239,112 @@ def test_an_unknown_norm_is_refused():
         TransformerBlock(num_heads=1, feed_forward_dim=4, dropout_rate=0.0, norm="prae")
 
 
-@pytest.mark.parametrize("make", [make_attention, lambda: make_block(norm="post", activation="gelu")])
+@pytest.mark.parametrize(
+    "make",
+    [
+        make_attention,
+        lambda: make_block(norm="post", activation="gelu"),
+        lambda: make_encoder(norm="post", is_causal=False, activation="gelu"),
+    ],
+)
 def test_a_layer_is_rebuilt_from_its_config(make):
     layer = make()
     copy = keras.layers.deserialize(keras.layers.serialize(layer))
     assert copy.get_config() == layer.get_config()
+
+
+every_norm = pytest.mark.parametrize("norm", ["pre", "post"])
+every_direction = pytest.mark.parametrize("is_causal", [True, False], ids=["causal", "bidirectional"])
+
+
+def slow_encoder(encoder, embedded):
+    """Blocks over events with the p-th newest position added, one norm at the end ("pre") or the start ("post")."""
+    positions = encoder.positions.get_weights()[0]
+    age = np.cumsum(IS_REAL[:, ::-1], axis=1)[:, ::-1] * IS_REAL
+    x = embedded + positions[np.minimum(age, encoder.max_len)]
+    is_seen = np.broadcast_to(IS_REAL[:, None, :], (3, 4, 4))
+    if encoder.is_causal:
+        is_seen = is_seen & np.tril(np.ones((4, 4), bool))
+    is_seen = is_seen | np.eye(4, dtype=bool)  # rows of padding see something; what they are is not compared
+    is_pre = encoder.get_config()["norm"] == "pre"
+    x = x if is_pre else slow_layer_norm(encoder.norm, x)
+    for block in encoder.blocks:
+        x = slow_block(block, x, is_seen)
+    return slow_layer_norm(encoder.norm, x) if is_pre else x
+
+
+@every_norm
+@every_direction
+@pytest.mark.parametrize("max_len", [4, 2])
+def test_an_encoder_equals_its_formula(norm, is_causal, max_len):
+    encoder = make_encoder(norm=norm, is_causal=is_causal, max_len=max_len)
+    result = encoder(states(), tf.constant(IS_REAL)).numpy()
+    assert result.shape == (3, 4, DIM)
+    np.testing.assert_allclose(result[IS_REAL], slow_encoder(encoder, states())[IS_REAL], atol=1e-3)
+
+
+@every_norm
+@every_direction
+@pytest.mark.parametrize("num_blocks", [1, 2])
+def test_asked_for_a_position_an_encoder_gives_its_row_of_the_whole(norm, is_causal, num_blocks):
+    encoder = make_encoder(norm=norm, is_causal=is_causal, num_blocks=num_blocks)
+    whole = encoder(states(), tf.constant(IS_REAL)).numpy()
+    for position in np.array([[0, 1, 0], [2, 3, 3], [1, 2, 2]], np.int32):
+        one = encoder(states(), tf.constant(IS_REAL), position=tf.constant(position)).numpy()
+        assert one.shape == (3, DIM)
+        np.testing.assert_allclose(one, whole[[0, 1, 2], position], atol=1e-5)
+
+
+@every_norm
+def test_only_a_causal_encoder_hides_later_events(norm):
+    is_real = tf.ones([3, 4], tf.bool)
+    changed = states()
+    changed[:, 3] = states(9)[:, 3]
+    for is_causal in (True, False):
+        encoder = make_encoder(norm=norm, is_causal=is_causal)
+        change = np.abs(encoder(changed, is_real).numpy() - encoder(states(), is_real).numpy()).max(axis=-1)
+        assert np.all((change[:, :3] == 0) if is_causal else (change[:, :3] > 1e-4))
+        assert np.all(change[:, 3] > 1e-4)
+
+
+@every_direction
+def test_the_positions_of_an_encoder_count_from_the_newest_event(is_causal):
+    encoder = make_encoder(is_causal=is_causal, num_blocks=1)
+    before = encoder(states(), tf.constant(IS_REAL)).numpy()
+    table = encoder.positions.get_weights()[0]
+    table[4] += 1.0  # no history has a fourth newest event
+    encoder.positions.set_weights([table])
+    np.testing.assert_array_equal(encoder(states(), tf.constant(IS_REAL)).numpy()[IS_REAL], before[IS_REAL])
+    table[1] += [1.0, -1.0, 2.0, 0.0]
+    encoder.positions.set_weights([table])
+    change = np.abs(encoder(states(), tf.constant(IS_REAL)).numpy() - before).max(axis=-1)
+    newest = np.array([2, 3, 3])
+    assert np.all(change[[0, 1, 2], newest] > 1e-3)
+    if is_causal:  # those before do not see it
+        assert np.all(change[[0, 0, 1, 1, 2], [0, 1, 1, 2, 0]] == 0)
+
+
+@every_norm
+@every_direction
+def test_padding_on_either_side_changes_no_state_of_an_encoder(norm, is_causal):
+    encoder = make_encoder(norm=norm, is_causal=is_causal)
+    events = states()[:, :3]
+    expected = encoder(events, tf.ones([3, 3], tf.bool)).numpy()
+    for before, after in ((2, 0), (0, 2), (1, 3)):
+        padded = np.pad(events, [(0, 0), (before, after), (0, 0)], constant_values=7.0)
+        is_real = np.pad(np.ones([3, 3], bool), [(0, 0), (before, after)])
+        result = encoder(padded, tf.constant(is_real)).numpy()[:, before : before + 3]
+        np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_an_encoder_rebuilt_from_its_config_with_its_weights_is_the_same():
+    encoder = make_encoder(norm="post", is_causal=False, activation="gelu")
+    copy = keras.layers.deserialize(keras.layers.serialize(encoder))  # builds it too
+    copy.set_weights(encoder.get_weights())
+    is_real = tf.constant(IS_REAL)
+    np.testing.assert_array_equal(copy(states(), is_real), encoder(states(), is_real))
+
+
+def test_an_encoder_of_an_unknown_norm_is_refused():
+    with pytest.raises(ValueError, match=r"model\.norm must be one of pre, post, got 'prae'"):
+        make_encoder(norm="prae")

@@ -36,17 +36,20 @@ def slow_norm(layer, x):
 
 
 def slow_states(model, history):
-    """States after each event of one history without padding, as the paper writes them: a list of [D]."""
+    """States after each event of one history without padding, one at a time: a list of [D]."""
     config = model.config
+    is_pre = config.norm == "pre"
     items, positions = model.items.get_weights()[0], model.encoder.positions.get_weights()[0]
     states = [
         items[item] * math.sqrt(config.dim) + positions[len(history) - i]  # the newest event has position 1
         for i, item in enumerate(history)
     ]
+    if not is_pre:
+        states = [slow_norm(model.encoder.norm, x) for x in states]
     for block in model.encoder.blocks:
         (wq, bq), (wkv, bkv) = block.attention.query.get_weights(), block.attention.key_value.get_weights()
         (w1, b1), (w2, b2) = block.hidden.get_weights(), block.output_projection.get_weights()
-        normed = [slow_norm(block.attention_norm, x) for x in states]
+        normed = [slow_norm(block.attention_norm, x) for x in states] if is_pre else states
         head_dim = config.dim // config.num_heads
         after = []
         for i in range(len(history)):
@@ -59,15 +62,18 @@ def slow_states(model, history):
                 powers = [math.exp(query @ key / math.sqrt(head_dim)) for key in keys]
                 attended[part] = sum(p / sum(powers) * value for p, value in zip(powers, values, strict=True))
             x = states[i] + attended
-            inner = np.maximum(slow_norm(block.feed_forward_norm, x) @ w1 + b1, 0)
-            after.append(x + inner @ w2 + b2)
+            x = x if is_pre else slow_norm(block.attention_norm, x)
+            inner = np.maximum((slow_norm(block.feed_forward_norm, x) if is_pre else x) @ w1 + b1, 0)
+            x = x + inner @ w2 + b2
+            after.append(x if is_pre else slow_norm(block.feed_forward_norm, x))
         states = after
-    return [slow_norm(model.encoder.norm, x) for x in states]
+    return [slow_norm(model.encoder.norm, x) for x in states] if is_pre else states
 
 
+@pytest.mark.parametrize("norm", ["pre", "post"])
 @pytest.mark.parametrize("options", [{}, {"num_heads": 1}, {"num_blocks": 2, "feed_forward_ratio": 2.0}])
-def test_the_states_equal_a_slow_loop(options):
-    model = made(**options)
+def test_the_states_equal_a_slow_loop(options, norm):
+    model = made(norm=norm, **options)
     result = hidden_states(model, ITEM_IDS_OF_USERS)
     np.testing.assert_allclose(result[0], slow_states(model, [1, 2, 3, 4]), atol=1e-4)
     np.testing.assert_allclose(result[1, :2], slow_states(model, [5, 3]), atol=1e-4)
