@@ -34,7 +34,8 @@ setup(
         "gcp": ["apache-beam[gcp]"],
         # The tokenizer ops that many TF Hub text encoders need.
         "text": ["tensorflow-text>=2.21,<2.22"],
-        "test": ["pytest>=8", "ruff>=0.8", "mypy>=1.13"],
+        # Pinned, as what they accept changes with their versions.
+        "test": ["pytest>=8", "ruff==0.17.6", "mypy==2.4.1"],
     },
     entry_points={"console_scripts": ["seqrec=seqrec_tf.cli:main"]},
 )

@@ -75,7 +75,7 @@ class ItemsInput:
 
 
 def find_files(patterns: Sequence[str], option: str) -> list[FileMetadata]:
-    """The files that match, in the order of their paths."""
+    """The files that match: patterns in their order, the files of one pattern in the order of their paths."""
     found: dict[str, FileMetadata] = {}
     for pattern in patterns:
         matches = FileSystems.match([pattern])[0].metadata_list
@@ -85,8 +85,9 @@ def find_files(patterns: Sequence[str], option: str) -> list[FileMetadata]:
             raise ValueError(
                 f"{option} {pattern} is a folder; give its files, for example '{pattern.rstrip('/')}/*.csv'."
             )
-        found |= {match.path: match for match in matches}
-    return [found[path] for path in sorted(found)]
+        for match in sorted(matches, key=lambda match: match.path):
+            found.setdefault(match.path, match)
+    return list(found.values())
 
 
 def inspect_events(options: Options) -> EventsInput:

@@ -104,9 +104,16 @@ def _splitter(options: Options, events: EventsInput) -> sequences.Splitter:
 def _moment(text: str, option: str, time_format: str) -> float:
     """A moment in the unit of the events: a number is in that unit already, ISO 8601 is UTC."""
     try:
-        return parsing.parse_number(text) if time_format != "iso" else parsing.parse_iso(text)
+        moment = parsing.parse_number(text) if time_format != "iso" else parsing.parse_iso(text)
     except ValueError:
         pass
+    else:
+        if time_format in ("s", "ms", "us") and moment < 1e8 * parsing.UNITS_PER_SECOND[time_format]:
+            raise ValueError(
+                f"{option} {text} would be in 1973 or before, as the times are in {time_format}; write a day as "
+                "ISO 8601, such as 2024-05-01."
+            )
+        return moment
     try:
         microseconds = parsing.parse_iso(text)
     except ValueError:

@@ -23,7 +23,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, WorkerOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, WorkerOptions
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
@@ -107,6 +107,9 @@ def local_runner(options: PipelineOptions) -> fn_runner.FnApiRunner:
 
     Beam's DirectRunner is not it: that looks for the Prism runner first, a program that it would download.
     """
+    direct = options.view_as(DirectOptions)
+    if direct.direct_num_workers != 1 and "direct_running_mode" not in options.get_all_options(drop_default=True):
+        direct.direct_running_mode = "multi_processing"  # Beam's default mode ignores the number of workers
     sdk = options.view_as(WorkerOptions)
     sdk.default_sdk_harness_log_level = sdk.default_sdk_harness_log_level or "WARNING"
     encoded = portable_runner.JobServiceHandle.encode_pipeline_options(options.get_all_options())
@@ -143,11 +146,8 @@ def _check_result(stats: dict[str, Any], partial: str, output: str, *, is_local:
             shutil.rmtree(kept, ignore_errors=True)
             os.rename(f"{partial}/{schema_lib.REJECTED_FOLDER}", kept)
         raise RuntimeError(f"{' '.join(failures)} The rejected lines are in {kept}/.")
-    if not stats["splits"]["train"]["sequences"]:
-        left = "; ".join(
-            f"{step['step']}: {step['users']:,} sequences, {step['events']:,} events" for step in stats["steps"]
-        )
-        raise ValueError(f"No training sequence with a target is left. After each step: {left}.")
+    if emptiness := write_dataset.emptiness(stats):
+        raise ValueError(emptiness)
 
 
 def _publish(partial: str, output: str) -> None:

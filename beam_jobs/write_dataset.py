@@ -200,7 +200,7 @@ class Finish:
             (schema_lib.STATS_FILE, json.dumps(stats, indent=2, ensure_ascii=False) + "\n"),
         ):
             storage.write_text(f"{self.output}/{file}", text)
-        if not failures(stats):
+        if not failures(stats) and not emptiness(stats):
             storage.write_text(f"{self.output}/{schema_lib.COMPLETED_FILE}", "")
 
     def _stats(
@@ -292,6 +292,16 @@ def failures(stats: Mapping[str, Any]) -> list[str]:
                 f"allows: {reasons}."
             )
     return sentences
+
+
+def emptiness(stats: Mapping[str, Any]) -> str:
+    """Where the training sequences have gone, if none is left; empty where some are."""
+    if stats["splits"]["train"]["sequences"]:
+        return ""
+    left = "; ".join(
+        f"{step['step']}: {step['users']:,} sequences, {step['events']:,} events" for step in stats["steps"]
+    )
+    return f"No training sequence with a target is left. After each step: {left}."
 
 
 def describe_lengths(lengths: collections.Counter[int]) -> dict[str, float]:

@@ -56,10 +56,9 @@ class RunKeeper(keras.callbacks.Callback):
         self._state = _State()
         self._state.value = {"epochs": []}
         variables = [variable.value for variable in (*model.variables, *model.optimizer.variables)]
+        self._checkpoint = tf.train.Checkpoint(variables=variables, state=self._state)
         self._manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(variables=variables, state=self._state),
-            str(path / run_lib.CHECKPOINTS_FOLDER),
-            max_to_keep=1,
+            self._checkpoint, str(path / run_lib.CHECKPOINTS_FOLDER), max_to_keep=1
         )
 
     @property
@@ -82,9 +81,11 @@ class RunKeeper(keras.callbacks.Callback):
         since_best = [epoch for epoch in self.epochs if best and MONITOR in epoch and epoch["epoch"] > best["epoch"]]
         return 0 < self.patience <= len(since_best)
 
-    def restore(self) -> int:
-        """Restore the newest checkpoint, if there is one; returns the epochs already done."""
-        self._manager.restore_or_initialize()
+    def restore(self, folder: pathlib.Path) -> int:
+        """Restore the newest checkpoint of a folder, if there is one; returns the epochs already done."""
+        newest = tf.train.latest_checkpoint(str(folder))
+        if newest:
+            self._checkpoint.restore(newest).assert_existing_objects_matched()
         return len(self.epochs)
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -97,7 +98,7 @@ class RunKeeper(keras.callbacks.Callback):
         if not math.isfinite(figures["loss"]):
             raise RuntimeError(
                 f"The loss became {figures['loss']} in epoch {epoch + 1}. Set a smaller train.learning_rate or a "
-                "train.clip_norm such as 1.0; the checkpoint of the epoch before is whole."
+                "train.clip_norm such as 1.0; the same command goes on after the epoch before."
             )
         self.epochs.append({"epoch": epoch + 1, **figures, "seconds": round(time.monotonic() - self._started, 3)})
         if self.best is self.epochs[-1]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -114,6 +115,8 @@ class TrainConfig:
             check_at_least(f"train.{name}", getattr(self, name), least)
         for name in ("weight_decay", "clip_norm", "patience", "seed"):
             check_at_least(f"train.{name}", getattr(self, name), 0)
+        if self.seed >= 2**31:
+            raise ValueError(f"train.seed must be below 2^31, got {self.seed}.")
         check_choice("train.schedule", self.schedule, ("constant", "cosine", "linear"))
         check_choice("train.precision", self.precision, ("float32", "mixed_bfloat16", "mixed_float16"))
         check_choice("train.strategy", self.strategy, ("auto", "none", "mirrored", "multi-worker"))
@@ -228,7 +231,8 @@ def _check_type(value: Any, expected: Any, name: str) -> Any:
     elif typing.get_origin(expected) is tuple and isinstance(value, (list, tuple)):
         return tuple(_check_type(element, typing.get_args(expected)[0], name) for element in value)
     elif expected is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        if math.isfinite(value):
+            return float(value)
     elif isinstance(expected, type) and isinstance(value, expected) and isinstance(value, bool) == (expected is bool):
         return value
     kind = getattr(expected, "__name__", str(expected)) if typing.get_origin(expected) is None else str(expected)

@@ -13,7 +13,7 @@ import math
 import tensorflow as tf
 
 from seqrec_tf import records
-from seqrec_tf.models.base import EXCLUDED, TARGET, SequenceModel, pad
+from seqrec_tf.models.base import EXCLUDED, SEEN, TARGET, SequenceModel, pad
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import ITEM_IDS, TARGET_START
 
@@ -162,6 +162,7 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, order):
         sequences = {
             name: value[:, -max_events:] for name, value in parsed.items() if isinstance(value, tf.RaggedTensor)
         }
+        sequences[SEEN] = parsed[ITEM_IDS]
         lengths = tf.cast(sequences[ITEM_IDS].row_lengths(), tf.float32)
         draw = tf.stack([order[0] + tf.cast(index, tf.int32), order[1]])
         noise = tf.random.stateless_uniform(tf.shape(lengths), draw, -_LENGTH_NOISE, _LENGTH_NOISE)
@@ -175,9 +176,10 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, order):
             cut = {name: tf.gather(value, chosen) for name, value in sequences.items()}
             inputs, labels = model.make_batch(cut, draw + tf.stack([tf.cast(index + 1, tf.int32) * 1009, 0]))
             # The mean over a batch of short sequences counts each of their targets for more than that over a batch of
-            # long ones; weighted by the batch's length, all targets of an epoch count the same.
-            events = tf.reduce_sum(tf.gather(lengths, chosen))
-            weight = events * tf.cast(num_batches, tf.float32) / tf.reduce_sum(lengths)
+            # long ones; weighted by what a batch has to predict, all targets of an epoch count the same.
+            num_targets = lengths - 1.0  # of next-item models; others have about as many in proportion
+            share = tf.reduce_sum(tf.gather(num_targets, chosen)) / tf.reduce_sum(num_targets)
+            weight = share * tf.cast(num_batches, tf.float32)
             return inputs, labels, tf.fill(tf.shape(chosen), weight)
 
         return tf.data.Dataset.from_tensor_slices(shuffled).map(batch, num_parallel_calls=tf.data.AUTOTUNE)

@@ -78,41 +78,48 @@ def run(args: argparse.Namespace) -> None:
     dataset, run_folder, models = output / "dataset", output / "runs" / "sasrec", output / "models"
     history = ["birch-tent", "birch-sleeping-bag", "birch-sleeping-mat"]
     port = _free_port()
+    url = f"http://localhost:{port}"
     commands = {
-        "Events to sequences, with Beam": (
-            f"prepare --input {raw / 'events.csv'} --user-column customer --item-column item --time-column time "
-            f"--items {raw / 'items.csv'} --item-id-column item --min-item-events 5 --output {dataset}"
-        ),
-        "Train SASRec": (
-            f"train --dataset {dataset} --model sasrec --output {run_folder} --set train.epochs={args.epochs} "
-            "train.learning_rate=0.005 model.max_len=30 model.dim=48 model.loss=softmax"
-        ),
-        "Compare with popularity": f"evaluate --run {run_folder}",
-        "Export for TF Serving": f"export --run {run_folder} --output {models / 'shop'}",
-        "Serve over REST": f"serve --models {models} --port {port}",
-        "Ask for recommendations": (
-            f"recommend --url http://localhost:{port} --model shop --history {','.join(history)} --k 5 "
-            f"--dataset {dataset}"
-        ),
+        "Events to sequences, with Beam": [
+            *("prepare", "--input", raw / "events.csv", "--output", dataset, "--min-item-events", 5),
+            *("--user-column", "customer", "--item-column", "item", "--time-column", "time"),
+            *("--items", raw / "items.csv", "--item-id-column", "item"),
+        ],
+        "Train SASRec": [
+            *("train", "--dataset", dataset, "--model", "sasrec", "--output", run_folder),
+            *("--set", f"train.epochs={args.epochs}", "train.learning_rate=0.005"),
+            *("model.max_len=30", "model.dim=48", "model.loss=softmax"),
+        ],
+        "Compare with popularity": ["evaluate", "--run", run_folder],
+        "Export for TF Serving": ["export", "--run", run_folder, "--output", models / "shop"],
+        "Serve over REST": ["serve", "--models", models, "--port", port],
+        "Ask for recommendations": [
+            *("recommend", "--url", url, "--model", "shop", "--history", ",".join(history)),
+            *("--k", 5, "--dataset", dataset),
+        ],
     }
-    for title, command in commands.items():
-        _say(f"\n== {title}\n$ seqrec {command}")
-        process = subprocess.Popen([sys.executable, "-m", "seqrec_tf.cli", *shlex.split(command)])
-        if command.startswith("serve"):
-            server = process
-            try:
-                _wait_until_served(f"http://localhost:{port}/v1/models/shop", server)
-            except BaseException:
-                server.terminate()
-                raise
-        elif process.wait():
-            raise RuntimeError(f"`seqrec {command.split()[0]}` failed with exit status {process.returncode}.")
-    server.terminate()
-    server.wait()
+    lines = {title: [str(word) for word in words] for title, words in commands.items()}
+    server = None
+    try:
+        for title, words in lines.items():
+            _say(f"\n== {title}\n$ seqrec {shlex.join(words)}")
+            process = subprocess.Popen([sys.executable, "-m", "seqrec_tf.cli", *words])
+            if words[0] == "serve":
+                server = process
+                _wait_until_served(f"{url}/v1/models/shop", server)
+            elif process.wait():
+                raise RuntimeError(f"`seqrec {words[0]}` failed with exit status {process.returncode}.")
+    finally:
+        if server is not None:
+            server.terminate()
+            server.wait()
 
-    _say(f"\nDone in {time.monotonic() - started:.0f} s. Everything is in {output}; each step by hand:")
-    for command in commands.values():
-        _say(f"  seqrec {command}")
+    _say(
+        f"\nDone in {time.monotonic() - started:.0f} s. Everything is in {output}. Each step by hand; those that write"
+    )
+    _say("a folder want a new name for it:")
+    for words in lines.values():
+        _say(f"  seqrec {shlex.join(words)}")
 
 
 def generate_shop(folder: pathlib.Path, *, num_customers: int, seed: int) -> int:

@@ -17,14 +17,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from seqrec_tf.config import check_choice
-from seqrec_tf.run_folder import RunFolder, write_whole
+from seqrec_tf.run_folder import RunFolder, local_path, write_whole
 
 if TYPE_CHECKING:
     from seqrec_tf.models.base import SequenceModel
@@ -57,10 +56,14 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate a run and popularity, and show one table a protocol."""
     from seqrec_tf.models import PopRec
 
+    json_file = local_path(args.json, "--json") if args.json and args.json != "-" else None
+    if json_file and not json_file.parent.is_dir():
+        raise FileNotFoundError(f"--json {json_file}: there is no folder {json_file.parent}.")
     run_folder = RunFolder(args.run)
     folder = run_folder.open_dataset(args.dataset)
     models = {run_folder.config.model_name: run_folder.load_model()}
-    models.setdefault("poprec", PopRec.from_dataset(folder))
+    # As long a history as the model's, so that batches, and with them the sampled items, are the same for both.
+    models.setdefault("poprec", PopRec.from_dataset(folder, max_len=run_folder.config.model.max_len))
     exclude_history = run_folder.config.data.exclude_history and not args.keep_history
     figures: dict[str, Any] = {
         "split": args.split,
@@ -86,8 +89,8 @@ def run(args: argparse.Namespace) -> None:
             sys.stdout.write(table(results, protocol=protocol, split=args.split) + "\n")
     if args.json == "-":
         sys.stdout.write(json.dumps(figures, indent=2) + "\n")
-    elif args.json:
-        write_whole(pathlib.Path(args.json), json.dumps(figures, indent=2) + "\n")
+    elif json_file:
+        write_whole(json_file, json.dumps(figures, indent=2) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +232,11 @@ def list_metrics(lists: np.ndarray, counts: np.ndarray, *, rng: np.random.Genera
         rng: Of the resamples.
     """
     metrics = {}
-    samples = [rng.integers(0, len(lists), len(lists)) for _ in range(_NUM_LIST_RESAMPLES)]
+    seeds = rng.integers(0, 2**63, _NUM_LIST_RESAMPLES)
+
+    def samples():  # drawn when needed: together they would be many times the lists
+        return (np.random.default_rng(seed).integers(0, len(lists), len(lists)) for seed in seeds)
+
     for k in (10, 20):
         top = lists[:, :k]
         popularity = counts[top].sum(axis=1) / np.maximum(1, (top > 0).sum(axis=1))
@@ -240,8 +247,8 @@ def list_metrics(lists: np.ndarray, counts: np.ndarray, *, rng: np.random.Genera
             return is_covered[1:].mean()
 
         for name, value, resampled in (
-            ("coverage", coverage(slice(None)), [coverage(rows) for rows in samples]),
-            ("popularity", popularity.mean(), [popularity[rows].mean() for rows in samples]),
+            ("coverage", coverage(slice(None)), [coverage(rows) for rows in samples()]),
+            ("popularity", popularity.mean(), [popularity[rows].mean() for rows in samples()]),
         ):
             margin = 1.96 * float(np.std(resampled))
             metrics[f"{name}@{k}"] = Interval(float(value), float(value) - margin, float(value) + margin)

@@ -25,6 +25,7 @@ import os
 import pathlib
 import shutil
 import sys
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,7 +47,7 @@ WARM_UP_FILE = "tf_serving_warmup_requests"  # TF Serving's name for it
 GOLDEN_FILE = "golden_requests.json"
 
 _NUM_GOLDEN = 50
-_WARM_UP_BATCH_SIZES = (1, 8, 32)
+_WARM_UP_BATCH_SIZES = (1, 8, 64)  # the allowed batch sizes of serving/batching.config
 # float32 sums in another order: what the same scores may differ by.
 _SCORE_TOLERANCE = 1e-4
 
@@ -118,11 +119,13 @@ def export(
     """
     import tensorflow as tf
 
-    output = pathlib.Path(output)
+    output = run_lib.local_path(output, "--output")
     versions = [int(entry.name) for entry in output.glob("*") if entry.name.isdigit()]
     version = version if version is not None else max(versions, default=0) + 1
     if version < 1:
         raise ValueError(f"--version must be a positive integer, got {version}.")
+    if history_length is not None and history_length < 1:
+        raise ValueError(f"--history-length must be at least 1, got {history_length}.")
     target = output / str(version)
     if target.exists():
         raise FileExistsError(f"{target} is there already. Leave out --version to write {max(versions) + 1}.")
@@ -132,8 +135,7 @@ def export(
     model = run_folder.load_model()
     exclude_history = run_folder.config.data.exclude_history and not keep_history
 
-    partial = output / f"partial-{version}"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = output / f"partial-{uuid.uuid4().hex[:8]}"  # no integer, so no server takes it for a version
     partial.mkdir(parents=True)
     try:
         vocabulary = partial / "item_id.txt"  # saved as an asset, so removed below

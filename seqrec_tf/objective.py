@@ -119,6 +119,12 @@ class NextItemObjective(keras.layers.Layer):
         if self.event_share is not None:
             self.event_share.assign(counts / counts.sum())
 
+    @property
+    def needs_seen(self) -> bool:
+        """Whether negatives depend on all items of the sequence, older ones than the model sees included."""
+        config = self.config
+        return config.loss != "softmax" and config.negatives == "uniform" and not config.share_negatives
+
     def call(self, hidden, targets, sequence, is_target, table, bias=None):
         config = self.config
         hidden = tf.cast(hidden, tf.float32)
@@ -147,8 +153,7 @@ class NextItemObjective(keras.layers.Layer):
                 num_targets = tf.size(targets)
                 positive -= self._log_expected(targets, num_targets)
                 negatives -= self._log_expected(ids, num_targets)
-        if config.share_negatives or config.negatives != "uniform":
-            negatives = tf.where(ids == targets[:, None], -np.inf, negatives)
+        negatives = tf.where(ids == targets[:, None], -np.inf, negatives)
         return self._loss(positive, negatives)
 
     def draw(self, sequence, is_target):

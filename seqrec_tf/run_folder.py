@@ -43,7 +43,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | pathlib.Path):
-        self.path = pathlib.Path(path)
+        self.path = local_path(path, "--run")
         if not (self.path / COMPLETED_FILE).exists():
             if (self.path / CONFIG_FILE).exists():
                 raise FileNotFoundError(
@@ -57,16 +57,12 @@ class RunFolder:
     @functools.cached_property
     def config(self) -> Config:
         """The resolved configuration."""
-        from seqrec_tf import models
-
-        text = (self.path / CONFIG_FILE).read_text(encoding="utf-8")
-        name = tomllib.loads(text)["model_name"]
-        return resolve(name, models.find(name).config_class, toml=text, toml_name=str(self.path / CONFIG_FILE))
+        return read_config(self.path)
 
     @functools.cached_property
     def dataset_info(self) -> dict[str, Any]:
         """Path, fingerprint and schema of the dataset."""
-        return json.loads((self.path / DATASET_FILE).read_text(encoding="utf-8"))
+        return read_dataset_info(self.path)
 
     def open_dataset(self, path: str | None = None) -> DatasetFolder:
         """The dataset folder of this run, or another one with the same schema and vocabulary.
@@ -98,6 +94,31 @@ class RunFolder:
             return keras.models.load_model(self.path / BEST_MODEL_FILE, compile=False)
         finally:
             keras.mixed_precision.set_dtype_policy(policy)
+
+
+def read_config(path: pathlib.Path) -> Config:
+    """The resolved configuration of a run, finished or not."""
+    from seqrec_tf import models
+
+    text = (path / CONFIG_FILE).read_text(encoding="utf-8")
+    name = tomllib.loads(text)["model_name"]
+    return resolve(name, models.find(name).config_class, toml=text, toml_name=str(path / CONFIG_FILE))
+
+
+def read_dataset_info(path: pathlib.Path) -> dict[str, Any]:
+    """Path, fingerprint and schema of the dataset of a run, finished or not."""
+    return json.loads((path / DATASET_FILE).read_text(encoding="utf-8"))
+
+
+def local_path(path: str | os.PathLike, option: str) -> pathlib.Path:
+    """The path, which must be on this machine or mounted there.
+
+    Raises:
+        ValueError: It is the address of a remote file system.
+    """
+    if "://" in str(path):
+        raise ValueError(f"{option} must be a local path, got {path}. Copy the folder there when it is finished.")
+    return pathlib.Path(path)
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:

@@ -101,7 +101,7 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
         The finished run; None in a worker that is not the chief, which leaves no folder.
 
     Raises:
-        FileExistsError: `output` holds a finished run, or an unfinished one of another configuration or dataset.
+        FileExistsError: `output` holds a finished run, or an unfinished one of another model, data or dataset.
         ValueError: The training split is empty, or the model cannot fit in memory.
         RuntimeError: The loss became NaN or infinite.
     """
@@ -114,9 +114,8 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     log = log or (lambda line: sys.stdout.write(line + "\n"))
     strategy = make_strategy(config.train.strategy)
     is_chief = strategy.cluster_resolver is None or _is_chief(strategy.cluster_resolver)
-    path = pathlib.Path(output) if is_chief else pathlib.Path(tempfile.mkdtemp(prefix="seqrec-worker-"))
-    _open_output(path, config, folder)
-
+    shared = run_lib.local_path(output, "--output")
+    changes = _check_output(shared, config, folder)
     model_class = models.find(config.model_name)
     steps = data.steps_per_epoch(folder, config.data.batch_size)
     if not steps:
@@ -142,10 +141,19 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
 
         return strategy.distribute_datasets_from_function(load) if is_multi_worker else load()
 
+    # Only the chief writes the run folder; the others need a place of their own, but read the chief's checkpoints.
+    path = shared if is_chief else pathlib.Path(tempfile.mkdtemp(prefix="seqrec-worker-"))
+    _write_run(path, config, folder)
     keeper = RunKeeper(path, model, patience=config.train.patience, has_validation=bool(folder.split_files("valid")))
-    first_epoch = keeper.restore()
+    first_epoch = keeper.restore(shared / run_lib.CHECKPOINTS_FOLDER)
+    if is_multi_worker:
+        _check_all_start_at(first_epoch, strategy)
     if first_epoch:
         log(f"Going on after epoch {first_epoch} of at most {config.train.epochs}.")
+        if changes:
+            log(f"Changed since: {', '.join(changes)}.")
+    if not keeper.has_validation:
+        log("There is no validation split: training never stops early, and the newest model is the best.")
     epochs = config.train.epochs if model.trainable_variables else 0
     if not epochs:
         keeper.save_best()
@@ -171,7 +179,12 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
                 )
                 if keeper.has_validation
                 else None,
-                validation_freq=config.train.validate_every,
+                # The last epoch too, whatever the interval.
+                validation_freq=[
+                    epoch
+                    for epoch in range(1, epochs + 1)
+                    if epoch == epochs or epoch % config.train.validate_every == 0
+                ],
                 shuffle=False,
                 verbose=0,
                 callbacks=[
@@ -216,7 +229,7 @@ def preflight(
     split = folder.stats["splits"]["train"]
     batch = -(-config.data.batch_size // replicas)
     needed = model_class.memory_estimate(config.model, folder.schema, batch_size=batch)
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = _memory_limit()
     line = (
         f"{config.model_name}: {folder.num_items:,} items, {split['sequences']:,} sequences of "
         f"{split['length']['mean']:.0f} events on average; {steps:,} steps an epoch, at most {config.train.epochs} "
@@ -231,37 +244,79 @@ def preflight(
     return line
 
 
+def _memory_limit() -> int:
+    """Bytes of memory that this process may use: the machine's, or what its container is given."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = pathlib.Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text().strip()).isdigit():
+        return min(total, int(text))
+    return total
+
+
+def _check_all_start_at(first_epoch: int, strategy) -> None:
+    """Raise a RuntimeError where the workers have found different checkpoints."""
+    import tensorflow as tf
+
+    total = strategy.reduce("SUM", strategy.run(lambda: tf.constant(first_epoch)), axis=None)
+    if int(total) != first_epoch * strategy.num_replicas_in_sync:
+        raise RuntimeError(
+            "The workers see different checkpoints. --output must be on a file system that all of them share."
+        )
+
+
 def _is_chief(resolver) -> bool:
     return resolver.task_type in (None, "chief") or (
         resolver.task_type == "worker" and resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs
     )
 
 
-def _open_output(path: pathlib.Path, config: Config, folder: DatasetFolder) -> None:
-    """Create the run folder, or make sure that the run in it is this one, unfinished."""
-    texts = {
-        run_lib.CONFIG_FILE: config.to_toml(),
-        run_lib.DATASET_FILE: json.dumps(
-            {
-                "path": os.path.abspath(folder.path) if "://" not in folder.path else folder.path,
-                "fingerprint": folder.fingerprint,
-                "schema": folder.schema.to_dict(),
-            },
-            indent=2,
-        )
-        + "\n",
-    }
+def _check_output(path: pathlib.Path, config: Config, folder: DatasetFolder) -> list[str]:
+    """Make sure that the run folder is new, or holds this run unfinished.
+
+    What is trained and on what must be the same; how long and how fast may change.
+
+    Returns:
+        A line for each option of [train] that has changed.
+
+    Raises:
+        FileExistsError: The folder holds something else.
+    """
     if (path / COMPLETED_FILE).exists():
         raise FileExistsError(f"{path} holds a finished run. Choose another --output, or remove it.")
-    if path.exists() and any(path.iterdir()):
-        for name, text in texts.items():
-            file = path / name
-            if not file.exists() or file.read_text(encoding="utf-8") != text:
-                raise FileExistsError(
-                    f"{path} holds something else: its {name} is not that of this run. Choose another --output, or "
-                    "give the options it was started with to go on with it."
-                )
-        return
+    if not path.exists() or not any(path.iterdir()):
+        return []
+    if not (path / run_lib.CONFIG_FILE).exists():
+        raise FileExistsError(f"{path} holds something else than a run. Choose another --output.")
+    if not (path / run_lib.CHECKPOINTS_FOLDER).exists():
+        return []  # it was stopped before its first epoch was done: nothing can be lost
+    before = run_lib.read_config(path)
+    differences = []
+    if before.model_name != config.model_name:
+        differences.append(f"model_name ({before.model_name!r}, now {config.model_name!r})")
+    else:
+        differences += _differences(before, config, "model") + _differences(before, config, "data")
+    if run_lib.read_dataset_info(path)["fingerprint"] != folder.fingerprint:
+        differences.append("its dataset")
+    if differences:
+        raise FileExistsError(
+            f"{path} holds an unfinished run that differs in {', '.join(differences)}. Choose another --output, or "
+            "give the options it was started with to go on with it; only those of [train] may change."
+        )
+    return _differences(before, config, "train")
+
+
+def _differences(before: Config, now: Config, section: str) -> list[str]:
+    old, new = dataclasses.asdict(getattr(before, section)), dataclasses.asdict(getattr(now, section))
+    return [f"{section}.{key} ({old[key]!r}, now {new[key]!r})" for key in new if old[key] != new[key]]
+
+
+def _write_run(path: pathlib.Path, config: Config, folder: DatasetFolder) -> None:
+    """Create the run folder with what makes the run."""
     path.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        write_whole(path / name, text)
+    dataset = {
+        "path": folder.path if "://" in folder.path else os.path.abspath(folder.path),
+        "fingerprint": folder.fingerprint,
+        "schema": folder.schema.to_dict(),
+    }
+    write_whole(path / run_lib.DATASET_FILE, json.dumps(dataset, indent=2) + "\n")
+    write_whole(path / run_lib.CONFIG_FILE, config.to_toml())

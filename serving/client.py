@@ -201,7 +201,7 @@ def item_names(dataset: str, ids: Collection[str], *, feature: str) -> dict[str,
         feature: The string feature that holds the name.
 
     Returns:
-        Item id to name, for the ids that have a record.
+        Item id to name, for the ids that have a record; none where the dataset was prepared without an items file.
 
     Raises:
         FileNotFoundError: `dataset` is no finished dataset folder.
@@ -213,6 +213,8 @@ def item_names(dataset: str, ids: Collection[str], *, feature: str) -> dict[str,
     import tensorflow as tf
 
     folder = records.DatasetFolder(dataset)
+    if not folder.schema.item_features:
+        return {}  # it was prepared without an items file
     known = {item_feature.name: item_feature for item_feature in folder.schema.item_features}
     if feature not in known or known[feature].dtype != "string" or known[feature].shape != ():
         names = [name for name, other in known.items() if other.dtype == "string" and other.shape == ()]

@@ -85,12 +85,12 @@ def test_little_of_a_batch_is_padding(write_dataset, tmp_path):
 
 
 def test_every_target_of_an_epoch_counts_the_same(chain_dataset, chain_model):
-    """A batch's weight over its number of events is the same for all batches, and the weights' mean is 1."""
+    """A batch's weight over its number of targets is the same for all batches, and the weights' mean is 1."""
     batches = list(data.load(chain_dataset, chain_model, batch_size=20))
-    events = [len(labels) + np.count_nonzero(labels) for _, labels, _ in batches]
+    targets = [np.count_nonzero(labels) for _, labels, _ in batches]
     weights = [weight.numpy() for _, _, weight in batches]
     assert all((weight == weight[0]).all() for weight in weights)
-    ratios = np.array([weight[0] for weight in weights]) / events
+    ratios = np.array([weight[0] for weight in weights]) / targets
     np.testing.assert_allclose(ratios, ratios[0], rtol=1e-5)
     assert np.mean([weight[0] for weight in weights]) == pytest.approx(1.0)
 
@@ -142,6 +142,17 @@ def test_every_event_after_the_first_target_is_predicted(tiny_dataset, tmp_path,
 def test_an_unknown_split_is_an_error(tiny_dataset, tiny_model):
     with pytest.raises(ValueError, match="must be one of train, valid, test, got 'dev'"):
         data.load(tiny_dataset, tiny_model, "dev")
+
+
+def test_negatives_avoid_events_that_are_too_old_for_the_model(tiny_dataset, write_dataset, tmp_path):
+    dataset = write_dataset(tmp_path / "dataset", {"u": list("abcdefgh"), "v": list("hgfedcba")})
+    model = SASRec.from_dataset(dataset, dim=4, max_len=2, num_negatives=50)
+    inputs, labels, _ = next(iter(data.load(dataset, model)))
+    assert inputs["item_ids"].shape == (2, 2)
+    drawn = model.objective.draw(inputs["seen"], labels != 0).numpy().reshape(2, 2, 50)
+    for row in range(2):
+        assert len(set(inputs["seen"].numpy()[row])) == 6
+        assert set(drawn[row].ravel()) == set(range(1, 9)) - set(inputs["seen"].numpy()[row])
 
 
 def test_negatives_are_drawn_anew_and_are_never_in_the_sequence(chain_dataset, chain_model):

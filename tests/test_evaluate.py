@@ -135,6 +135,13 @@ def test_json_on_stdout_is_all_there_is(run_path, capsys):
     assert sasrec["low"] > poprec["high"]
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(run_path, tmp_path, capsys):
+    assert cli.main(["evaluate", "--run", str(run_path), "--json", str(tmp_path / "nowhere" / "f.json")]) == 2
+    answer = capsys.readouterr()
+    assert answer.out == ""
+    assert "there is no folder" in answer.err
+
+
 def test_keeping_the_history_makes_repeats_possible(folder, run_path):
     from seqrec_tf.run_folder import RunFolder
 

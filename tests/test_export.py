@@ -173,6 +173,11 @@ def test_more_items_than_there_are_is_an_error(run, tmp_path, capsys):
     assert "--k must be from 1 to the number of items, 20, got 21" in capsys.readouterr().err
 
 
+def test_a_history_length_below_one_is_an_error(run, tmp_path):
+    with pytest.raises(ValueError, match="--history-length must be at least 1, got 0"):
+        export.export(run, tmp_path / "shop", history_length=0)
+
+
 def test_the_run_must_have_finished(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a run folder"):
         RunFolder(tmp_path)

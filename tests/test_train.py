@@ -126,11 +126,41 @@ def test_a_finished_run_is_not_overwritten(finished, chain_dataset):
         fit(chain_dataset, run.path, "train.epochs=6")
 
 
-def test_another_configuration_does_not_go_on_with_a_run(chain_dataset, tmp_path):
+def test_another_model_does_not_go_on_with_a_run(chain_dataset, tiny_dataset, tmp_path):
     run, _ = fit(chain_dataset, tmp_path / "run", "train.epochs=1")
     (run.path / "COMPLETED").unlink()
-    with pytest.raises(FileExistsError, match=r"its config\.toml is not that of this run"):
-        fit(chain_dataset, run.path, "train.epochs=2")
+    with pytest.raises(FileExistsError, match=r"differs in model\.norm \('post', now 'pre'\)"):
+        fit(chain_dataset, run.path, "train.epochs=1", "model.norm=pre")
+    with pytest.raises(FileExistsError, match="differs in its dataset"):
+        fit(tiny_dataset, run.path, "train.epochs=1")
+
+
+def test_a_run_may_go_on_for_longer_and_says_what_changed(chain_dataset, tmp_path):
+    run, _ = fit(chain_dataset, tmp_path / "run", "train.epochs=1")
+    (run.path / "COMPLETED").unlink()
+    again, lines = fit(chain_dataset, run.path, "train.epochs=2", "train.learning_rate=0.001")
+    assert "Changed since: train.epochs (1, now 2), train.learning_rate (0.01, now 0.001)." in lines
+    assert len(log_of(again.path)) == 2
+    assert again.config.train.epochs == 2
+
+
+def test_what_was_refused_can_be_mended(chain_dataset, tmp_path):
+    """A run that was refused leaves nothing that stands in the way of the advice it gave."""
+    with pytest.raises(ValueError, match="cannot fit"):
+        fit(chain_dataset, tmp_path / "run", "train.epochs=1", "data.batch_size=100000000")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_last_epoch_is_always_validated(chain_dataset, tmp_path):
+    run, _ = fit(chain_dataset, tmp_path / "run", "train.epochs=2", "train.validate_every=5")
+    rows = log_of(run.path)
+    assert [bool(row["val_ndcg@10"]) for row in rows] == [False, True]
+    assert run.load_model() is not None
+
+
+def test_a_remote_run_folder_is_refused(chain_dataset):
+    with pytest.raises(ValueError, match="--output must be a local path"):
+        fit(chain_dataset, "gs://bucket/run", "train.epochs=1")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_advice(chain_dataset, tmp_path):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import pkgutil
+import sys
 
 from seqrec_tf.models.base import SequenceModel
 
@@ -27,6 +29,8 @@ def find(name: str) -> type[SequenceModel]:
         from seqrec_tf.config import check_choice
 
         check_choice("--model", name, names())
+    if "." in name and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a module beside the user, as `python -m` would find it
     path = name if "." in name else f"{__name__}.{name}"
     try:
         module = importlib.import_module(path)

@@ -25,6 +25,9 @@ from seqrec_tf.schema import ITEM_IDS, PADDING_ID, Schema
 TARGET = "target"
 EXCLUDED = "excluded"
 
+# Key of the training inputs that holds all items of a sequence, for negatives; the model sees only the newest.
+SEEN = "seen"
+
 # Items scored at once when ranking against the whole catalogue.
 RANKING_BLOCK = 65_536
 
@@ -97,15 +100,15 @@ class SequenceModel(keras.Model):
 
     def score_block(self, query, start, stop):
         """Scores of the items with ids in [start, stop): float32 [B, stop - start]."""
-        table = tf.cast(self.item_table()[start:stop], query.dtype)
-        scores = tf.cast(tf.matmul(query, table, transpose_b=True), tf.float32)
+        table = tf.cast(self.item_table()[start:stop], tf.float32)
+        scores = tf.matmul(tf.cast(query, tf.float32), table, transpose_b=True)
         bias = self.item_bias()
         return scores if bias is None else scores + bias[start:stop]
 
     def score_candidates(self, query, candidates):
         """Scores of each row's own candidates, int [B, K]: float32 [B, K]."""
-        vectors = tf.cast(tf.gather(self.item_table(), candidates), query.dtype)  # [B, K, D]
-        scores = tf.cast(tf.einsum("bd,bkd->bk", query, vectors), tf.float32)
+        vectors = tf.cast(tf.gather(self.item_table(), candidates), tf.float32)  # [B, K, D]
+        scores = tf.einsum("bd,bkd->bk", tf.cast(query, tf.float32), vectors)
         bias = self.item_bias()
         return scores if bias is None else scores + tf.gather(bias, candidates)
 
@@ -116,15 +119,18 @@ class SequenceModel(keras.Model):
 
         Args:
             sequences: dict of `tf.RaggedTensor` [B, None], a key for each per-event feature of the schema, cut to the
-                newest `max_len + 1` events.
+                newest `max_len + 1` events, and `seen`, all its items.
             seed: int32 [2], of this batch in this epoch, for what is random.
 
         Returns:
-            inputs: dict with `item_ids` int32 [B, L].
+            inputs: dict with `item_ids` int32 [B, L] and, where the negatives depend on it, `seen` int32 [B, S].
             labels: int32 [B, L], the item that follows each position, 0 where none does.
         """
         item_ids = sequences[ITEM_IDS]
-        return {ITEM_IDS: pad(item_ids[:, :-1])}, pad(item_ids[:, 1:])
+        inputs = {ITEM_IDS: pad(item_ids[:, :-1])}
+        if self.objective is not None and self.objective.needs_seen:
+            inputs[SEEN] = pad(sequences[SEEN])
+        return inputs, pad(item_ids[:, 1:])
 
     def adapt(self, dataset) -> None:
         """Take what is learned by counting, not by gradients, from a `records.DatasetFolder`."""
@@ -151,13 +157,19 @@ class SequenceModel(keras.Model):
     @classmethod
     def memory_estimate(cls, config, schema, *, batch_size) -> int:
         """Bytes that training will need, roughly: tables with their optimizer slots, and a batch's activations."""
-        dim = getattr(config, "dim", 1)
+        dim = getattr(config, "units", getattr(config, "dim", 1))
         tokens = batch_size * config.max_len
         tables = 4 * 4 * schema.num_items * dim  # weights, gradient, two moments
         attention = 6 * 4 * tokens * config.max_len * getattr(config, "num_heads", 1) * getattr(config, "num_blocks", 0)
         states = 20 * 4 * tokens * dim * (1 + getattr(config, "num_blocks", 0))
-        logits = 3 * 4 * tokens * schema.num_items if getattr(config, "loss", "") == "softmax" else 0
-        return tables + attention + states + logits
+        scored = 0  # per target: logits and, where each has its own negatives, their vectors
+        if isinstance(config, ObjectiveConfig):
+            scored = config.num_negatives * (1 if config.share_negatives else dim)
+            if config.loss == "softmax":
+                scored = schema.num_items
+            elif config.negatives == "in-batch":
+                scored = config.num_negatives + tokens
+        return tables + attention + states + 3 * 4 * tokens * scored
 
     def example_inputs(self):
         """Inputs of the smallest batch, to build the model with."""
@@ -179,7 +191,7 @@ class SequenceModel(keras.Model):
         values = self.objective(
             self.project(tf.boolean_mask(y_pred, is_target)),
             tf.boolean_mask(y, is_target),
-            sequence=tf.concat([x[ITEM_IDS], y], axis=1),
+            sequence=x[SEEN] if SEEN in x else tf.concat([x[ITEM_IDS], y], axis=1),
             is_target=is_target,
             table=tf.convert_to_tensor(self.item_table()),
             bias=self.item_bias(),
@@ -188,6 +200,8 @@ class SequenceModel(keras.Model):
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:
             count = replica.all_reduce("SUM", count)  # replicas' gradients are summed
+        for extra in self.losses:  # regularizers of layers, the same on every replica
+            total += extra * count / (1 if replica is None else replica.num_replicas_in_sync)
         weight = 1.0 if sample_weight is None else tf.reduce_max(sample_weight)
         return weight * tf.math.divide_no_nan(total, count)
 

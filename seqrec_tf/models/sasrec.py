@@ -1,7 +1,8 @@
 """SASRec: Self-Attentive Sequential Recommendation (Kang and McAuley, ICDM 2018, arXiv:1808.09781).
 
 Learned positions counted from the newest event, causal self-attention, residuals, layer norm and dropout, one item
-table for input and output (Section III). Negatives avoid the whole sequence, as in the authors' code.
+table for input and output (Section III). Negatives avoid the whole sequence, as in the
+authors' code.
 
 Differs from the paper: dropout of the feed-forward's hidden layer, and a choice of loss, norm and activation.
 

@@ -12,6 +12,7 @@ import pytest
 from apache_beam.io.filesystem import FileMetadata, MatchResult
 from apache_beam.io.localfilesystem import LocalFileSystem
 
+from beam_jobs import prepare_sequences
 from seqrec_tf import records, schema
 from seqrec_tf.records import DatasetFolder
 
@@ -584,6 +585,32 @@ def test_seqrec_and_the_module_are_the_same_command():
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 2
     assert "seqrec prepare: --input nowhere.csv matches no file." in done.stderr
+
+
+def test_files_are_read_in_the_order_in_which_they_are_given(prepare, tmp_path):
+    (tmp_path / "day2.csv").write_text("u,a\nu,b\n")
+    (tmp_path / "day10.csv").write_text("u,c\nu,d\n")
+    days = [str(tmp_path / "day2.csv"), str(tmp_path / "day10.csv")]
+    columns = "--user-column 0 --item-column 1 --time-column none"
+    assert prepare([], "--input", *days, columns).records("test")[0]["items"] == list("abcd")
+
+
+def test_a_day_written_as_a_number_is_not_taken_for_seconds(prepare):
+    text = log("u a 1700000000", "u b 1700000001", "u c 1700000002", "u d 1700000003")
+    outcome = prepare(text, "--split time --test-from 20231114")
+    assert outcome.status == 2
+    assert "write a day as ISO 8601" in outcome.err
+
+
+def test_several_local_workers_are_processes():
+    from apache_beam.options.pipeline_options import DirectOptions
+
+    options = prepare_sequences.beam_options(["--direct_num_workers=2"])
+    prepare_sequences.local_runner(options)
+    assert options.view_as(DirectOptions).direct_running_mode == "multi_processing"
+    options = prepare_sequences.beam_options(["--direct_num_workers=2", "--direct_running_mode=multi_threading"])
+    prepare_sequences.local_runner(options)
+    assert options.view_as(DirectOptions).direct_running_mode == "multi_threading"
 
 
 def test_movielens_1m_is_known_as_it_is_published(prepare, tmp_path):

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from seqrec_tf import models
 from seqrec_tf.config import ModelConfig
-from seqrec_tf.models.base import SequenceModel, newest_position
+from seqrec_tf.models.base import SEEN, SequenceModel, newest_position
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID, Schema
 
 SCHEMA = Schema(num_items=12, max_len=8)
@@ -76,7 +76,7 @@ def all_scores(model, inputs):
 
 def training_batch(model, sequences):
     ragged = tf.ragged.constant(sequences, dtype=tf.int64, ragged_rank=1)
-    x, y, _ = keras.utils.unpack_x_y_sample_weight(model.make_batch({ITEM_IDS: ragged}, [0, 0]))
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(model.make_batch({ITEM_IDS: ragged, SEEN: ragged}, [0, 0]))
     return x, y
 
 
@@ -334,7 +334,9 @@ def test_a_saved_model_recommends_as_the_model_does(cls, made, tmp_path):
 def test_training_batches_are_made_in_a_graph(cls, made):
     """`data.load` maps `make_batch` over batches of any number and length of sequences."""
     spec = tf.RaggedTensorSpec([None, None], tf.int64, ragged_rank=1)
-    make = tf.function(lambda ragged: made(cls).make_batch({ITEM_IDS: ragged}, [0, 0]), input_signature=[spec])
+    make = tf.function(
+        lambda ragged: made(cls).make_batch({ITEM_IDS: ragged, SEEN: ragged}, [0, 0]), input_signature=[spec]
+    )
     for sequences in (HISTORIES, [[5], [6]]):
         parts = make(tf.ragged.constant(sequences, dtype=tf.int64, ragged_rank=1))
         inputs, _, _ = keras.utils.unpack_x_y_sample_weight(parts)

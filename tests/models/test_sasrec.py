@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from seqrec_tf.models import SASRec, base
+from seqrec_tf.models.base import SEEN
 from seqrec_tf.models.sasrec import SASRecConfig
 from seqrec_tf.objective import NextItemObjective
 from seqrec_tf.schema import ITEM_IDS, Schema
@@ -192,7 +193,7 @@ def test_the_loss_of_a_batch_without_targets_is_0(loss):
 
 def test_a_training_batch_is_the_sequence_and_the_sequence_one_later():
     sequences = {ITEM_IDS: tf.ragged.constant([[1, 2, 3, 4, 5], [5, 3, 1], [2]], dtype=tf.int64, ragged_rank=1)}
-    inputs, labels = made().make_batch(sequences, [0, 0])
+    inputs, labels = made().make_batch({**sequences, SEEN: sequences[ITEM_IDS]}, [0, 0])
     assert inputs[ITEM_IDS].numpy().tolist() == [[1, 2, 3, 4], [5, 3, 0, 0], [0, 0, 0, 0]]
     assert labels.numpy().tolist() == [[2, 3, 4, 5], [3, 1, 0, 0], [0, 0, 0, 0]]
 

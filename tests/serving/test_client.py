@@ -223,6 +223,11 @@ def test_names_come_from_the_dataset(url, dataset, capsys):
     ]
 
 
+def test_a_dataset_without_items_gives_the_answer_without_names(url, tiny_dataset, capsys):
+    assert run("--url", url, "--model", "shop", "--history", "apple", "--dataset", tiny_dataset) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["1", "bread", "0.5000"]
+
+
 @pytest.mark.parametrize("feature", ["nome", "price", "tags"])
 def test_a_name_feature_that_is_not_one_string_is_refused(url, dataset, capsys, feature):
     arguments = ["--model", "shop", "--history", "apple", "--dataset", dataset, "--name-feature", feature]

@@ -554,5 +554,5 @@ def test_the_health_check_of_the_container_tells_a_served_model_from_none(url):
     (line,) = [line for line in text.splitlines() if "/dev/tcp/" in line]
     script = line.split("'", 1)[1].rsplit("'", 1)[0].replace("8501", url.rsplit(":", 1)[1])
     for name, returncode in (("shop", 0), ("none", 1)):
-        command = script.replace("/models/sasrec/", f"/models/{name}/")
+        command = script.replace("/models/shop/", f"/models/{name}/")
         assert subprocess.run(["bash", "-c", command], timeout=20, check=False).returncode == returncode
