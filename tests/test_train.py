@@ -189,32 +189,41 @@ def test_two_replicas_train_as_one_device(finished, chain_dataset, tmp_path):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
-@pytest.mark.slow
-def test_two_workers_train_as_one_device(chain_dataset, tmp_path):
-    """MultiWorkerMirroredStrategy, two processes on this machine."""
+def run_two_workers(dataset, output, *settings):
+    """MultiWorkerMirroredStrategy, two processes on this machine; the lines that the first one shows."""
     ports = []
     for _ in range(2):
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             ports.append(probe.getsockname()[1])
-    arguments = ["--dataset", chain_dataset, "--model", "sasrec", "--output", str(tmp_path / "workers")]
-    arguments += ["--set", *SMALL, "train.epochs=2", "model.dropout_rate=0.0", "model.loss=softmax"]
+    cluster = {"worker": [f"localhost:{port}" for port in ports]}
+    command = [sys.executable, "-m", "seqrec_tf.cli", "train", "--strategy", "multi-worker", "--dataset", dataset]
+    command += ["--model", "sasrec", "--output", str(output), "--set", *SMALL, *settings]
     workers = []
     for index in range(2):
-        cluster = {"worker": [f"localhost:{port}" for port in ports]}
-        environment = {
-            **os.environ,
-            "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}),
+        environment = os.environ | {
+            "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
         }
-        command = [sys.executable, "-m", "seqrec_tf.cli", "train", "--strategy", "multi-worker", *arguments]
-        workers.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        workers.append(subprocess.Popen(command, env=environment, **pipes))
     try:
-        errors = [worker.communicate(timeout=240)[1] for worker in workers]
+        answers = [worker.communicate(timeout=240) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], errors
-    alone, _ = fit(chain_dataset, tmp_path / "alone", "train.epochs=2", "model.dropout_rate=0.0", "model.loss=softmax")
+    assert [worker.returncode for worker in workers] == [0, 0], answers
+    return answers[0][0].splitlines()
+
+
+@pytest.mark.slow
+def test_two_workers_train_as_one_device_and_go_on_together(chain_dataset, tmp_path):
+    # Replicas draw their own dropout and negatives, so compare a loss that has neither.
+    settings = ("model.dropout_rate=0.0", "model.loss=softmax")
+    run_two_workers(chain_dataset, tmp_path / "workers", "train.epochs=1", *settings)
+    (tmp_path / "workers" / "COMPLETED").unlink()  # as if stopped after the first epoch
+    lines = run_two_workers(chain_dataset, tmp_path / "workers", "train.epochs=2", *settings)
+    assert "Going on after epoch 1 of at most 2." in lines
+    alone, _ = fit(chain_dataset, tmp_path / "alone", "train.epochs=2", *settings)
     together = log_of(tmp_path / "workers")
     for column in ("loss", "val_ndcg@10"):
         expected = [float(row[column]) for row in log_of(alone.path)]
