@@ -1,5 +1,5 @@
 """Layers that several models share."""
 
-from seqrec_tf.layers.transformer import SelfAttention, SequenceEncoder, TransformerBlock, attention_bias
+from seqrec_tf.layers.transformer import EncoderConfig, SelfAttention, SequenceEncoder, TransformerBlock, attention_bias
 
-__all__ = ["SelfAttention", "SequenceEncoder", "TransformerBlock", "attention_bias"]
+__all__ = ["EncoderConfig", "SelfAttention", "SequenceEncoder", "TransformerBlock", "attention_bias"]

@@ -6,10 +6,12 @@ H heads.
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import tensorflow as tf
 
-from seqrec_tf.config import check_choice
+from seqrec_tf.config import ModelConfig, check_at_least, check_choice, check_rate
 
 # Added to the logit of a key that may not be seen. Finite, so that a row without any key is uniform instead of NaN.
 _HIDDEN = -1e9
@@ -166,6 +168,38 @@ class TransformerBlock(keras.layers.Layer):
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig(ModelConfig):
+    """Hyper-parameters of a `SequenceEncoder`, for models that have one.
+
+    Attributes:
+        dim: Width of embeddings and hidden states.
+        num_blocks: Transformer blocks.
+        num_heads: Attention heads.
+        feed_forward_ratio: Width of the feed-forward's hidden layer over `dim`.
+        dropout_rate: Of embeddings, attention weights and what each half block adds.
+        norm: "post" (norm(x + f(x))) or "pre" (x + f(norm(x))).
+        activation: Of the feed-forward's hidden layer.
+    """
+
+    dim: int = 64
+    num_blocks: int = 2
+    num_heads: int = 2
+    feed_forward_ratio: float = 4.0
+    dropout_rate: float = 0.1
+    norm: str = "post"
+    activation: str = "gelu"
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("dim", "num_blocks", "num_heads"):
+            check_at_least(f"model.{name}", getattr(self, name), 1)
+        check_rate("model.dropout_rate", self.dropout_rate)
+        check_choice("model.norm", self.norm, ("pre", "post"))
+        if self.dim % self.num_heads:
+            raise ValueError(f"model.num_heads must divide model.dim, got {self.num_heads} heads for dim {self.dim}.")
+
+
 @keras.saving.register_keras_serializable("seqrec_tf")
 class SequenceEncoder(keras.layers.Layer):
     """Embedded events to hidden states: positions, dropout, transformer blocks.
@@ -174,13 +208,7 @@ class SequenceEncoder(keras.layers.Layer):
     norm="pre" the last block's output is normalised, with "post" the embedded events are.
 
     Args:
-        max_len: Positions; older events share the last one.
-        num_blocks: Transformer blocks.
-        num_heads: Attention heads.
-        feed_forward_ratio: Width of the feed-forward's hidden layer over D.
-        dropout_rate: Of embedded events, attention weights and what each half block adds.
-        norm: "pre" or "post".
-        activation: Of the feed-forward's hidden layer.
+        config: The options; events older than its `max_len` share the last position.
         is_causal: Whether a position sees only itself and those before.
 
     Call arguments:
@@ -192,48 +220,34 @@ class SequenceEncoder(keras.layers.Layer):
         float [B, L, D], or [B, D] where a position is given: the last block then computes nothing else.
     """
 
-    def __init__(
-        self,
-        *,
-        max_len,
-        num_blocks,
-        num_heads,
-        feed_forward_ratio,
-        dropout_rate,
-        norm,
-        activation,
-        is_causal,
-        **kwargs,
-    ):
+    def __init__(self, config: EncoderConfig, *, is_causal: bool, **kwargs):
         super().__init__(**kwargs)
-        check_choice("model.norm", norm, ("pre", "post"))
-        self.max_len = max_len
-        self.num_blocks = num_blocks
-        self.block_options = {
-            "num_heads": num_heads,
-            "dropout_rate": dropout_rate,
-            "norm": norm,
-            "activation": activation,
-        }
-        self.feed_forward_ratio = feed_forward_ratio
+        self.config = config
         self.is_causal = is_causal
 
     def build(self, embedded_shape, is_real_shape=None, position_shape=None):
         dim, dtype = embedded_shape[-1], self.dtype_policy
         # Row p is the p-th newest event; row 0 is padding.
         self.positions = keras.layers.Embedding(
-            self.max_len + 1,
+            self.config.max_len + 1,
             dim,
             embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
             name="positions",
             dtype=dtype,
         )
-        self.dropout = keras.layers.Dropout(self.block_options["dropout_rate"], dtype=dtype)
+        self.dropout = keras.layers.Dropout(self.config.dropout_rate, dtype=dtype)
         self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm", dtype=dtype)
-        feed_forward_dim = round(self.feed_forward_ratio * dim)
         self.blocks = [
-            TransformerBlock(feed_forward_dim=feed_forward_dim, name=f"block_{i}", dtype=dtype, **self.block_options)
-            for i in range(self.num_blocks)
+            TransformerBlock(
+                num_heads=self.config.num_heads,
+                feed_forward_dim=round(self.config.feed_forward_ratio * dim),
+                dropout_rate=self.config.dropout_rate,
+                norm=self.config.norm,
+                activation=self.config.activation,
+                name=f"block_{i}",
+                dtype=dtype,
+            )
+            for i in range(self.config.num_blocks)
         ]
         self.positions.build()
         self.norm.build(embedded_shape)
@@ -242,9 +256,9 @@ class SequenceEncoder(keras.layers.Layer):
 
     def call(self, embedded, is_real, position=None, training=False):
         age = tf.cumsum(tf.cast(is_real, tf.int32), axis=1, reverse=True)  # 1 at the newest event
-        age = tf.minimum(age, self.max_len) * tf.cast(is_real, tf.int32)
+        age = tf.minimum(age, self.config.max_len) * tf.cast(is_real, tf.int32)
         hidden = embedded + self.positions(age)
-        is_pre = self.block_options["norm"] == "pre"
+        is_pre = self.config.norm == "pre"
         hidden = self.dropout(hidden if is_pre else self.norm(hidden), training=training)
         bias = attention_bias(is_real, causal=self.is_causal, dtype=hidden.dtype)
         for block in self.blocks[:-1]:
@@ -259,11 +273,9 @@ class SequenceEncoder(keras.layers.Layer):
         return self.norm(hidden) if is_pre else hidden
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "max_len": self.max_len,
-            "num_blocks": self.num_blocks,
-            "feed_forward_ratio": self.feed_forward_ratio,
-            "is_causal": self.is_causal,
-            **self.block_options,
-        }
+        options = {field.name: getattr(self.config, field.name) for field in dataclasses.fields(EncoderConfig)}
+        return {**super().get_config(), "config": options, "is_causal": self.is_causal}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(EncoderConfig(**config.pop("config")), **config)

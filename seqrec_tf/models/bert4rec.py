@@ -19,44 +19,30 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from seqrec_tf.config import check_at_least, check_rate
-from seqrec_tf.layers import SequenceEncoder
+from seqrec_tf.config import check_rate
+from seqrec_tf.layers import EncoderConfig, SequenceEncoder
 from seqrec_tf.models.base import SequenceModel, pad
 from seqrec_tf.objective import ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID
 
 
 @dataclasses.dataclass(frozen=True)
-class BERT4RecConfig(ObjectiveConfig):
-    """Hyper-parameters of BERT4Rec; those of the loss are in `ObjectiveConfig`.
+class BERT4RecConfig(EncoderConfig, ObjectiveConfig):
+    """Hyper-parameters of BERT4Rec: those of the encoder, of the loss, and of the cloze task.
 
     Attributes:
-        dim: Width of embeddings and hidden states.
-        num_blocks: Transformer blocks.
-        num_heads: Attention heads.
-        feed_forward_ratio: Width of the feed-forward's hidden layer over `dim`.
-        dropout_rate: Of embeddings, attention weights and what each half block adds.
         mask_rate: Share of events that are masked; the paper takes 0.2 for MovieLens 1M and 0.6 for Beauty.
         last_only_rate: Share of sequences in which only the newest event is masked, as when recommending.
     """
 
     loss: str = "softmax"
-    dim: int = 64
-    num_blocks: int = 2
-    num_heads: int = 2
-    feed_forward_ratio: float = 4.0
-    dropout_rate: float = 0.1
     mask_rate: float = 0.2
     last_only_rate: float = 0.1
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("dim", "num_blocks", "num_heads"):
-            check_at_least(f"model.{name}", getattr(self, name), 1)
-        for name in ("dropout_rate", "mask_rate", "last_only_rate"):
-            check_rate(f"model.{name}", getattr(self, name))
-        if self.dim % self.num_heads:
-            raise ValueError(f"model.num_heads must divide model.dim, got {self.num_heads} heads for dim {self.dim}.")
+        check_rate("model.mask_rate", self.mask_rate)
+        check_rate("model.last_only_rate", self.last_only_rate)
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")
@@ -75,17 +61,7 @@ class BERT4Rec(SequenceModel):
             embeddings_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
             name="items",
         )
-        self.encoder = SequenceEncoder(
-            max_len=config.max_len,
-            num_blocks=config.num_blocks,
-            num_heads=config.num_heads,
-            feed_forward_ratio=config.feed_forward_ratio,
-            dropout_rate=config.dropout_rate,
-            norm="post",
-            activation="gelu",
-            is_causal=False,
-            name="encoder",
-        )
+        self.encoder = SequenceEncoder(config, is_causal=False, name="encoder")
         self.projection = keras.layers.Dense(config.dim, activation="gelu", name="projection")
         self.projection.build([None, config.dim])
         self.projection_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="projection_norm")

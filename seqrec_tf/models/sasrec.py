@@ -15,44 +15,25 @@ import dataclasses
 
 import keras
 
-from seqrec_tf.config import check_at_least, check_choice, check_rate
-from seqrec_tf.layers import SequenceEncoder
+from seqrec_tf.layers import EncoderConfig, SequenceEncoder
 from seqrec_tf.models.base import SequenceModel, newest_position
 from seqrec_tf.objective import ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID
 
 
 @dataclasses.dataclass(frozen=True)
-class SASRecConfig(ObjectiveConfig):
-    """Hyper-parameters of SASRec; those of the loss are in `ObjectiveConfig`, whose defaults are the paper's.
+class SASRecConfig(EncoderConfig, ObjectiveConfig):
+    """Hyper-parameters of SASRec: those of the encoder and of the loss, whose defaults are the paper's.
 
-    Attributes:
-        dim: Width of embeddings and hidden states.
-        num_blocks: Transformer blocks.
-        num_heads: Attention heads.
-        feed_forward_ratio: Width of the feed-forward's hidden layer over `dim`.
-        dropout_rate: Of embeddings, attention weights and what each half block adds.
-        norm: "post" (near to the authors' code, which normalises states before each half block and keeps no others) or
-            "pre" (the paper's text).
-        activation: Of the feed-forward network.
+    norm="pre" is the paper's text; "post" is near to the authors' code, which normalises states before each half block
+    and keeps no others.
     """
 
     dim: int = 50
-    num_blocks: int = 2
     num_heads: int = 1
     feed_forward_ratio: float = 1.0
     dropout_rate: float = 0.2
-    norm: str = "post"
     activation: str = "relu"
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("dim", "num_blocks", "num_heads"):
-            check_at_least(f"model.{name}", getattr(self, name), 1)
-        check_rate("model.dropout_rate", self.dropout_rate)
-        check_choice("model.norm", self.norm, ("pre", "post"))
-        if self.dim % self.num_heads:
-            raise ValueError(f"model.num_heads must divide model.dim, got {self.num_heads} heads for dim {self.dim}.")
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")
@@ -70,17 +51,7 @@ class SASRec(SequenceModel):
             embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
             name="items",
         )
-        self.encoder = SequenceEncoder(
-            max_len=config.max_len,
-            num_blocks=config.num_blocks,
-            num_heads=config.num_heads,
-            feed_forward_ratio=config.feed_forward_ratio,
-            dropout_rate=config.dropout_rate,
-            norm=config.norm,
-            activation=config.activation,
-            is_causal=True,
-            name="encoder",
-        )
+        self.encoder = SequenceEncoder(config, is_causal=True, name="encoder")
 
     def item_table(self):
         """The table that also embeds the inputs: float [V, D]."""

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf.layers import SelfAttention, SequenceEncoder, TransformerBlock, attention_bias
+from seqrec_tf.layers import EncoderConfig, SelfAttention, SequenceEncoder, TransformerBlock, attention_bias
 
 # 3 histories of up to 4 events, padded on the right, on the left and in between.
 IS_REAL = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [1, 0, 1, 1]], bool)
@@ -46,8 +46,10 @@ def make_block(**options):
 
 
 def make_encoder(**options):
+    is_causal = options.pop("is_causal", True)
     defaults = {"max_len": 4, "num_blocks": 2, "num_heads": 2, "feed_forward_ratio": 1.5, "dropout_rate": 0.0}
-    layer = SequenceEncoder(**{**defaults, "norm": "pre", "activation": "relu", "is_causal": True, **options})
+    config = EncoderConfig(**{**defaults, "dim": DIM, "norm": "pre", "activation": "relu", **options})
+    layer = SequenceEncoder(config, is_causal=is_causal)
     layer.build((None, None, DIM))
     randomise(layer)
     return layer
@@ -261,7 +263,7 @@ def slow_encoder(encoder, embedded):
     """Blocks over events with the p-th newest position added, one norm at the end ("pre") or the start ("post")."""
     positions = encoder.positions.get_weights()[0]
     age = np.cumsum(IS_REAL[:, ::-1], axis=1)[:, ::-1] * IS_REAL
-    x = embedded + positions[np.minimum(age, encoder.max_len)]
+    x = embedded + positions[np.minimum(age, encoder.config.max_len)]
     is_seen = np.broadcast_to(IS_REAL[:, None, :], (3, 4, 4))
     if encoder.is_causal:
         is_seen = is_seen & np.tril(np.ones((4, 4), bool))
