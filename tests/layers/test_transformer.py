@@ -268,7 +268,7 @@ def slow_encoder(encoder, embedded):
     if encoder.is_causal:
         is_seen = is_seen & np.tril(np.ones((4, 4), bool))
     is_seen = is_seen | np.eye(4, dtype=bool)  # rows of padding see something; what they are is not compared
-    is_pre = encoder.get_config()["norm"] == "pre"
+    is_pre = encoder.config.norm == "pre"
     x = x if is_pre else slow_layer_norm(encoder.norm, x)
     for block in encoder.blocks:
         x = slow_block(block, x, is_seen)
