@@ -28,14 +28,15 @@ class Row:
         prepare: Options of `seqrec prepare`; {data} is the folder of the data sets.
         model: Of `seqrec train`.
         config: File in `configs/`.
-        published: Figures to compare with: protocol to metric to (value, whose it is).
+        published: Figures to compare with: protocol to metric to (value, whose it is),
+            or None where there is none.
     """
 
     dataset: str
     prepare: str
     model: str
     config: str
-    published: dict[str, dict[str, tuple[float, str]]]
+    published: dict[str, dict[str, tuple[float, str] | None]]
 
 
 _ML1M = "--preset movielens-1m --input {data}/ml-1m/events.tsv.gz --min-item-events 5"
@@ -48,7 +49,7 @@ ROWS = {
         config="sasrec_ml1m.toml",
         published={
             "uniform-100": {"hr@10": (0.8245, "SASRec paper"), "ndcg@10": (0.5905, "SASRec paper")},
-            "full": {"hr@10": (0.0, ""), "ndcg@10": (0.0, "")},
+            "full": {"hr@10": None, "ndcg@10": None},
         },
     ),
 }
@@ -89,12 +90,12 @@ def measure(name: str, row: Row, seed: int, work: pathlib.Path) -> list[str]:
     training = json.loads((run / "metrics.json").read_text())
     lines = []
     for protocol, metrics in row.published.items():
-        for metric, (value, source) in metrics.items():
+        for metric, figure in metrics.items():
             measured = figures[protocol][row.model]["metrics"][metric]
             half = (measured["high"] - measured["low"]) / 2
             lines.append(
                 f"{name:<16}{seed:>5}{training['epochs']:>8}{training['seconds'] / 60:>9.1f}  {protocol:<13}{metric:<9}"
-                f"{measured['value']:>9.4f} ± {half:.4f}  " + (f"{value:.4f} ({source})" if source else "")
+                f"{measured['value']:>9.4f} ± {half:.4f}  " + (f"{figure[0]:.4f} ({figure[1]})" if figure else "")
             )
     return lines
 

@@ -164,11 +164,13 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, order):
         }
         sequences[SEEN] = parsed[ITEM_IDS]
         lengths = tf.cast(sequences[ITEM_IDS].row_lengths(), tf.float32)
+        num_targets = lengths - 1.0  # of next-item models; others have about as many in proportion
         draw = tf.stack([order[0] + tf.cast(index, tf.int32), order[1]])
         noise = tf.random.stateless_uniform(tf.shape(lengths), draw, -_LENGTH_NOISE, _LENGTH_NOISE)
         # The noise alone decides among equal lengths, so this shuffles too.
         by_length = tf.argsort(lengths * (1.0 + noise) if sort_by_length else noise)
         num_batches = -(-tf.size(by_length, tf.int64) // batch_size)
+        targets_a_batch = tf.reduce_sum(num_targets) / tf.cast(num_batches, tf.float32)
         shuffled = tf.argsort(tf.random.stateless_uniform(num_batches[None], draw + 1))
 
         def batch(index):
@@ -177,9 +179,7 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, order):
             inputs, labels = model.make_batch(cut, draw + tf.stack([tf.cast(index + 1, tf.int32) * 1009, 0]))
             # The mean over a batch of short sequences counts each of their targets for more than that over a batch of
             # long ones; weighted by what a batch has to predict, all targets of an epoch count the same.
-            num_targets = lengths - 1.0  # of next-item models; others have about as many in proportion
-            share = tf.reduce_sum(tf.gather(num_targets, chosen)) / tf.reduce_sum(num_targets)
-            weight = share * tf.cast(num_batches, tf.float32)
+            weight = tf.reduce_sum(tf.gather(num_targets, chosen)) / targets_a_batch
             return inputs, labels, tf.fill(tf.shape(chosen), weight)
 
         return tf.data.Dataset.from_tensor_slices(shuffled).map(batch, num_parallel_calls=tf.data.AUTOTUNE)

@@ -204,16 +204,17 @@ def rank_metrics(ranks: np.ndarray, *, rng: np.random.Generator) -> dict[str, In
         ranks: int [N], 1 is best.
         rng: Of the resamples.
     """
+    from seqrec_tf import metrics
+
     beyond = max(CUTOFFS) + 1
     histogram = np.bincount(np.minimum(ranks, beyond), minlength=beyond + 1)[1:]  # ranks 1..beyond
     rank = np.arange(1, beyond + 1)
     gains = {}
     for k in CUTOFFS:
-        hit = rank <= k
-        gains[f"hr@{k}"] = np.where(hit, 1.0, 0.0)
-        gains[f"ndcg@{k}"] = np.where(hit, 1.0 / np.log2(rank + 1.0), 0.0)
-        gains[f"mrr@{k}"] = np.where(hit, 1.0 / rank, 0.0)
-    table_of_gains = np.stack(list(gains.values()), axis=1)  # [ranks, metrics]
+        gains[f"hr@{k}"] = metrics.hit_rate(rank, k)
+        gains[f"ndcg@{k}"] = metrics.ndcg(rank, k)
+        gains[f"mrr@{k}"] = metrics.reciprocal_rank(rank, k)
+    table_of_gains = np.stack([gain.numpy() for gain in gains.values()], axis=1).astype(np.float64)  # [ranks, metrics]
     values = histogram @ table_of_gains / len(ranks)
     resamples = rng.multinomial(len(ranks), histogram / len(ranks), size=NUM_RESAMPLES) @ table_of_gains / len(ranks)
     low, high = np.percentile(resamples, [2.5, 97.5], axis=0)
