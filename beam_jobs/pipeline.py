@@ -198,6 +198,12 @@ class PrepareSequences(beam.PTransform):
             | "Gather vocabulary" >> beam.combiners.ToList()
             | "Order vocabulary" >> beam.Map(write_dataset.order_vocabulary)
         )
+        num_users = (
+            stage["main"]
+            | "Training users" >> beam.FlatMap(_training_user)
+            | "Distinct users" >> beam.Distinct()
+            | "Count users" >> beam.combiners.Count.Globally()
+        )
         ids = AsSingleton(vocabulary | "Ids" >> beam.Map(write_dataset.ids_of))
         encode = write_dataset.EncodeSequences(
             plan.schema.features, num_shards=plan.num_shards, units_per_second=plan.units_per_second
@@ -249,6 +255,7 @@ class PrepareSequences(beam.PTransform):
             >> beam.Map(
                 finish,
                 AsSingleton(vocabulary),
+                AsSingleton(num_users),
                 AsDict(totals),
                 AsDict(by_step),
                 AsDict(digests | "All files" >> beam.Flatten()),
@@ -324,6 +331,13 @@ def _vocabulary_counts(element: tuple[tuple[str, str], int], *, keep_unseen: boo
         yield item, number
     elif keep_unseen:
         yield item, 0
+
+
+def _training_user(element):
+    """The user of a sequence that has a training record, where sequences say whose they are."""
+    (_, user, _), _, cuts = element
+    if user and any(split == "train" for split, _, _ in cuts):
+        yield user
 
 
 def _one_item(element: tuple[tuple[str, str], int]) -> tuple[str, tuple[int, int]]:

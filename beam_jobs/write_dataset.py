@@ -172,6 +172,7 @@ class Finish:
         self,
         _: Any,
         vocabulary: list[tuple[str, int]],
+        num_users: int,
         counts: dict[tuple, int],
         step_items: dict[str, tuple[int, int]],
         digests: dict[str, str],
@@ -185,6 +186,7 @@ class Finish:
         schema = dataclasses.replace(
             self.schema,
             num_items=len(vocabulary),
+            num_users=num_users,
             max_len=max((length for counter in lengths.values() for length in counter), default=0),
         )
         vocabulary_text = "".join(f"{item}\n" for item, _ in vocabulary)

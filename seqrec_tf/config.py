@@ -65,17 +65,21 @@ class DataConfig:
         batch_size: Sequences a step, over all replicas.
         eval_batch_size: Sequences a step of validation.
         sort_by_length: Whether a training batch holds sequences of like length, for little padding.
+        window: What an epoch sees of a sequence that is longer than the model's: its "newest" events, or "random":
+            these half of the time, else as many from a random place.
         exclude_history: Whether items of the history may not be recommended (in validation, evaluation and export).
     """
 
     batch_size: int = 128
     eval_batch_size: int = 256
     sort_by_length: bool = True
+    window: str = "newest"
     exclude_history: bool = True
 
     def __post_init__(self):
         check_at_least("data.batch_size", self.batch_size, 1)
         check_at_least("data.eval_batch_size", self.eval_batch_size, 1)
+        check_choice("data.window", self.window, ("newest", "random"))
 
 
 @dataclasses.dataclass(frozen=True)

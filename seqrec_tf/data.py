@@ -13,9 +13,10 @@ import math
 import tensorflow as tf
 
 from seqrec_tf import records
-from seqrec_tf.models.base import EXCLUDED, SEEN, TARGET, SequenceModel, pad
+from seqrec_tf.layers import user_fingerprint
+from seqrec_tf.models.base import EXCLUDED, SEEN, TARGET, TARGET_LABEL, TARGET_TIME, SequenceModel
 from seqrec_tf.records import DatasetFolder
-from seqrec_tf.schema import ITEM_IDS, TARGET_START
+from seqrec_tf.schema import ITEM_IDS, LABELS, TARGET_START, TIMESTAMPS, USER_ID
 
 # Key of the labels that holds every item of the sequence, for protocols that draw what the user never touched.
 TOUCHED = "touched"
@@ -34,6 +35,7 @@ def load(
     *,
     batch_size: int = 128,
     sort_by_length: bool = True,
+    window: str = "newest",
     seed: int = 0,
     epochs: range | None = None,
     exclude_history: bool = True,
@@ -44,10 +46,11 @@ def load(
         dataset: A finished dataset folder, or its path.
         model: Decides what a training batch holds (`model.make_batch`) and how much history it sees.
         split: "train" gives what the model's loss needs, `(inputs, labels, weight: float32 [B])`, each iteration in a
-            new order. "valid" and "test" give, for
-            each event to predict, `({item_ids: int32 [B, L]}, {target: int32 [B], excluded: int32 [B, S]})`.
+            new order. "valid" and "test" give, for each event to predict, what `evaluation_batches` says.
         batch_size: Sequences a batch.
         sort_by_length: Whether training batches hold sequences of like length, for little padding.
+        window: What an epoch sees of a sequence that is longer than the model's: its "newest" events, or "random":
+            these half of the time, else as many from a random place.
         seed: Of the order of training batches.
         epochs: Training epochs to give one after the other, each with its own order, the same in every run.
         exclude_history: Whether `excluded` holds the items of the history, or none.
@@ -59,13 +62,15 @@ def load(
     if not folder.split_files(split):
         raise ValueError(f"{folder.path} has no sequences in its split {split!r}. Prepare it with another --split.")
     if split != "train":
-        batches = evaluation_batches(
-            folder, split, max_len=model.config.max_len, batch_size=batch_size, exclude_history=exclude_history
+        batches = evaluation_batches(folder, split, model, batch_size=batch_size, exclude_history=exclude_history)
+        return batches.map(
+            lambda inputs, labels: (inputs, {key: labels[key] for key in labels if key not in (TOUCHED, USER_ID)})
         )
-        return batches.map(lambda inputs, labels: (inputs, {key: labels[key] for key in (TARGET, EXCLUDED)}))
 
     def one_epoch(order):
-        return _training_epoch(folder, model, batch_size=batch_size, sort_by_length=sort_by_length, order=order)
+        return _training_epoch(
+            folder, model, batch_size=batch_size, sort_by_length=sort_by_length, window=window, order=order
+        )
 
     if epochs is not None:
         orders = tf.data.Dataset.from_tensor_slices([[seed, epoch] for epoch in epochs])
@@ -104,17 +109,20 @@ def replica_batches(batches: tf.data.Dataset, context: tf.distribute.InputContex
 
 
 def evaluation_batches(
-    folder: DatasetFolder, split: str, *, max_len: int, batch_size: int, exclude_history: bool
+    folder: DatasetFolder, split: str, model: SequenceModel, *, batch_size: int, exclude_history: bool
 ) -> tf.data.Dataset:
     """Every event to predict of a split, with the events before it.
 
     Returns:
         Batches, in the same order each time, of
-        inputs: {item_ids: int32 [B, L]}, the newest `max_len` events before the target;
-        labels: target int32 [B]; excluded int32 [B, S], all items before the target (or nothing, [B, 0]); touched
-        int32 [B, T], all items of the sequence.
+        inputs: `item_ids` int32 [B, L], the newest `max_len` events before the target, and what else the model reads:
+        `timestamps` int64 [B, L] with `target_time` int64 [B], `labels` int64 [B, L], `user_id` int64 [B];
+        labels: `target` int32 [B]; `excluded` int32 [B, S], all items before the target (or nothing, [B, 0]); `touched`
+        int32 [B, T], all items of the sequence; and, where the dataset has them, `target_label` int64 [B] and `user_id`
+        string [B].
     """
     spec = _parsing_spec(folder)
+    max_len = model.config.max_len
 
     def to_batches(serialized):
         parsed = tf.io.parse_example(serialized, spec)
@@ -132,15 +140,28 @@ def evaluation_batches(
             part = slice(index * batch_size, (index + 1) * batch_size)
             start, target = row_start[part], row_start[part] + position[part]
 
-            def events(first, limit):
-                return pad(tf.gather(items.flat_values, tf.ragged.range(first, limit)))
+            def events(first, limit, name=ITEM_IDS):
+                return tf.gather(parsed[name].flat_values, tf.ragged.range(first, limit)).to_tensor()
 
+            def history(name):
+                return events(tf.maximum(start, target - max_len), target, name)
+
+            inputs = {ITEM_IDS: tf.cast(history(ITEM_IDS), tf.int32)}
+            inputs |= {name: history(name) for name in model.reads if name != USER_ID}
+            if TIMESTAMPS in model.reads:
+                inputs[TARGET_TIME] = tf.gather(parsed[TIMESTAMPS].flat_values, target)
             labels = {
                 TARGET: tf.cast(tf.gather(items.flat_values, target), tf.int32),
-                EXCLUDED: events(start, target if exclude_history else start),
-                TOUCHED: events(start, start + length[part]),
+                EXCLUDED: tf.cast(events(start, target if exclude_history else start), tf.int32),
+                TOUCHED: tf.cast(events(start, start + length[part]), tf.int32),
             }
-            return {ITEM_IDS: events(tf.maximum(start, target - max_len), target)}, labels
+            if LABELS in parsed:
+                labels[TARGET_LABEL] = tf.gather(parsed[LABELS].flat_values, target)
+            if USER_ID in parsed:
+                labels[USER_ID] = tf.gather(parsed[USER_ID], sequence[part])
+            if USER_ID in model.reads:
+                inputs[USER_ID] = user_fingerprint(labels[USER_ID])
+            return inputs, labels
 
         num_batches = -(-tf.size(position, tf.int64) // batch_size)
         return tf.data.Dataset.range(num_batches).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
@@ -150,22 +171,27 @@ def evaluation_batches(
     return serialized.batch(50 * batch_size).flat_map(to_batches).prefetch(tf.data.AUTOTUNE)
 
 
-def _training_epoch(folder, model, *, batch_size, sort_by_length, order):
+def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order):
     """One epoch; `order` is int32 [2], from which all shuffling follows."""
     files = folder.split_files("train")
     files = tf.gather(files, tf.argsort(tf.random.stateless_uniform([len(files)], order)))
     spec = _parsing_spec(folder)
-    max_events = model.config.max_len + 1
 
     def to_batches(index, serialized):
         parsed = tf.io.parse_example(serialized, spec)
+        draw = tf.stack([order[0] + tf.cast(index, tf.int32), order[1]])
+        first, limit = _window(parsed[ITEM_IDS].row_lengths(), model.training_events, window, draw + 2)
+        events = tf.ragged.range(parsed[ITEM_IDS].row_starts() + first, parsed[ITEM_IDS].row_starts() + limit)
         sequences = {
-            name: value[:, -max_events:] for name, value in parsed.items() if isinstance(value, tf.RaggedTensor)
+            name: tf.gather(value.flat_values, events)
+            for name, value in parsed.items()
+            if isinstance(value, tf.RaggedTensor)
         }
         sequences[SEEN] = parsed[ITEM_IDS]
-        lengths = tf.cast(sequences[ITEM_IDS].row_lengths(), tf.float32)
+        if USER_ID in model.reads:
+            sequences[USER_ID] = user_fingerprint(parsed[USER_ID])
+        lengths = tf.cast(limit - first, tf.float32)
         num_targets = lengths - 1.0  # of next-item models; others have about as many in proportion
-        draw = tf.stack([order[0] + tf.cast(index, tf.int32), order[1]])
         noise = tf.random.stateless_uniform(tf.shape(lengths), draw, -_LENGTH_NOISE, _LENGTH_NOISE)
         # The noise alone decides among equal lengths, so this shuffles too.
         by_length = tf.argsort(lengths * (1.0 + noise) if sort_by_length else noise)
@@ -191,6 +217,16 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, order):
         deterministic=True,
     )
     return serialized.batch(max(_WINDOW, 10 * batch_size) // batch_size * batch_size).enumerate().flat_map(to_batches)
+
+
+def _window(lengths, width, kind, seed):
+    """First position, and the one after the last, of what an epoch sees of sequences of these lengths: int64 [B]."""
+    limit = lengths
+    if kind == "random":
+        is_newest, place = tf.unstack(tf.random.stateless_uniform([2, tf.size(lengths)], seed))
+        num_places = tf.cast(tf.maximum(lengths - width, 0) + 1, tf.float32)
+        limit -= tf.where(is_newest < 0.5, tf.zeros_like(lengths), tf.cast(place * num_places, lengths.dtype))
+    return tf.maximum(limit - width, 0), limit
 
 
 def _parsing_spec(folder):

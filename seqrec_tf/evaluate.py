@@ -159,9 +159,7 @@ def evaluate(
     num_items = folder.num_items
     length = min(max(CUTOFFS), num_items)
 
-    batches = data.evaluation_batches(
-        folder, split, max_len=model.config.max_len, batch_size=batch_size, exclude_history=exclude_history
-    )
+    batches = data.evaluation_batches(folder, split, model, batch_size=batch_size, exclude_history=exclude_history)
     inputs_spec, labels_spec = batches.element_spec
 
     @tf.function(input_signature=[inputs_spec, labels_spec[TARGET], labels_spec[EXCLUDED]])

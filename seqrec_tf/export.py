@@ -1,10 +1,19 @@
 """Write a run's best model as a SavedModel that TF Serving serves: string ids in, string ids and scores out.
 
-Signature `serving_default`:
+Signature `serving_default`, what to recommend:
   history      string [batch, length]  item ids, oldest first; "" is padding, ids the model does not know are ignored
   items        string [batch, k]       recommended ids, best first; "" where fewer than k are left
   scores       float32 [batch, k]      their scores, in descending order
   num_unknown  int32 [batch]           how many ids of the history were ignored
+
+Signature `rank`, how good each of some candidates is:
+  history      as above
+  candidates   string [batch, number]  item ids, in any order
+  scores       float32 [batch, number] in the order of the candidates; the lowest number for an id that is not known
+  num_unknown  as above
+
+Both take more where the model reads it: `user_id` string [batch]; `history_timestamps` int64 [batch, length] and
+`timestamp` int64 [batch], seconds, when the events happened and when the answer is for.
 
 A history without any known item gets the most popular items, scored by the logarithm of their share of the events.
 
@@ -40,8 +49,9 @@ if TYPE_CHECKING:
 
 NEEDS_TENSORFLOW = True
 
-SIGNATURE = "serving_default"
-HISTORY, ITEMS, SCORES, NUM_UNKNOWN = "history", "items", "scores", "num_unknown"
+SIGNATURE, RANK_SIGNATURE = "serving_default", "rank"
+HISTORY, HISTORY_TIMESTAMPS, TIMESTAMP = "history", "history_timestamps", "timestamp"
+CANDIDATES, ITEMS, SCORES, NUM_UNKNOWN = "candidates", "items", "scores", "num_unknown"
 EXTRA_FOLDER = "assets.extra"
 WARM_UP_FILE = "tf_serving_warmup_requests"  # TF Serving's name for it
 GOLDEN_FILE = "golden_requests.json"
@@ -140,15 +150,14 @@ def export(
     try:
         vocabulary = partial / "item_id.txt"  # saved as an asset, so removed below
         vocabulary.write_text(folder.read_text(schema_lib.ITEM_VOCABULARY_FILE), encoding="utf-8")
-        module = make_serving_module(
-            model,
-            folder,
-            str(vocabulary),
-            k=k,
-            exclude_history=exclude_history,
-            history_length=history_length,
-        )
-        tf.saved_model.save(module, str(partial), signatures={SIGNATURE: module.recommend})
+        module = make_serving_module(model, folder, str(vocabulary), k=k, exclude_history=exclude_history)
+        specs = input_specs(model, history_length)
+        candidates = tf.TensorSpec([None, None], tf.string, name=CANDIDATES)
+        signatures = {
+            SIGNATURE: module.recommend.get_concrete_function(**specs),
+            RANK_SIGNATURE: module.rank.get_concrete_function(**specs, candidates=candidates),
+        }
+        tf.saved_model.save(module, str(partial), signatures=signatures)
         vocabulary.unlink()
         extra = partial / EXTRA_FOLDER
         extra.mkdir()
@@ -157,37 +166,44 @@ def export(
         (extra / GOLDEN_FILE).write_text(json.dumps(golden, indent=1) + "\n", encoding="utf-8")
         (extra / schema_lib.SCHEMA_FILE).write_text(folder.schema.to_json(), encoding="utf-8")
         shutil.copy(run_folder.path / run_lib.CONFIG_FILE, extra / run_lib.CONFIG_FILE)
-        _write_warm_up(extra / WARM_UP_FILE, output.name, [request[HISTORY] for request in golden], history_length)
+        _write_warm_up(extra / WARM_UP_FILE, output.name, golden, history_length)
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
 
 
-def make_serving_module(
-    model: SequenceModel,
-    folder: DatasetFolder,
-    vocabulary: str,
-    *,
-    k: int,
-    exclude_history: bool,
-    history_length: int | None,
-):
-    """A `tf.Module` whose `recommend` is the serving signature; TensorFlow core operations only."""
+def input_specs(model: SequenceModel, history_length: int | None) -> dict[str, Any]:
+    """The `tf.TensorSpec` of each input of `serving_default`, in their order."""
     import tensorflow as tf
 
-    from seqrec_tf.models.base import PADDING_ID
-    from seqrec_tf.schema import ITEM_IDS
+    specs = {HISTORY: tf.TensorSpec([None, history_length], tf.string, name=HISTORY)}
+    if schema_lib.USER_ID in model.reads:
+        specs[schema_lib.USER_ID] = tf.TensorSpec([None], tf.string, name=schema_lib.USER_ID)
+    if schema_lib.TIMESTAMPS in model.reads:
+        specs[HISTORY_TIMESTAMPS] = tf.TensorSpec([None, history_length], tf.int64, name=HISTORY_TIMESTAMPS)
+        specs[TIMESTAMP] = tf.TensorSpec([None], tf.int64, name=TIMESTAMP)
+    return specs
+
+
+def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary: str, *, k: int, exclude_history: bool):
+    """A `tf.Module` whose `recommend` and `rank` are the signatures; TensorFlow core operations only."""
+    import tensorflow as tf
+
+    from seqrec_tf.layers import user_fingerprint
+    from seqrec_tf.models.base import TARGET_TIME
+    from seqrec_tf.schema import ITEM_IDS, PADDING_ID, TIMESTAMPS, USER_ID
 
     counts = np.asarray(folder.item_counts, np.float64)
     with np.errstate(divide="ignore"):
-        log_share = np.log(counts[:k] / counts.sum()).astype(np.float32)  # ids are in order of frequency
+        log_share = np.maximum(np.log(counts / counts.sum()), np.finfo(np.float32).min)  # of the item with id i + 1
     line, whole = tf.lookup.TextFileIndex.LINE_NUMBER, tf.lookup.TextFileIndex.WHOLE_LINE
 
     class Recommender(tf.Module):
         def __init__(self):
             super().__init__()
             self.model_variables = [variable.value for variable in model.variables]
+            self.log_share = tf.Variable(log_share, trainable=False, dtype=tf.float32)
             self.line_of_item = tf.lookup.StaticHashTable(
                 tf.lookup.TextFileInitializer(vocabulary, tf.string, whole, tf.int64, line), default_value=-1
             )
@@ -195,20 +211,14 @@ def make_serving_module(
                 tf.lookup.TextFileInitializer(vocabulary, tf.int64, line, tf.string, whole), default_value=""
             )
 
-        @tf.function(input_signature=[tf.TensorSpec([None, history_length], tf.string, name=HISTORY)])
-        def recommend(self, history):
-            ids = tf.cast(self.line_of_item.lookup(history) + 1, tf.int32)  # [B, L], 0 where unknown or padding
-            is_known = ids != PADDING_ID
-            num_unknown = tf.reduce_sum(tf.cast(~is_known & (history != ""), tf.int32), axis=1)
-            # Known ids to the right, in their order; the model has learned from the newest max_len.
-            order = tf.argsort(tf.cast(is_known, tf.int32), axis=1, stable=True)
-            newest = tf.gather(ids, order, batch_dims=1)[:, -model.config.max_len :]
-            newest = tf.pad(newest, [[0, 0], [0, tf.cast(tf.shape(newest)[1] == 0, tf.int32)]])  # at least one column
+        @tf.function
+        def recommend(self, **request):
+            ids, inputs, num_unknown = self._read(request)
             excluded = ids if exclude_history else ids[:, :0]
-            items, scores = model.recommend(model.query({ITEM_IDS: newest}), excluded, k=k)
-            is_cold = ~tf.reduce_any(is_known, axis=1, keepdims=True)
-            items = tf.where(is_cold, tf.range(1, k + 1), items)
-            scores = tf.where(is_cold, tf.constant(log_share), scores)
+            items, scores = model.recommend(model.query(inputs), excluded, k=k)
+            is_cold = model.is_cold(inputs)[:, None]
+            items = tf.where(is_cold, tf.range(1, k + 1), items)  # ids are in order of frequency
+            scores = tf.where(is_cold, self.log_share[:k], scores)
             is_there = tf.math.is_finite(scores)
             lines = tf.where(is_there, tf.cast(items, tf.int64) - 1, -1)
             return {
@@ -217,34 +227,73 @@ def make_serving_module(
                 NUM_UNKNOWN: num_unknown,
             }
 
+        @tf.function
+        def rank(self, **request):
+            candidates = self._ids(request.pop(CANDIDATES))
+            _, inputs, num_unknown = self._read(request)
+            item = tf.maximum(candidates, 1)
+            is_cold = model.is_cold(inputs)[:, None]
+            scores = tf.where(
+                is_cold, tf.gather(self.log_share, item - 1), model.score_candidates(model.query(inputs), item)
+            )
+            is_there = (candidates != PADDING_ID) & tf.math.is_finite(scores)
+            return {SCORES: tf.where(is_there, scores, tf.float32.min), NUM_UNKNOWN: num_unknown}
+
+        def _ids(self, items):
+            return tf.cast(self.line_of_item.lookup(items) + 1, tf.int32)  # 0 where unknown or padding
+
+        def _read(self, request):
+            """Ids of the history, what the model takes, and how many ids it does not know."""
+            ids = self._ids(request[HISTORY])  # [B, L]
+            is_known = ids != PADDING_ID
+            num_unknown = tf.reduce_sum(tf.cast(~is_known & (request[HISTORY] != ""), tf.int32), axis=1)
+            # Known ids to the right, in their order; the model has learned from the newest max_len.
+            order = tf.argsort(tf.cast(is_known, tf.int32), axis=1, stable=True)
+
+            def newest(events):
+                events = tf.gather(events, order, batch_dims=1)[:, -model.config.max_len :]
+                return tf.pad(events, [[0, 0], [0, tf.cast(tf.shape(events)[1] == 0, tf.int32)]])  # one column at least
+
+            inputs = {ITEM_IDS: newest(ids)}
+            if USER_ID in request:
+                inputs[USER_ID] = user_fingerprint(request[USER_ID])
+            if TIMESTAMP in request:
+                inputs[TIMESTAMPS] = newest(request[HISTORY_TIMESTAMPS])
+                inputs[TARGET_TIME] = request[TIMESTAMP]
+            return ids, inputs, num_unknown
+
     return Recommender()
 
 
 def golden_requests(
     model: SequenceModel, folder: DatasetFolder, *, k: int, exclude_history: bool, history_length: int | None
 ) -> list[dict[str, Any]]:
-    """Histories of the dataset with the trained model's answers, computed without any of the serving code."""
+    """Requests made of the dataset, each with the trained model's answer, computed without any of the serving code."""
     from seqrec_tf import data
-    from seqrec_tf.models.base import EXCLUDED
-    from seqrec_tf.schema import ITEM_IDS
+    from seqrec_tf.models.base import EXCLUDED, TARGET_TIME
+    from seqrec_tf.schema import LABELS, TIMESTAMPS, USER_ID
 
     split = next(split for split in ("test", "valid", "train") if folder.split_files(split))
-    batches = data.evaluation_batches(folder, split, max_len=model.config.max_len, batch_size=1, exclude_history=True)
+    batches = data.evaluation_batches(folder, split, model, batch_size=1, exclude_history=True)
     requests = []
     # Every fourth, as neighbours are of like length.
-    for _, labels in itertools.islice(batches, 0, 4 * _NUM_GOLDEN, 4):
+    for inputs, labels in itertools.islice(batches, 0, 4 * _NUM_GOLDEN, 4):
         history = labels[EXCLUDED].numpy()[0][-(history_length or 0) :]
-        query = model.query({ITEM_IDS: history[None, -model.config.max_len :]})
-        excluded = history if exclude_history else history[:0]
-        items, scores = model.recommend(query, excluded[None], k=k)
+        # A server knows no labels: its clients send what they count as the history.
+        inputs = {name: value[:, -len(history) :] if value.shape.rank == 2 else value for name, value in inputs.items()}
+        inputs.pop(LABELS, None)
+        items, scores = model.recommend(model.query(inputs), (history if exclude_history else history[:0])[None], k=k)
         is_there = np.isfinite(scores[0])
-        requests.append(
-            {
-                HISTORY: [folder.item_ids[item - 1] for item in history],
-                ITEMS: [folder.item_ids[item - 1] for item in items.numpy()[0][is_there]],
-                SCORES: scores.numpy()[0][is_there].tolist(),
-            }
-        )
+        request: dict[str, Any] = {HISTORY: [folder.item_ids[item - 1] for item in history]}
+        if USER_ID in inputs:
+            request[USER_ID] = labels[USER_ID].numpy()[0].decode()
+        if TIMESTAMPS in inputs:
+            times = inputs[TIMESTAMPS].numpy()[0].tolist()
+            request[HISTORY_TIMESTAMPS] = [0] * (len(history) - len(times)) + times  # older ones than the model reads
+            request[TIMESTAMP] = int(inputs[TARGET_TIME][0])
+        request[ITEMS] = [folder.item_ids[item - 1] for item in items.numpy()[0][is_there]]
+        request[SCORES] = scores.numpy()[0][is_there].tolist()
+        requests.append(request)
     return requests
 
 
@@ -259,13 +308,17 @@ def check_golden(saved_model: pathlib.Path, golden: list[dict[str, Any]], histor
     # TF Serving is a C++ session loader: graph, tag, signature, no Python object.
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(saved_model))
-        signature = meta_graph.signature_def[SIGNATURE]
-        outputs = {name: info.name for name, info in signature.outputs.items()}
+
+        def answer(name, feeds):
+            signature = meta_graph.signature_def[name]
+            outputs = {name: info.name for name, info in signature.outputs.items()}
+            return session.run(outputs, {signature.inputs[name].name: value for name, value in feeds.items()})
+
         for request in golden:
-            padded = _padded([request[HISTORY]], history_length)
-            answer = session.run(outputs, {signature.inputs[HISTORY].name: padded})
-            items = [item.decode() for item in answer[ITEMS][0] if item]
-            scores = answer[SCORES][0][: len(items)]
+            feeds = _feeds([request], history_length)
+            recommended = answer(SIGNATURE, feeds)
+            items = [item.decode() for item in recommended[ITEMS][0] if item]
+            scores = recommended[SCORES][0][: len(items)]
             expected = np.array(request[SCORES], np.float32)
             if len(scores) != len(expected) or not np.allclose(scores, expected, _SCORE_TOLERANCE, _SCORE_TOLERANCE):
                 difference = "the scores differ"
@@ -276,6 +329,13 @@ def check_golden(saved_model: pathlib.Path, golden: list[dict[str, Any]], histor
                 for ours, theirs, score in zip(items, request[ITEMS], scores.tolist(), strict=True)
             ):
                 difference = "the items differ"
+            elif not np.allclose(
+                answer(RANK_SIGNATURE, {**feeds, CANDIDATES: np.array([request[ITEMS]], object)})[SCORES][0],
+                expected,
+                _SCORE_TOLERANCE,
+                _SCORE_TOLERANCE,
+            ):
+                difference = "the scores of `rank` differ"
             else:
                 continue
             raise RuntimeError(
@@ -285,22 +345,40 @@ def check_golden(saved_model: pathlib.Path, golden: list[dict[str, Any]], histor
             )
 
 
-def _write_warm_up(path: pathlib.Path, model_name: str, histories: list[list[str]], history_length: int | None) -> None:
+def _write_warm_up(path: pathlib.Path, model_name: str, golden: list[dict[str, Any]], length: int | None) -> None:
     """Requests that TF Serving runs before it announces the model, so that the first user does not wait."""
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for batch_size in _WARM_UP_BATCH_SIZES:
-            request = predict_pb2.PredictRequest()
-            request.model_spec.name = model_name
-            request.model_spec.signature_name = SIGNATURE
-            batch = [histories[i % len(histories)] for i in range(batch_size)]
-            request.inputs[HISTORY].CopyFrom(tf.make_tensor_proto(_padded(batch, history_length), tf.string))
-            log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
-            writer.write(log.SerializeToString(deterministic=True))
+        for signature in (SIGNATURE, RANK_SIGNATURE):
+            for batch_size in _WARM_UP_BATCH_SIZES:
+                feeds = _feeds([golden[i % len(golden)] for i in range(batch_size)], length)
+                if signature == RANK_SIGNATURE:
+                    feeds[CANDIDATES] = np.array([golden[0][ITEMS]] * batch_size, object)
+                request = predict_pb2.PredictRequest()
+                request.model_spec.name = model_name
+                request.model_spec.signature_name = signature
+                for name, value in feeds.items():
+                    request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+                log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+                writer.write(log.SerializeToString(deterministic=True))
 
 
-def _padded(histories: list[list[str]], length: int | None) -> np.ndarray:
-    length = length or max(map(len, histories))
-    return np.array([history + [""] * (length - len(history)) for history in histories], object)
+def _feeds(requests: list[dict[str, Any]], history_length: int | None) -> dict[str, np.ndarray]:
+    """Requests as one batch: an array for each input that they have, padded on the right."""
+    length = history_length or max(len(request[HISTORY]) for request in requests)
+    feeds = {}
+    for name, dtype in (
+        (HISTORY, object),
+        (HISTORY_TIMESTAMPS, np.int64),
+        (TIMESTAMP, np.int64),
+        (schema_lib.USER_ID, object),
+    ):
+        if name in requests[0]:
+            values = [request[name] for request in requests]
+            if isinstance(values[0], list):
+                padding = "" if dtype is object else 0
+                values = [value + [padding] * (length - len(value)) for value in values]
+            feeds[name] = np.array(values, dtype)
+    return feeds

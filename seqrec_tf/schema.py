@@ -87,6 +87,7 @@ class Schema:
         item_features: The features of an item record, empty where no items file was given.
         max_len: Length of the longest sequence, events.
         time_unit: "seconds", "order", or "" where events have no time.
+        num_users: Users that have training sequences; 0 where records have no `user_id`.
     """
 
     num_items: int
@@ -94,6 +95,7 @@ class Schema:
     item_features: tuple[Feature, ...] = ()
     max_len: int = 0
     time_unit: str = ""
+    num_users: int = 0
 
     def __contains__(self, name: str) -> bool:
         return any(feature.name == name for feature in self.features)
@@ -131,7 +133,7 @@ class Schema:
     def differences(self, other: Schema) -> list[str]:
         """One readable line for each thing in which `other` differs; empty when they are equal."""
         lines = []
-        for field in ("num_items", "max_len", "time_unit"):
+        for field in ("num_items", "num_users", "max_len", "time_unit"):
             ours, theirs = getattr(self, field), getattr(other, field)
             if ours != theirs:
                 lines.append(f"{field}: {ours!r} against {theirs!r}")

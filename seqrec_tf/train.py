@@ -166,6 +166,7 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
                     "train",
                     batch_size=config.data.batch_size,
                     sort_by_length=config.data.sort_by_length,
+                    window=config.data.window,
                     seed=config.train.seed,
                     epochs=range(first_epoch, epochs),
                 ),

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from seqrec_tf import data
 from seqrec_tf.models import SASRec
+from seqrec_tf.models.sasrec import SASRecConfig
 from seqrec_tf.records import DatasetFolder
 
 
@@ -132,7 +133,8 @@ def test_every_event_after_the_first_target_is_predicted(tiny_dataset, tmp_path,
     )
     with tf.io.TFRecordWriter(str(dataset / "test" / records.shard_name(0, 1)), "GZIP") as writer:
         writer.write(record)
-    inputs, labels = next(iter(data.evaluation_batches(folder, "test", max_len=2, batch_size=8, exclude_history=True)))
+    model = SASRec.from_dataset(tiny_dataset, max_len=2)
+    inputs, labels = next(iter(data.evaluation_batches(folder, "test", model, batch_size=8, exclude_history=True)))
     assert inputs["item_ids"].numpy().tolist() == [[4, 0], [4, 2], [2, 4]]
     assert labels["target"].numpy().tolist() == [2, 4, 1]
     assert labels["excluded"].numpy().tolist() == [[4, 0, 0], [4, 2, 0], [4, 2, 4]]
@@ -165,3 +167,66 @@ def test_negatives_are_drawn_anew_and_are_never_in_the_sequence(chain_dataset, c
         assert negative not in inputs["item_ids"].numpy()[row]
         assert negative not in labels.numpy()[row]
         assert 1 <= negative <= 20
+
+
+@pytest.mark.parametrize("window", ["newest", "random"])
+def test_a_window_is_a_run_of_the_sequence_and_a_random_one_gets_everywhere(write_dataset, tmp_path, window):
+    events = list("abcdefghijkl")  # of which the last two are held out
+    dataset = write_dataset(tmp_path / "dataset", {"u": events, "v": events[::-1]})
+    model = SASRec.from_dataset(dataset, dim=4, max_len=3)
+    names = DatasetFolder(dataset).item_ids
+    seen = []
+    for inputs, labels, _ in data.load(dataset, model, window=window, epochs=range(60)):
+        for row, targets in zip(inputs["item_ids"].numpy(), labels.numpy(), strict=True):
+            seen.append("".join(names[item - 1] for item in [*row, targets[-1]]))
+    assert all(run in "abcdefghij" or run in "lkjihgfedc" for run in seen)
+    newest = sum(run in ("ghij", "fedc") for run in seen)
+    if window == "newest":
+        assert newest == len(seen) == 120
+    else:
+        assert set(seen) == {text[i : i + 4] for text in ("abcdefghij", "lkjihgfedc") for i in range(7)}
+        assert 0.4 * 120 < newest < 0.75 * 120  # half of them, and a seventh of the others
+
+
+def test_a_model_is_given_what_it_reads(tmp_path, tiny_dataset):
+    """The user, times with the time of the target, and labels, beside each event."""
+    import shutil
+
+    from seqrec_tf import records, schema
+    from seqrec_tf.layers import user_fingerprint
+    from seqrec_tf.schema import Schema
+
+    dataset = tmp_path / "full"
+    shutil.copytree(tiny_dataset, dataset)
+    features = (schema.USER_ID_FEATURE, schema.ITEM_IDS_FEATURE, schema.TIMESTAMPS_FEATURE, schema.LABELS_FEATURE)
+    features += (schema.TARGET_START_FEATURE,)
+    full = Schema(num_items=5, features=features, max_len=4, time_unit="seconds", num_users=1)
+    (dataset / "schema.json").write_text(full.to_json())
+    record = {"user_id": "u", "item_ids": [4, 2, 4, 1], "timestamps": [10, 20, 30, 40], "labels": [1, 0, 1, 0]}
+    for split, start in (("train", 1), ("test", 2)):
+        shutil.rmtree(dataset / split)
+        (dataset / split).mkdir()
+        with tf.io.TFRecordWriter(str(dataset / split / records.shard_name(0, 1)), "GZIP") as writer:
+            writer.write(records.encode_example({**record, "target_start": start}, features))
+
+    class Reader(SASRec):
+        reads = ("user_id", "timestamps", "labels")
+
+        def make_batch(self, sequences, seed):
+            return {name: sequences[name] for name in (*self.reads, "item_ids")}, sequences["item_ids"]
+
+    model = Reader(SASRecConfig(dim=4, max_len=2), full)
+    user = int(user_fingerprint("u"))
+    inputs, labels = next(iter(data.load(dataset, model, "test")))
+    assert {name: value.numpy().tolist() for name, value in inputs.items()} == {
+        "item_ids": [[4, 2], [2, 4]],
+        "timestamps": [[10, 20], [20, 30]],
+        "labels": [[1, 0], [0, 1]],
+        "target_time": [30, 40],
+        "user_id": [user, user],
+    }
+    assert labels["target_label"].numpy().tolist() == [1, 0]
+    inputs, _, _ = next(iter(data.load(dataset, model)))
+    assert inputs["timestamps"].to_list() == [[20, 30, 40]]
+    assert inputs["labels"].to_list() == [[0, 1, 0]]
+    assert inputs["user_id"].numpy().tolist() == [user]

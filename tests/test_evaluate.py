@@ -32,14 +32,15 @@ def test_full_ranking_equals_a_slow_loop(folder):
 
     counts = folder.item_counts
     ranks = []
-    for _, labels in data.evaluation_batches(folder, "test", max_len=50, batch_size=1, exclude_history=True):
+    model = PopRec.from_dataset(folder)
+    for _, labels in data.evaluation_batches(folder, "test", model, batch_size=1, exclude_history=True):
         history, target = set(labels["excluded"].numpy()[0]), int(labels["target"].numpy()[0])
         if target in history:
             ranks.append(len(counts) + 1)
             continue
         rivals = [item for item in range(1, len(counts) + 1) if item not in history and item != target]
         ranks.append(1 + sum(counts[item - 1] >= counts[target - 1] for item in rivals))
-    result = evaluate(PopRec.from_dataset(folder), folder, batch_size=64)
+    result = evaluate(model, folder, batch_size=64)
     for k in CUTOFFS:
         assert result.metrics[f"hr@{k}"].value == pytest.approx(np.mean([rank <= k for rank in ranks]))
         expected = np.mean([1 / np.log2(rank + 1) if rank <= k else 0 for rank in ranks])

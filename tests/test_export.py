@@ -119,6 +119,17 @@ def test_every_output_has_the_batch_first(exported):
     }
 
 
+def test_candidates_are_ranked_by_the_scores_they_are_recommended_with(exported):
+    signatures = tf.saved_model.load(str(exported)).signatures
+    history = tf.constant([names(3, 4), ["", ""]])
+    best = signatures["serving_default"](history=history)
+    candidates = tf.concat([best["items"][:, ::-1], [["nowhere", ""]] * 2], axis=1)
+    ranked = signatures["rank"](history=history, candidates=candidates)
+    np.testing.assert_allclose(ranked["scores"][:, :-2], best["scores"][:, ::-1], rtol=1e-5)
+    assert np.all(ranked["scores"][:, -2:] == np.finfo(np.float32).min)
+    assert ranked["num_unknown"].numpy().tolist() == [0, 0]
+
+
 def test_golden_and_warm_up_requests_are_stored(exported):
     from tensorflow_serving.apis import prediction_log_pb2
 

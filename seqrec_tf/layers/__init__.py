@@ -1,5 +1,14 @@
 """Layers that several models share."""
 
 from seqrec_tf.layers.transformer import EncoderConfig, SelfAttention, SequenceEncoder, TransformerBlock, attention_bias
+from seqrec_tf.layers.users import UserEmbedding, user_fingerprint
 
-__all__ = ["EncoderConfig", "SelfAttention", "SequenceEncoder", "TransformerBlock", "attention_bias"]
+__all__ = [
+    "EncoderConfig",
+    "SelfAttention",
+    "SequenceEncoder",
+    "TransformerBlock",
+    "UserEmbedding",
+    "attention_bias",
+    "user_fingerprint",
+]

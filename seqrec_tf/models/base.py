@@ -19,11 +19,15 @@ from seqrec_tf import config as config_lib
 from seqrec_tf import metrics
 from seqrec_tf.config import ModelConfig
 from seqrec_tf.objective import NextItemObjective, ObjectiveConfig
-from seqrec_tf.schema import ITEM_IDS, PADDING_ID, Schema
+from seqrec_tf.schema import ITEM_IDS, PADDING_ID, USER_ID, Schema
 
 # Keys of the labels that `data.load` makes for validation and test.
 TARGET = "target"
 EXCLUDED = "excluded"
+TARGET_LABEL = "target_label"
+
+# Key of the inputs that holds when the event to predict happens, for models that read `timestamps`.
+TARGET_TIME = "target_time"
 
 # Key of the training inputs that holds all items of a sequence, for negatives; the model sees only the newest.
 SEEN = "seen"
@@ -41,9 +45,14 @@ class SequenceModel(keras.Model):
     Args:
         config: The model's configuration, an instance of `config_class`; its defaults where None.
         schema: What the dataset holds; the number of items, at least.
+
+    Attributes:
+        reads: Features of a sequence that the model takes beside `item_ids`: of `user_id` (as a fingerprint),
+            `timestamps` (with `target_time`) and `labels`, those that its class names and the schema has.
     """
 
     config_class: ClassVar[type[ModelConfig]] = ModelConfig
+    reads: tuple[str, ...] = ()
     config: Any  # an instance of config_class
 
     def __init__(self, config: ModelConfig | None = None, schema: Schema | None = None, **kwargs):
@@ -56,6 +65,7 @@ class SequenceModel(keras.Model):
         self.config = self.config_class() if config is None else config
         self.schema = schema
         self.num_items = schema.num_items
+        self.reads = tuple(name for name in type(self).reads if name in schema)
         self.objective: NextItemObjective | None = None
         if isinstance(self.config, ObjectiveConfig):
             self.objective = NextItemObjective(self.config, self.num_items)
@@ -73,7 +83,7 @@ class SequenceModel(keras.Model):
         """Hidden states of a batch of histories.
 
         Args:
-            inputs: dict with `item_ids`: int32 [B, L], 0 is padding, on either side.
+            inputs: dict with `item_ids`: int32 [B, L], 0 is padding, on either side; and what the model `reads`.
             training: Whether dropout is on.
 
         Returns:
@@ -118,8 +128,8 @@ class SequenceModel(keras.Model):
         Here every event but the first is a target, predicted from the events before it.
 
         Args:
-            sequences: dict of `tf.RaggedTensor` [B, None], a key for each per-event feature of the schema, cut to the
-                newest `max_len + 1` events, and `seen`, all its items.
+            sequences: dict of `tf.RaggedTensor` [B, None], a key for each per-event feature of the schema, cut to
+                `training_events` events, and `seen`, all its items; `user_id` int64 [B] where the model reads it.
             seed: int32 [2], of this batch in this epoch, for what is random.
 
         Returns:
@@ -128,9 +138,20 @@ class SequenceModel(keras.Model):
         """
         item_ids = sequences[ITEM_IDS]
         inputs = {ITEM_IDS: pad(item_ids[:, :-1])}
+        if USER_ID in self.reads:
+            inputs[USER_ID] = sequences[USER_ID]
         if self.objective is not None and self.objective.needs_seen:
             inputs[SEEN] = pad(sequences[SEEN])
         return inputs, pad(item_ids[:, 1:])
+
+    @property
+    def training_events(self) -> int:
+        """Events of a sequence that `make_batch` sees: as many inputs as the model takes, and the last one's target."""
+        return self.config.max_len + 1
+
+    def is_cold(self, inputs):
+        """Which histories say nothing to the model, so that the most popular items are as good: bool [B]."""
+        return tf.reduce_all(inputs[ITEM_IDS] == PADDING_ID, axis=1)
 
     def adapt(self, dataset) -> None:
         """Take what is learned by counting, not by gradients, from a `records.DatasetFolder`."""
@@ -173,7 +194,10 @@ class SequenceModel(keras.Model):
 
     def example_inputs(self):
         """Inputs of the smallest batch, to build the model with."""
-        return {ITEM_IDS: tf.zeros([1, 2], tf.int32)}
+        inputs = {ITEM_IDS: tf.zeros([1, 2], tf.int32)}
+        if USER_ID in self.reads:
+            inputs[USER_ID] = tf.zeros([1], tf.int64)
+        return inputs
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Mean loss over the real targets of the whole batch, on all replicas, times its weight: float32 scalar.

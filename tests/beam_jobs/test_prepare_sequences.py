@@ -42,6 +42,7 @@ def test_a_small_log_becomes_the_dataset_that_the_schema_describes(prepare):
     assert [row["timestamps"] for row in outcome.records("test")] == [[1, 2, 3, 4], [1, 2, 3]]
     assert folder.schema.time_unit == "order"
     assert folder.schema.max_len == 4
+    assert folder.schema.num_users == 1  # only u has a training record
     assert [feature.name for feature in folder.schema.features] == ["item_ids", "target_start", "timestamps", "user_id"]
     stats = outcome.stats
     assert stats["steps"] == [{"step": "parsed", "users": 3, "items": 3, "events": 8}]

@@ -13,10 +13,29 @@ import tensorflow as tf
 
 from seqrec_tf import models
 from seqrec_tf.config import ModelConfig
-from seqrec_tf.models.base import SEEN, SequenceModel, newest_position
-from seqrec_tf.schema import ITEM_IDS, PADDING_ID, Schema
+from seqrec_tf.layers import UserEmbedding
+from seqrec_tf.models.base import SEEN, TARGET_TIME, SequenceModel, newest_position
+from seqrec_tf.schema import (
+    ITEM_IDS,
+    ITEM_IDS_FEATURE,
+    LABELS,
+    LABELS_FEATURE,
+    PADDING_ID,
+    TIMESTAMPS,
+    TIMESTAMPS_FEATURE,
+    USER_ID,
+    USER_ID_FEATURE,
+    Schema,
+)
 
-SCHEMA = Schema(num_items=12, max_len=8)
+# All that a model may read.
+SCHEMA = Schema(
+    num_items=12,
+    features=(ITEM_IDS_FEATURE, TIMESTAMPS_FEATURE, LABELS_FEATURE, USER_ID_FEATURE),
+    max_len=8,
+    time_unit="seconds",
+    num_users=3,
+)
 # Options that make a model small, where it has them.
 SMALL = {"max_len": 8, "dim": 8, "num_blocks": 1, "dropout_rate": 0.0}
 HISTORIES = [[3, 1, 4, 12, 5], [9, 2, 6], [7]]
@@ -42,6 +61,13 @@ def randomise(model, seed=1):
     return model
 
 
+def know_users(model):
+    """Make the users of the tests, 0 to 2, those that the model was trained on."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, UserEmbedding):
+            layer.adapt(np.arange(3))
+
+
 @pytest.fixture(scope="module")
 def made():
     """A function that gives a small model with random weights, which a test must not change."""
@@ -50,6 +76,7 @@ def made():
     def get(cls):
         if cls not in made:
             made[cls] = randomise(make_model(cls))
+            know_users(made[cls])
         return made[cls]
 
     return get
@@ -64,9 +91,19 @@ def policy(request):
     keras.config.set_dtype_policy(before)
 
 
-def right_padded(histories=HISTORIES):
+def complete(model, item_ids):
+    """Inputs of a model for these ids, int [B, L]: users by row, and times that follow from the items."""
+    item_ids = tf.cast(item_ids, tf.int32)
+    rows = tf.range(tf.shape(item_ids)[0], dtype=tf.int64)
+    times = 1000 * tf.cast(item_ids, tf.int64)
+    everything = {USER_ID: rows, TIMESTAMPS: times, LABELS: tf.ones_like(times)}
+    inputs = {ITEM_IDS: item_ids, **{name: everything[name] for name in model.reads}}
+    return inputs | ({TARGET_TIME: 100_000 + rows} if TIMESTAMPS in model.reads else {})
+
+
+def right_padded(model, histories=HISTORIES):
     length = max(map(len, histories))
-    return {ITEM_IDS: tf.constant([history + [0] * (length - len(history)) for history in histories])}
+    return complete(model, [history + [0] * (length - len(history)) for history in histories])
 
 
 def all_scores(model, inputs):
@@ -74,9 +111,15 @@ def all_scores(model, inputs):
     return model.score_block(model.query(inputs), 1, model.num_items + 1).numpy()
 
 
+def training_sequences(items):
+    """What `make_batch` takes, of ragged ids [B, None]: every second event is liked."""
+    users = tf.range(tf.cast(items.nrows(), tf.int64), dtype=tf.int64)
+    return {ITEM_IDS: items, SEEN: items, TIMESTAMPS: 1000 * items, LABELS: items % 2, USER_ID: users}
+
+
 def training_batch(model, sequences):
     ragged = tf.ragged.constant(sequences, dtype=tf.int64, ragged_rank=1)
-    x, y, _ = keras.utils.unpack_x_y_sample_weight(model.make_batch({ITEM_IDS: ragged, SEEN: ragged}, [0, 0]))
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(model.make_batch(training_sequences(ragged), [0, 0]))
     return x, y
 
 
@@ -102,7 +145,7 @@ def test_every_module_is_found_by_its_class_too():
 
 @every_model
 def test_it_builds_from_a_schema_alone(cls):
-    model = cls(schema=Schema(num_items=12))
+    model = cls(schema=SCHEMA)
     assert model.built
     assert model.config == cls.config_class()
 
@@ -134,7 +177,7 @@ def test_the_first_line_of_the_module_names_the_model(cls):
 @every_model
 def test_scores_are_float32_for_each_history_and_item(cls, made):
     model = made(cls)
-    query = model.query(right_padded())
+    query = model.query(right_padded(model))
     assert all(part.shape[0] == len(HISTORIES) for part in tf.nest.flatten(query))
     block, candidates = model.score_block(query, 1, 13), model.score_candidates(query, tf.constant([[1, 2]] * 3))
     assert (block.dtype, block.shape) == (tf.float32, [3, 12])
@@ -143,14 +186,14 @@ def test_scores_are_float32_for_each_history_and_item(cls, made):
 
 @every_model
 def test_scores_tell_items_apart(cls, made):
-    scores = all_scores(made(cls), right_padded())
+    scores = all_scores(made(cls), right_padded(made(cls)))
     assert np.all(np.isfinite(scores))
     assert all(len(np.unique(row)) > 6 for row in scores)
 
 
 @every_model
 def test_a_block_of_scores_is_part_of_all_of_them(cls, made):
-    query = made(cls).query(right_padded())
+    query = made(cls).query(right_padded(made(cls)))
     whole = made(cls).score_block(query, 1, 13).numpy()
     for start, stop in ((1, 5), (5, 13), (12, 13)):
         np.testing.assert_allclose(made(cls).score_block(query, start, stop), whole[:, start - 1 : stop - 1], atol=1e-5)
@@ -158,7 +201,7 @@ def test_a_block_of_scores_is_part_of_all_of_them(cls, made):
 
 @every_model
 def test_candidates_score_as_among_all_items(cls, made):
-    query = made(cls).query(right_padded())
+    query = made(cls).query(right_padded(made(cls)))
     candidates = np.array([[1, 12, 3], [5, 5, 2], [7, 8, 12]], np.int32)
     expected = np.take_along_axis(made(cls).score_block(query, 1, 13).numpy(), candidates - 1, axis=1)
     np.testing.assert_allclose(made(cls).score_candidates(query, tf.constant(candidates)), expected, atol=1e-5)
@@ -168,7 +211,7 @@ def test_candidates_score_as_among_all_items(cls, made):
 @pytest.mark.parametrize("amount", [1, 3, 20])
 @pytest.mark.parametrize("side", ["left", "right", "both", "between"])
 def test_padding_changes_no_score(cls, made, side, amount):
-    expected = all_scores(made(cls), right_padded())
+    expected = all_scores(made(cls), right_padded(made(cls)))
     zeros = [0] * amount
     for row, history in enumerate(HISTORIES):
         padded = {
@@ -177,38 +220,39 @@ def test_padding_changes_no_score(cls, made, side, amount):
             "both": zeros + history + zeros,
             "between": [item for event in history for item in (event, *zeros)][:-amount],
         }[side]
-        scores = all_scores(made(cls), {ITEM_IDS: tf.constant([padded])})
-        np.testing.assert_allclose(scores, expected[row : row + 1], atol=1e-5)
+        # The same history in the rows before, so that the user of this row is who it was.
+        scores = all_scores(made(cls), complete(made(cls), [padded] * (row + 1)))
+        np.testing.assert_allclose(scores[row], expected[row], atol=1e-5)
 
 
 @every_model
 def test_histories_padded_on_different_sides_share_a_batch(cls, made):
     item_ids = tf.constant([[3, 1, 4, 12, 5], [0, 0, 9, 2, 6], [0, 7, 0, 0, 0]])
     np.testing.assert_allclose(
-        all_scores(made(cls), {ITEM_IDS: item_ids}), all_scores(made(cls), right_padded()), atol=1e-5
+        all_scores(made(cls), complete(made(cls), item_ids)), all_scores(made(cls), right_padded(made(cls))), atol=1e-5
     )
 
 
 @every_model
 def test_a_row_s_scores_do_not_depend_on_the_other_rows(cls, made):
-    together = all_scores(made(cls), right_padded())
+    together = all_scores(made(cls), right_padded(made(cls)))
     others = [[8, 8, 10], *HISTORIES[1:]]
-    np.testing.assert_allclose(all_scores(made(cls), right_padded(others))[1:], together[1:], atol=1e-5)
+    np.testing.assert_allclose(all_scores(made(cls), right_padded(made(cls), others))[1:], together[1:], atol=1e-5)
 
 
 @every_model
 def test_a_history_of_padding_alone_leaves_scores_finite(cls, made):
     item_ids = tf.constant([[0, 0, 0, 0, 0], [3, 1, 4, 12, 5]])
-    scores = all_scores(made(cls), {ITEM_IDS: item_ids})
+    scores = all_scores(made(cls), complete(made(cls), item_ids))
     assert np.all(np.isfinite(scores))
-    np.testing.assert_allclose(scores[1], all_scores(made(cls), right_padded())[0], atol=1e-5)
+    np.testing.assert_allclose(scores[1], all_scores(made(cls), right_padded(made(cls)))[0], atol=1e-5)
 
 
 @every_model
 def test_the_query_is_the_state_of_the_newest_event(cls, made):
     if not predicts_the_next_item(cls):
         pytest.skip("its training batches are its own, so rows of call mean something else")
-    inputs = right_padded()
+    inputs = right_padded(made(cls))
     hidden = made(cls)(inputs)
     expected = tf.gather(hidden, newest_position(inputs[ITEM_IDS]), axis=1, batch_dims=1)
     np.testing.assert_allclose(made(cls).query(inputs), expected, atol=1e-5)
@@ -218,8 +262,8 @@ def test_the_query_is_the_state_of_the_newest_event(cls, made):
 def test_a_later_event_changes_no_earlier_state(cls, made):
     if not predicts_the_next_item(cls):
         pytest.skip("its training batches are its own, so rows of call mean something else")
-    before = made(cls)({ITEM_IDS: tf.constant([[3, 1, 4, 12, 5]])}).numpy()
-    after = made(cls)({ITEM_IDS: tf.constant([[3, 1, 4, 7, 8]])}).numpy()
+    before = made(cls)(complete(made(cls), [[3, 1, 4, 12, 5]])).numpy()
+    after = made(cls)(complete(made(cls), [[3, 1, 4, 7, 8]])).numpy()
     np.testing.assert_allclose(after[:, :3], before[:, :3], atol=1e-5)
 
 
@@ -266,7 +310,7 @@ def test_the_loss_falls_on_sequences_that_can_be_learned(cls):
 @pytest.mark.usefixtures("policy")
 def test_mixed_precision_gives_finite_losses_and_float32_scores(cls):
     model = make_model(cls)
-    scores = model.score_block(model.query(right_padded()), 1, 13)
+    scores = model.score_block(model.query(right_padded(model)), 1, 13)
     assert scores.dtype == tf.float32
     assert np.all(np.isfinite(scores))
     if model.trainable_variables:
@@ -284,8 +328,8 @@ def test_mixed_precision_scores_are_near_those_of_full_precision(cls, made):
         model = randomise(make_model(cls))
     finally:
         keras.config.set_dtype_policy(before)
-    expected = all_scores(made(cls), right_padded())
-    error = np.abs(all_scores(model, right_padded()) - expected)
+    expected = all_scores(made(cls), right_padded(made(cls)))
+    error = np.abs(all_scores(model, right_padded(model)) - expected)
     assert error.max() < 0.1 * np.abs(expected).max()
 
 
@@ -303,7 +347,9 @@ def test_a_keras_file_gives_the_model_back(cls, made, tmp_path):
     model = keras.models.load_model(tmp_path / "model.keras")
     assert type(model) is cls
     assert model.get_config() == made(cls).get_config()
-    np.testing.assert_array_equal(all_scores(model, right_padded()), all_scores(made(cls), right_padded()))
+    np.testing.assert_array_equal(
+        all_scores(model, right_padded(model)), all_scores(made(cls), right_padded(made(cls)))
+    )
 
 
 @every_model
@@ -317,15 +363,15 @@ def test_a_saved_model_recommends_as_the_model_does(cls, made, tmp_path):
 
         @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)])
         def recommend(self, item_ids):
-            return model.recommend(model.query({ITEM_IDS: item_ids}), item_ids, k=4)
+            return model.recommend(model.query(complete(model, item_ids)), item_ids, k=4)
 
     module = Module()
     tf.saved_model.save(module, str(tmp_path))
     loaded = tf.saved_model.load(str(tmp_path))
     for histories in (HISTORIES, [[5, 6]]):
-        item_ids = right_padded(histories)[ITEM_IDS]
+        item_ids = right_padded(model, histories)[ITEM_IDS]
         ids, scores = loaded.recommend(item_ids)
-        expected_ids, expected_scores = model.recommend(model.query({ITEM_IDS: item_ids}), item_ids, k=4)
+        expected_ids, expected_scores = model.recommend(model.query(complete(model, item_ids)), item_ids, k=4)
         np.testing.assert_array_equal(ids, expected_ids)
         np.testing.assert_allclose(scores, expected_scores, rtol=1e-5, atol=1e-5)
 
@@ -334,9 +380,7 @@ def test_a_saved_model_recommends_as_the_model_does(cls, made, tmp_path):
 def test_training_batches_are_made_in_a_graph(cls, made):
     """`data.load` maps `make_batch` over batches of any number and length of sequences."""
     spec = tf.RaggedTensorSpec([None, None], tf.int64, ragged_rank=1)
-    make = tf.function(
-        lambda ragged: made(cls).make_batch({ITEM_IDS: ragged, SEEN: ragged}, [0, 0]), input_signature=[spec]
-    )
+    make = tf.function(lambda ragged: made(cls).make_batch(training_sequences(ragged), [0, 0]), input_signature=[spec])
     for sequences in (HISTORIES, [[5], [6]]):
         parts = make(tf.ragged.constant(sequences, dtype=tf.int64, ragged_rank=1))
         inputs, _, _ = keras.utils.unpack_x_y_sample_weight(parts)

@@ -1,0 +1,93 @@
+"""Embeddings of users by who they are.
+
+Tensor letters: B batch, D model dim, U users.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# Whom no dataset has: padding of the table, and a request without a user.
+_NOBODY = -1
+
+
+def user_fingerprint(user_id):
+    """Raw user ids, string [...], as what models take: int64 [...], a hash in [0, 2^63), the same on every machine."""
+    return tf.strings.to_hash_bucket_fast(user_id, 2**63 - 1)
+
+
+@keras.saving.register_keras_serializable("seqrec_tf")
+class UserEmbedding(keras.layers.Layer):
+    """A vector of each training user; the zero vector, the mean that training starts from, for anybody else.
+
+    Users are known by the fingerprint of their id, in a sorted weight of the layer, so that a saved model needs no
+    vocabulary of users.
+
+    Args:
+        num_users: Users that have training sequences.
+        dim: Width of the vectors.
+        embeddings_initializer: Of the vectors.
+
+    Call arguments:
+        user: int64 [B], from `user_fingerprint`.
+
+    Returns:
+        float [B, D].
+
+    Raises:
+        ValueError: There are no users.
+    """
+
+    def __init__(self, num_users, dim, *, embeddings_initializer="glorot_uniform", **kwargs):
+        super().__init__(**kwargs)
+        if num_users < 1:
+            raise ValueError(
+                "This model learns a vector of each user, and the schema of its dataset counts none. Prepare the "
+                "dataset with a --user-column, or choose a model that knows users by their history alone."
+            )
+        self.num_users = num_users
+        self.dim = dim
+        self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+
+    def build(self, user_shape=None):
+        self.fingerprints = self.add_weight(
+            name="fingerprints",
+            shape=[self.num_users],
+            dtype="int64",
+            initializer=keras.initializers.Constant(_NOBODY),
+            trainable=False,
+        )
+        self.embeddings = self.add_weight(
+            name="embeddings", shape=[self.num_users, self.dim], initializer=self.embeddings_initializer
+        )
+
+    def adapt(self, fingerprints) -> None:
+        """Take who the training users are: int64 [U], in any order, repeats allowed; no more than `num_users`."""
+        known = np.unique(fingerprints)
+        padding = np.full(self.num_users - len(known), _NOBODY, np.int64)
+        self.fingerprints.assign(np.concatenate([padding, known]))
+
+    def is_known(self, user):
+        """Whether each has a vector: bool [B]."""
+        return self._find(user)[1]
+
+    def call(self, user):
+        row, is_known = self._find(user)
+        # keras.layers.Embedding's gather, which keeps the gradient sparse.
+        vectors = keras.ops.take(self.embeddings, row, axis=0)
+        return tf.where(is_known[:, None], vectors, tf.zeros_like(vectors))
+
+    def _find(self, user):
+        fingerprints = tf.convert_to_tensor(self.fingerprints)
+        row = tf.minimum(tf.searchsorted(fingerprints, user), self.num_users - 1)
+        return row, (user >= 0) & (tf.gather(fingerprints, row) == user)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_users": self.num_users,
+            "dim": self.dim,
+            "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+        }
