@@ -13,9 +13,8 @@ import math
 import tensorflow as tf
 
 from seqrec_tf import records
-from seqrec_tf.layers import user_fingerprint
 from seqrec_tf.models.base import EXCLUDED, SEEN, TARGET, TARGET_LABEL, TARGET_TIME, SequenceModel
-from seqrec_tf.records import DatasetFolder
+from seqrec_tf.records import DatasetFolder, user_fingerprint
 from seqrec_tf.schema import ITEM_IDS, LABELS, TARGET_START, TIMESTAMPS, USER_ID
 
 # Key of the labels that holds every item of the sequence, for protocols that draw what the user never touched.

@@ -190,8 +190,8 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
     """A `tf.Module` whose `recommend` and `rank` are the signatures; TensorFlow core operations only."""
     import tensorflow as tf
 
-    from seqrec_tf.layers import user_fingerprint
     from seqrec_tf.models.base import TARGET_TIME
+    from seqrec_tf.records import user_fingerprint
     from seqrec_tf.schema import ITEM_IDS, PADDING_ID, TIMESTAMPS, USER_ID
 
     counts = np.asarray(folder.item_counts, np.float64)

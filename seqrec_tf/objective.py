@@ -153,8 +153,7 @@ class NextItemObjective(keras.layers.Layer):
                 num_targets = tf.size(targets)
                 positive -= self._log_expected(targets, num_targets)
                 negatives -= self._log_expected(ids, num_targets)
-        negatives = tf.where(ids == targets[:, None], -np.inf, negatives)
-        return self._loss(positive, negatives)
+        return self.loss_of_scores(positive, tf.where(ids == targets[:, None], -np.inf, negatives))
 
     def draw(self, sequence, is_target):
         """Negatives of each target: int32 [N, K]."""
@@ -189,7 +188,13 @@ class NextItemObjective(keras.layers.Layer):
     def _seed(self):
         return tf.cast(self.seed_generator.next(), tf.int32)
 
-    def _loss(self, positive, negatives):
+    def loss_of_scores(self, positive, negatives):
+        """The loss of scored samples: float32 [N].
+
+        Args:
+            positive: float32 [N], logits of the true items.
+            negatives: float32 [N, K], logits of the negatives; -inf takes no part.
+        """
         config = self.config
         if config.loss == "gbce":
             return losses.generalized_binary_cross_entropy(

@@ -83,6 +83,13 @@ def parsing_spec(features: Iterable[Feature]) -> dict[str, Any]:
     }
 
 
+def user_fingerprint(user_id):
+    """Raw user ids, string [...], as what models take: int64 [...], a hash in [0, 2^63 - 1), the same everywhere."""
+    import tensorflow as tf
+
+    return tf.strings.to_hash_bucket_fast(user_id, 2**63 - 1)
+
+
 class DatasetFolder:
     """A finished dataset folder, opened for reading.
 
@@ -161,6 +168,16 @@ class DatasetFolder:
         if split not in schema_lib.SPLITS:
             raise ValueError(f"The split must be one of {', '.join(schema_lib.SPLITS)}, got {split!r}.")
         return self._record_files(split)
+
+    def training_users(self):
+        """Whose training sequences these are: numpy int64 [U], fingerprints, in the order of the records."""
+        import numpy as np
+        import tensorflow as tf
+
+        spec = parsing_spec(feature for feature in self.schema.features if feature.name == schema_lib.USER_ID)
+        records = tf.data.TFRecordDataset(self.split_files("train"), compression_type=COMPRESSION).batch(10_000)
+        users = records.map(lambda batch: user_fingerprint(tf.io.parse_example(batch, spec)[schema_lib.USER_ID]))
+        return np.concatenate(list(users.as_numpy_iterator()))
 
     def item_files(self) -> list[str]:
         """Paths of the TFRecord shards of item features, sorted; empty where no items file was given."""

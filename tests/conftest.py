@@ -54,6 +54,7 @@ def _write_dataset(path, sequences):
         num_items=len(vocabulary),
         features=(s.USER_ID_FEATURE, s.ITEM_IDS_FEATURE, s.TARGET_START_FEATURE),
         max_len=max(map(len, sequences.values())),
+        num_users=sum(len(items) > 1 for items in train.values()),
     )
     splits = {
         "train": {user: (items, 1) for user, items in train.items() if len(items) > 1},

@@ -7,7 +7,7 @@ import tensorflow as tf
 from seqrec_tf import data
 from seqrec_tf.models import SASRec
 from seqrec_tf.models.sasrec import SASRecConfig
-from seqrec_tf.records import DatasetFolder
+from seqrec_tf.records import DatasetFolder, user_fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,6 @@ def test_a_model_is_given_what_it_reads(tmp_path, tiny_dataset):
     import shutil
 
     from seqrec_tf import records, schema
-    from seqrec_tf.layers import user_fingerprint
     from seqrec_tf.schema import Schema
 
     dataset = tmp_path / "full"

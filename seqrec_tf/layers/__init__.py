@@ -1,7 +1,7 @@
 """Layers that several models share."""
 
 from seqrec_tf.layers.transformer import EncoderConfig, SelfAttention, SequenceEncoder, TransformerBlock, attention_bias
-from seqrec_tf.layers.users import UserEmbedding, user_fingerprint
+from seqrec_tf.layers.users import UserEmbedding
 
 __all__ = [
     "EncoderConfig",
@@ -10,5 +10,4 @@ __all__ = [
     "TransformerBlock",
     "UserEmbedding",
     "attention_bias",
-    "user_fingerprint",
 ]

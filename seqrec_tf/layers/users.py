@@ -13,11 +13,6 @@ import tensorflow as tf
 _NOBODY = -1
 
 
-def user_fingerprint(user_id):
-    """Raw user ids, string [...], as what models take: int64 [...], a hash in [0, 2^63), the same on every machine."""
-    return tf.strings.to_hash_bucket_fast(user_id, 2**63 - 1)
-
-
 @keras.saving.register_keras_serializable("seqrec_tf")
 class UserEmbedding(keras.layers.Layer):
     """A vector of each training user; the zero vector, the mean that training starts from, for anybody else.
@@ -31,7 +26,7 @@ class UserEmbedding(keras.layers.Layer):
         embeddings_initializer: Of the vectors.
 
     Call arguments:
-        user: int64 [B], from `user_fingerprint`.
+        user: int64 [B], from `records.user_fingerprint`.
 
     Returns:
         float [B, D].

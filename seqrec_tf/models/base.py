@@ -65,8 +65,8 @@ class SequenceModel(keras.Model):
         self.config = self.config_class() if config is None else config
         self.schema = schema
         self.num_items = schema.num_items
-        self.reads = tuple(name for name in type(self).reads if name in schema)
-        self.objective: NextItemObjective | None = None
+        self.reads = tuple(name for name in self.reads if name in schema)
+        self.objective: Any = None  # a NextItemObjective, where the configuration has its options
         if isinstance(self.config, ObjectiveConfig):
             self.objective = NextItemObjective(self.config, self.num_items)
         self.validation_metrics = [keras.metrics.Mean(name="ndcg@10"), keras.metrics.Mean(name="hr@10")]
@@ -76,7 +76,7 @@ class SequenceModel(keras.Model):
     # ---- What a model defines ----
 
     def create_layers(self) -> None:
-        """Create the layers as attributes."""
+        """Create the layers as attributes; a `layers.UserEmbedding` as `users` where the model reads `user_id`."""
         raise NotImplementedError
 
     def call(self, inputs, training=False):
@@ -157,6 +157,8 @@ class SequenceModel(keras.Model):
         """Take what is learned by counting, not by gradients, from a `records.DatasetFolder`."""
         if self.objective is not None:
             self.objective.adapt(dataset.item_counts)
+        if USER_ID in self.reads:
+            self.users.adapt(dataset.training_users())
 
     # ---- What follows from it ----
 
@@ -209,17 +211,7 @@ class SequenceModel(keras.Model):
             sample_weight: float32 [B], all equal: the weight of this batch among those of an epoch; 1 where None.
             training: Unused.
         """
-        if self.objective is None:
-            raise NotImplementedError(f"{type(self).__name__} has no loss: it learns nothing by gradients.")
-        is_target = y != PADDING_ID
-        values = self.objective(
-            self.project(tf.boolean_mask(y_pred, is_target)),
-            tf.boolean_mask(y, is_target),
-            sequence=x[SEEN] if SEEN in x else tf.concat([x[ITEM_IDS], y], axis=1),
-            is_target=is_target,
-            table=tf.convert_to_tensor(self.item_table()),
-            bias=self.item_bias(),
-        )
+        values = self.target_losses(x, y, y_pred)
         total, count = tf.reduce_sum(values), tf.cast(tf.size(values), tf.float32)
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:
@@ -228,6 +220,20 @@ class SequenceModel(keras.Model):
             total += extra * count / (1 if replica is None else replica.num_replicas_in_sync)
         weight = 1.0 if sample_weight is None else tf.reduce_max(sample_weight)
         return weight * tf.math.divide_no_nan(total, count)
+
+    def target_losses(self, x, y, y_pred):
+        """Loss of each real target: float32 [N]. Arguments as those of `compute_loss`."""
+        if self.objective is None:
+            raise NotImplementedError(f"{type(self).__name__} has no loss: it learns nothing by gradients.")
+        is_target = y != PADDING_ID
+        return self.objective(
+            self.project(tf.boolean_mask(y_pred, is_target)),
+            tf.boolean_mask(y, is_target),
+            sequence=negatives_avoid(x, y),
+            is_target=is_target,
+            table=tf.convert_to_tensor(self.item_table()),
+            bias=self.item_bias(),
+        )
 
     def rank_targets(self, query, target, excluded):
         """Rank of each target among all items, ties against it (see `metrics`).
@@ -338,6 +344,11 @@ class SequenceModel(keras.Model):
 def pad(ragged):
     """Ragged ids [B, None] to int32 [B, L], zeros on the right."""
     return tf.cast(ragged.to_tensor(default_value=PADDING_ID), tf.int32)
+
+
+def negatives_avoid(x, y):
+    """The items of each training sequence, which are no negatives of its targets: int32 [B, S]."""
+    return x[SEEN] if SEEN in x else tf.concat([x[ITEM_IDS], y], axis=1)
 
 
 def newest_position(item_ids):

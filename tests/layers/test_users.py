@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf.layers import UserEmbedding, user_fingerprint
+from seqrec_tf.layers import UserEmbedding
+from seqrec_tf.records import user_fingerprint
 
 
 def make_layer(users, num_users=4):

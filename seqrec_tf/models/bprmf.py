@@ -1,0 +1,91 @@
+"""BPRMF: matrix factorization by Bayesian personalized ranking (Rendle et al., UAI 2009, arXiv:1205.2618, Section 4.3);
+a baseline of the SASRec, BERT4Rec and GRU4Rec papers.
+
+The score of an item for a user is the dot product of their vectors, plus a bias of the item. The order of events does
+not count: every event of a sequence is a target. A user that training did not see gets the items' biases alone.
+
+Differs from the paper: gradients come from batches of users with all their events, no bootstrap of triples; weight
+decay (`train.weight_decay`) stands for the L2 terms; the loss and its negatives are options, BPR being the default.
+
+Tensor letters: B batch, L length, D model dim, V items (padding row included).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from seqrec_tf.config import check_at_least
+from seqrec_tf.layers import UserEmbedding
+from seqrec_tf.models.base import SEEN, SequenceModel, pad
+from seqrec_tf.objective import ObjectiveConfig
+from seqrec_tf.schema import ITEM_IDS, USER_ID
+
+
+@dataclasses.dataclass(frozen=True)
+class BPRMFConfig(ObjectiveConfig):
+    """Hyper-parameters of BPRMF; those of the loss are in `ObjectiveConfig`.
+
+    Attributes:
+        max_len: Events of a user that an epoch learns from.
+        dim: Width of the vectors of users and items.
+    """
+
+    max_len: int = 200
+    loss: str = "bpr"
+    dim: int = 50
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least("model.dim", self.dim, 1)
+
+
+@keras.saving.register_keras_serializable("seqrec_tf")
+class BPRMF(SequenceModel):
+    """Matrix factorization of users and items."""
+
+    config_class = BPRMFConfig
+    reads = (USER_ID,)
+
+    def create_layers(self):
+        """Tables of users and of items, item biases."""
+        initializer = keras.initializers.RandomNormal(stddev=0.05)
+        self.users = UserEmbedding(
+            self.schema.num_users, self.config.dim, embeddings_initializer=initializer, name="users"
+        )
+        self.items = keras.layers.Embedding(
+            self.num_items + 1, self.config.dim, embeddings_initializer=initializer.clone(), name="items"
+        )
+        self.items.build()
+        self.bias = self.add_weight(name="bias", shape=[self.num_items + 1], initializer="zeros", dtype="float32")
+
+    def item_table(self):
+        """Vectors of the items: float [V, D]."""
+        return self.items.embeddings
+
+    def item_bias(self):
+        """A score of each item for anybody: float32 [V]."""
+        return tf.convert_to_tensor(self.bias)
+
+    def make_batch(self, sequences, seed):
+        """Every event is a target of its user."""
+        targets = pad(sequences[ITEM_IDS])
+        inputs = {ITEM_IDS: targets, USER_ID: sequences[USER_ID]}
+        if self.objective.needs_seen:
+            inputs[SEEN] = pad(sequences[SEEN])
+        return inputs, targets
+
+    def call(self, inputs, training=False):
+        """Vector of the user, float [B, L, D], the same for each event."""
+        length = tf.shape(inputs[ITEM_IDS])[1]
+        return tf.repeat(self.users(inputs[USER_ID])[:, None], length, axis=1)
+
+    def query(self, inputs):
+        """Vector of the user, float [B, D]."""
+        return self.users(inputs[USER_ID])
+
+    def is_cold(self, inputs):
+        """Whom training did not see: bool [B]."""
+        return ~self.users.is_known(inputs[USER_ID])

@@ -1,0 +1,69 @@
+"""FPMC: factorized personalized Markov chains (Rendle et al., WWW 2010, Section 4, eq. 5 without the part of user and
+last item, which ranks nothing); a baseline of the SASRec and BERT4Rec papers.
+
+The score of an item is how well it suits the user, plus how well it follows the newest event:
+s(u, i, j) = <p_u, q_j> + <v_i, w_j>. Baskets of the paper are single events. A user that training did not see has the
+second part alone, which is FMC.
+
+Differs from the paper: weight decay (`train.weight_decay`) stands for the L2 terms, and the loss and its negatives are
+options; BPR (S-BPR of the paper) is the default.
+
+Tensor letters: B batch, L length, D model dim, V items (padding row included).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from seqrec_tf.layers import UserEmbedding
+from seqrec_tf.models.base import SequenceModel
+from seqrec_tf.models.fmc import FMCConfig
+from seqrec_tf.schema import ITEM_IDS, PADDING_ID, USER_ID
+
+
+@dataclasses.dataclass(frozen=True)
+class FPMCConfig(FMCConfig):
+    """Hyper-parameters of FPMC: `dim` is the width of each of the four tables."""
+
+
+@keras.saving.register_keras_serializable("seqrec_tf")
+class FPMC(SequenceModel):
+    """Matrix factorization and factorized Markov chain, added."""
+
+    config_class = FPMCConfig
+    reads = (USER_ID,)
+
+    def create_layers(self):
+        """Tables of users, of items as what was left, and of items for both as what is gone to."""
+        initializer = keras.initializers.RandomNormal(stddev=0.05)
+        dim, num_rows = self.config.dim, self.num_items + 1
+        self.users = UserEmbedding(self.schema.num_users, dim, embeddings_initializer=initializer, name="users")
+        self.inputs = keras.layers.Embedding(num_rows, dim, embeddings_initializer=initializer.clone(), name="inputs")
+        # [q_j, w_j] of an item in one row, so that both products are one.
+        self.outputs = keras.layers.Embedding(
+            num_rows, 2 * dim, embeddings_initializer=initializer.clone(), name="outputs"
+        )
+        self.outputs.build()
+
+    def item_table(self):
+        """Vectors of an item for users, and for what came before it: float [V, 2 D]."""
+        return self.outputs.embeddings
+
+    def call(self, inputs, training=False):
+        """Vectors of the user and of each event, float [B, L, 2 D]."""
+        events = events_or_zero(self.inputs, inputs[ITEM_IDS])
+        user = tf.repeat(self.users(inputs[USER_ID])[:, None], tf.shape(events)[1], axis=1)
+        return tf.concat([user, events], axis=-1)
+
+    def is_cold(self, inputs):
+        """Users that training did not see, without a history: bool [B]."""
+        return super().is_cold(inputs) & ~self.users.is_known(inputs[USER_ID])
+
+
+def events_or_zero(table, item_ids):
+    """Vectors of events, float [B, L, D]; zero at padding, so that a user without events has nothing but themselves."""
+    vectors = table(item_ids)
+    return vectors * tf.cast(item_ids != PADDING_ID, vectors.dtype)[..., None]
