@@ -18,8 +18,6 @@ from seqrec_tf import run_folder as run_lib
 from seqrec_tf.run_folder import write_whole
 from seqrec_tf.schema import COMPLETED_FILE
 
-MONITOR = "val_ndcg@10"
-
 
 class _State(tf.train.experimental.PythonState):
     """A JSON value that travels in a checkpoint."""
@@ -43,7 +41,7 @@ class RunKeeper(keras.callbacks.Callback):
     Args:
         path: The run folder.
         model: A compiled model whose optimizer is built.
-        patience: Validations without a better `val_ndcg@10` after which training stops; 0 never stops.
+        patience: Validations without a better figure of `model.monitor` after which training stops; 0 never stops.
         has_validation: Whether there are validation figures; without, the newest model is the best.
     """
 
@@ -52,6 +50,7 @@ class RunKeeper(keras.callbacks.Callback):
         self.path = path
         self.patience = patience
         self.has_validation = has_validation
+        self.monitor = f"val_{model.monitor}"
         self._model = model
         self._state = _State()
         self._state.value = {"epochs": []}
@@ -69,16 +68,18 @@ class RunKeeper(keras.callbacks.Callback):
     @property
     def best(self) -> dict | None:
         """Figures of the best epoch; of the newest one where there is no validation."""
-        validated = [epoch for epoch in self.epochs if MONITOR in epoch]
+        validated = [epoch for epoch in self.epochs if self.monitor in epoch]
         if self.has_validation:
-            return max(validated, key=lambda epoch: epoch[MONITOR], default=None)
+            return max(validated, key=lambda epoch: epoch[self.monitor], default=None)
         return self.epochs[-1] if self.epochs else None
 
     @property
     def has_lost_patience(self) -> bool:
         """Whether the last `patience` validations brought nothing better."""
         best = self.best
-        since_best = [epoch for epoch in self.epochs if best and MONITOR in epoch and epoch["epoch"] > best["epoch"]]
+        since_best = [
+            epoch for epoch in self.epochs if best and self.monitor in epoch and epoch["epoch"] > best["epoch"]
+        ]
         return 0 < self.patience <= len(since_best)
 
     def restore(self, folder: pathlib.Path) -> int:
@@ -116,9 +117,9 @@ class RunKeeper(keras.callbacks.Callback):
 
     def best_line(self) -> str:
         """The best epoch in a few words; empty where there is no validation."""
-        if not self.best or MONITOR not in self.best:
+        if not self.best or self.monitor not in self.best:
             return ""
-        return f" (epoch {self.best['epoch']}, validation NDCG@10 {self.best[MONITOR]:.4f})"
+        return f" (epoch {self.best['epoch']}, validation {_shown(self.monitor)} {self.best[self.monitor]:.4f})"
 
     def finish(self) -> None:
         """Write the run's figures, and mark it finished."""
@@ -182,10 +183,11 @@ class Progress(keras.callbacks.Callback):
         if self._is_live:
             sys.stderr.write("\r\x1b[K")
         words = [f"epoch {epoch + 1}/{self.params['epochs']}", f"loss {float(logs['loss']):.4f}"]
-        if MONITOR in logs:
-            words.append(f"NDCG@10 {float(logs[MONITOR]):.4f}")
+        monitor = self._keeper.monitor
+        if monitor in logs:
+            words.append(f"{_shown(monitor)} {float(logs[monitor]):.4f}")
             if self._keeper.best:
-                words.append(f"(best {self._keeper.best[MONITOR]:.4f}, epoch {self._keeper.best['epoch']})")
+                words.append(f"(best {self._keeper.best[monitor]:.4f}, epoch {self._keeper.best['epoch']})")
         words.append(f"{self._sequences / (self._trained - self._epoch_started):,.0f} sequences/s")
         words.append(f"at most {_duration(self._time_left(0))} left")
         self._log("  ".join(words))
@@ -194,6 +196,11 @@ class Progress(keras.callbacks.Callback):
         done = len(self._keeper.epochs) - self._first_epoch + steps_of_epoch / self._steps
         left = self.params["epochs"] - self._first_epoch - done
         return (time.monotonic() - self._started) / max(done, 1e-9) * left
+
+
+def _shown(monitor: str) -> str:
+    """The name of a validation metric as people write it."""
+    return monitor.removeprefix("val_").upper()
 
 
 def _duration(seconds: float) -> str:

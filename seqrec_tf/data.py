@@ -190,7 +190,7 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
         if USER_ID in model.reads:
             sequences[USER_ID] = user_fingerprint(parsed[USER_ID])
         lengths = tf.cast(limit - first, tf.float32)
-        num_targets = lengths - 1.0  # of next-item models; others have about as many in proportion
+        num_targets = model.num_targets(lengths)
         noise = tf.random.stateless_uniform(tf.shape(lengths), draw, -_LENGTH_NOISE, _LENGTH_NOISE)
         # The noise alone decides among equal lengths, so this shuffles too.
         by_length = tf.argsort(lengths * (1.0 + noise) if sort_by_length else noise)

@@ -4,6 +4,8 @@ Protocols:
   full         the target against all items
   uniform-100  against 100 items drawn uniformly from those the user never touched (the SASRec paper's)
   popular-100  against 100 such items drawn by popularity, without replacement (the BERT4Rec paper's)
+  labels       no rank: the score of each event against its label (AUC, and of each user, GAUC); the predicted
+               probabilities of ranking models too (log-loss; calibration, the mean prediction over the mean label)
 
 Under `full`, items of the user's history cannot be recommended, unless --keep-history is given or the run was trained
 with data.exclude_history=false. Ties, NaN and constant scores count against a model.
@@ -31,12 +33,13 @@ if TYPE_CHECKING:
 
 NEEDS_TENSORFLOW = True
 
-PROTOCOLS = ("full", "uniform-100", "popular-100")
+LABELS_PROTOCOL = "labels"
+PROTOCOLS = ("full", "uniform-100", "popular-100", LABELS_PROTOCOL)
 CUTOFFS = (1, 5, 10, 20)
 NUM_NEGATIVES = 100
 NUM_RESAMPLES = 1000
 
-# Resamples for figures that are no function of the rank, and cost a pass over all recommendations each.
+# Resamples for figures that are no function of the rank, and cost a pass over all recommendations or users each.
 _NUM_LIST_RESAMPLES = 200
 
 
@@ -151,11 +154,17 @@ def evaluate(
     import tensorflow as tf
 
     from seqrec_tf import data
-    from seqrec_tf.models.base import EXCLUDED, TARGET
+    from seqrec_tf.models.base import EXCLUDED, TARGET, TARGET_LABEL
+    from seqrec_tf.schema import LABELS, USER_ID
 
     check_choice("--protocol", protocol, PROTOCOLS)
     if not folder.split_files(split):
         raise ValueError(f"{folder.path} has no sequences in its split {split!r}. Prepare it with another --split.")
+    if protocol == LABELS_PROTOCOL and LABELS not in folder.schema:
+        raise ValueError(
+            f"--protocol labels needs labels, and {folder.path} has none. Prepare it with --label-column or "
+            "--label-threshold."
+        )
     num_items = folder.num_items
     length = min(max(CUTOFFS), num_items)
 
@@ -173,7 +182,25 @@ def evaluate(
     def rank_sampled(inputs, target, negatives):
         return model.rank_among(model.query(inputs), target, negatives)
 
+    @tf.function(input_signature=[inputs_spec, labels_spec[TARGET]])
+    def score_targets(inputs, target):
+        return model.score_candidates(model.query(inputs), target[:, None])[:, 0]
+
     rng = np.random.default_rng(seed)
+    if protocol == LABELS_PROTOCOL:
+        scores, truths, users = [], [], []
+        for inputs, labels in batches:
+            scores.append(score_targets(inputs, labels[TARGET]).numpy())
+            truths.append(labels[TARGET_LABEL].numpy())
+            users.append(labels[USER_ID].numpy() if USER_ID in labels else np.zeros(len(truths[-1]), "S1"))
+        figures = label_metrics(
+            np.concatenate(truths),
+            np.concatenate(scores).astype(np.float64),
+            np.concatenate(users),
+            are_logits=model.gives_probabilities,
+            rng=rng,
+        )
+        return Result(sum(map(len, truths)), 0, figures)
     sampler = _NegativeSampler(folder, protocol) if protocol != "full" else None
     ranks, lists = [], []
     num_impossible = 0
@@ -254,6 +281,59 @@ def list_metrics(lists: np.ndarray, counts: np.ndarray, *, rng: np.random.Genera
     return metrics
 
 
+def label_metrics(
+    labels: np.ndarray, scores: np.ndarray, users: np.ndarray, *, are_logits: bool, rng: np.random.Generator
+) -> dict[str, Interval]:
+    """AUC, GAUC and, of logits, log-loss and calibration; intervals from a bootstrap of users with their events.
+
+    Args:
+        labels: int [N], 1 or 0.
+        scores: float64 [N].
+        users: bytes [N], whose event each is.
+        are_logits: Whether a score is the logit of a probability.
+        rng: Of the resamples.
+
+    Returns:
+        auc: Probability that an event with label 1 scores above one with label 0, equal scores counting half.
+        gauc: Mean of the users' own AUC, weighted by their events; users with one kind of label take no part
+            (DIN, Section 6.1).
+        logloss: Mean of -log of the probability given to the label, nats.
+        calibration: Mean predicted probability over the mean label; 1 is best.
+    """
+    from seqrec_tf import metrics
+
+    _, user = np.unique(users, return_inverse=True)
+    order = np.argsort(user, kind="stable")
+    labels, scores, user = labels[order], scores[order], user[order]
+    starts = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
+    sizes = np.diff(np.r_[starts, len(user)])
+    own = np.array([metrics.auc(labels[a : a + n], scores[a : a + n]) for a, n in zip(starts, sizes, strict=True)])
+    has_both = np.isfinite(own)
+    probabilities = 1.0 / (1.0 + np.exp(-scores))
+    log_losses = np.logaddexp(0.0, np.where(labels == 1, -scores, scores))
+
+    def figures(count):
+        """Of a sample that holds user u `count[u]` times."""
+        weight = np.repeat(count, sizes).astype(np.float64)
+        values = {"auc": metrics.auc(labels, scores, weight=weight)}
+        both = count[has_both] * sizes[has_both]
+        values["gauc"] = float(both @ own[has_both] / both.sum()) if both.sum() else float("nan")
+        if are_logits:
+            values["logloss"] = float(weight @ log_losses / weight.sum())
+            values["calibration"] = (
+                float(weight @ probabilities / (weight @ labels)) if weight @ labels else float("nan")
+            )
+        return values
+
+    values = figures(np.ones(len(sizes), np.int64))
+    draws = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=_NUM_LIST_RESAMPLES)
+    resampled = [figures(count) for count in draws]
+    return {
+        name: Interval(value, *map(float, np.nanpercentile([sample[name] for sample in resampled], [2.5, 97.5])))
+        for name, value in values.items()
+    }
+
+
 class _NegativeSampler:
     """Draws the items that a target is ranked against, none of which the user ever touched."""
 
@@ -296,6 +376,9 @@ def table(results: dict[str, Result], *, protocol: str, split: str) -> str:
     for metric in first.metrics:
         cells = []
         for result in results.values():
+            if metric not in result.metrics:
+                cells.append("-".rjust(22))
+                continue
             interval = result.metrics[metric]
             digits = 1 if metric.startswith("popularity") else 4
             half = (interval.high - interval.low) / 2

@@ -8,6 +8,7 @@ Tensor letters: B batch, C candidates.
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 # Scores of equal vectors may differ in the last bits when different kernels compute them; within this relative
@@ -60,3 +61,25 @@ def reciprocal_rank(rank, k):
     Args and returns are those of `hit_rate`.
     """
     return tf.where(rank <= k, 1.0 / tf.cast(rank, tf.float32), 0.0)
+
+
+def auc(labels, scores, *, weight=None) -> float:
+    """Area under the ROC curve, exactly: the probability that a positive scores above a negative, ties counting half.
+
+    Args:
+        labels: int [N], 1 or 0.
+        scores: float [N].
+        weight: float [N], how often each event counts; once where None.
+
+    Returns:
+        The area; NaN where the events that count have one label alone, or a score is NaN.
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores)
+    weight = np.ones(len(labels)) if weight is None else np.asarray(weight, np.float64)
+    if np.isnan(scores).any():
+        return float("nan")
+    _, level = np.unique(scores, return_inverse=True)
+    positive, negative = (np.bincount(level, weight * (labels == label)) for label in (1, 0))
+    pairs = positive.sum() * negative.sum()
+    below = np.cumsum(negative) - negative / 2
+    return float(positive @ below / pairs) if pairs else float("nan")

@@ -38,8 +38,8 @@ NEEDS_TENSORFLOW = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--dataset", required=True, metavar="DATASET", help="folder made by `seqrec prepare`")
-    models = sorted(file.stem for file in (pathlib.Path(__file__).parent / "models").glob("[!_]*.py"))
-    models.remove("base")
+    files = (pathlib.Path(__file__).parent / "models").glob("[!_]*.py")
+    models = sorted(file.stem for file in files if not file.stem.startswith("base"))
     parser.add_argument(
         "--model", required=True, metavar="NAME", help=f"{', '.join(models)}; a dotted path names your own module"
     )

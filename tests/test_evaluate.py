@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from seqrec_tf import cli, config, models
-from seqrec_tf.evaluate import CUTOFFS, evaluate, list_metrics, rank_metrics
+from seqrec_tf import cli, config, metrics, models
+from seqrec_tf.evaluate import CUTOFFS, evaluate, label_metrics, list_metrics, rank_metrics
 from seqrec_tf.models import PopRec, SASRec
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.train import train
@@ -155,3 +155,28 @@ def test_keeping_the_history_makes_repeats_possible(folder, run_path):
 def test_a_run_that_does_not_exist_is_an_input_error(tmp_path, capsys):
     assert cli.main(["evaluate", "--run", str(tmp_path / "nowhere")]) == 2
     assert "is not a run folder" in capsys.readouterr().err
+
+
+def test_label_metrics_equal_slow_loops():
+    labels = np.array([1, 0, 1, 0, 1, 1, 0])
+    scores = np.array([2.0, 1.0, -1.0, 0.5, 0.3, -0.2, 0.0])
+    users = np.array([b"a", b"a", b"b", b"b", b"c", b"c", b"a"])  # c has one kind of label
+    found = label_metrics(labels, scores, users, are_logits=True, rng=np.random.default_rng(0))
+    probability = 1 / (1 + np.exp(-scores))
+    given = np.where(labels == 1, probability, 1 - probability)
+    assert found["auc"].value == pytest.approx(metrics.auc(labels, scores))
+    assert found["gauc"].value == pytest.approx((3 * 1.0 + 2 * 0.0) / 5)
+    assert found["logloss"].value == pytest.approx(-np.log(given).mean())
+    assert found["calibration"].value == pytest.approx(probability.mean() / labels.mean())
+    assert all(figure.low <= figure.value <= figure.high for figure in found.values())
+
+
+def test_scores_that_are_no_logits_have_no_log_loss():
+    labels, users = np.array([1, 0]), np.array([b"a", b"a"])
+    found = label_metrics(labels, np.array([2.0, 1.0]), users, are_logits=False, rng=np.random.default_rng(0))
+    assert set(found) == {"auc", "gauc"}
+
+
+def test_labels_are_needed_for_their_protocol(folder):
+    with pytest.raises(ValueError, match=r"--protocol labels needs labels, and .* has none"):
+        evaluate(PopRec.from_dataset(folder), folder, protocol="labels")

@@ -125,7 +125,7 @@ def test_layers_import_only_layers_and_config(name):
 
 @pytest.mark.parametrize("name", [name for name in modules("seqrec_tf") if is_in(name, ["seqrec_tf.models"])])
 def test_models_import_only_what_they_are_made_of(name):
-    parts = ("models", "layers", "objective", "metrics", "schema", "config")
+    parts = ("models", "layers", "objective", "sampling", "metrics", "schema", "config")
     allowed = [f"seqrec_tf.{part}" for part in parts]
 
     def is_allowed(imported):

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -102,3 +103,21 @@ def test_every_metric_is_float32_between_0_and_1(metric, dtype):
     assert values.dtype == tf.float32
     assert float(values[0]) == 1.0
     assert np.all(values[10:] == 0)
+
+
+def test_auc_is_the_share_of_pairs_in_the_right_order():
+    rng = np.random.default_rng(0)
+    labels, scores = rng.integers(0, 2, 40), rng.integers(0, 8, 40).astype(float)  # with ties
+    weight = rng.integers(0, 3, 40)
+    for of in (np.ones(40, int), weight):
+        pairs = won = 0.0
+        for i, j in itertools.product(range(40), repeat=2):
+            if labels[i] == 1 and labels[j] == 0:
+                pairs += of[i] * of[j]
+                won += of[i] * of[j] * (1.0 if scores[i] > scores[j] else 0.5 if scores[i] == scores[j] else 0.0)
+        assert metrics.auc(labels, scores, weight=of) == pytest.approx(won / pairs)
+
+
+@pytest.mark.parametrize(("labels", "scores"), [([1, 1], [0.1, 0.2]), ([1, 0], [np.nan, 0.2])])
+def test_auc_is_no_number_without_both_labels_or_with_a_score_that_is_none(labels, scores):
+    assert np.isnan(metrics.auc(labels, scores))

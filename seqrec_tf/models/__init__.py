@@ -16,7 +16,7 @@ from seqrec_tf.models.base import SequenceModel
 
 def names() -> list[str]:
     """Names of the models in this package, as given to `--model`."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("base"))
 
 
 def find(name: str) -> type[SequenceModel]:

@@ -19,7 +19,7 @@ from seqrec_tf import config as config_lib
 from seqrec_tf import metrics
 from seqrec_tf.config import ModelConfig
 from seqrec_tf.objective import NextItemObjective, ObjectiveConfig
-from seqrec_tf.schema import ITEM_IDS, PADDING_ID, USER_ID, Schema
+from seqrec_tf.schema import ITEM_IDS, PADDING_ID, TIMESTAMPS, USER_ID, Schema
 
 # Keys of the labels that `data.load` makes for validation and test.
 TARGET = "target"
@@ -65,11 +65,11 @@ class SequenceModel(keras.Model):
         self.config = self.config_class() if config is None else config
         self.schema = schema
         self.num_items = schema.num_items
-        self.reads = tuple(name for name in self.reads if name in schema)
+        self.reads = tuple(name for name in self.features_to_read() if name in schema)
         self.objective: Any = None  # a NextItemObjective, where the configuration has its options
         if isinstance(self.config, ObjectiveConfig):
             self.objective = NextItemObjective(self.config, self.num_items)
-        self.validation_metrics = [keras.metrics.Mean(name="ndcg@10"), keras.metrics.Mean(name="hr@10")]
+        self.validation_metrics = self.create_metrics()
         self.create_layers()
         self(self.example_inputs())  # creates the weights, which depend on the schema and the configuration alone
 
@@ -78,6 +78,24 @@ class SequenceModel(keras.Model):
     def create_layers(self) -> None:
         """Create the layers as attributes; a `layers.UserEmbedding` as `users` where the model reads `user_id`."""
         raise NotImplementedError
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether a score is the logit of the probability that the event's label is 1."""
+        return False
+
+    @property
+    def monitor(self) -> str:
+        """The validation metric that decides which epoch is the best; larger is better."""
+        return "ndcg@10"
+
+    def create_metrics(self) -> list[keras.metrics.Metric]:
+        """What `test_step` updates; `monitor` is the name of one of them."""
+        return [keras.metrics.Mean(name="ndcg@10"), keras.metrics.Mean(name="hr@10")]
+
+    def features_to_read(self) -> tuple[str, ...]:
+        """What `reads` would be if the schema had everything; a model whose options decide it overrides this."""
+        return type(self).reads
 
     def call(self, inputs, training=False):
         """Hidden states of a batch of histories.
@@ -149,6 +167,10 @@ class SequenceModel(keras.Model):
         """Events of a sequence that `make_batch` sees: as many inputs as the model takes, and the last one's target."""
         return self.config.max_len + 1
 
+    def num_targets(self, lengths):
+        """How much a training sequence counts, by its events: float32 [B] of float32 [B]."""
+        return lengths - 1.0
+
     def is_cold(self, inputs):
         """Which histories say nothing to the model, so that the most popular items are as good: bool [B]."""
         return tf.reduce_all(inputs[ITEM_IDS] == PADDING_ID, axis=1)
@@ -197,9 +219,8 @@ class SequenceModel(keras.Model):
     def example_inputs(self):
         """Inputs of the smallest batch, to build the model with."""
         inputs = {ITEM_IDS: tf.zeros([1, 2], tf.int32)}
-        if USER_ID in self.reads:
-            inputs[USER_ID] = tf.zeros([1], tf.int64)
-        return inputs
+        inputs |= {name: tf.zeros([1] if name == USER_ID else [1, 2], tf.int64) for name in self.reads}
+        return inputs | ({TARGET_TIME: tf.zeros([1], tf.int64)} if TIMESTAMPS in self.reads else {})
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Mean loss over the real targets of the whole batch, on all replicas, times its weight: float32 scalar.

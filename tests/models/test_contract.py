@@ -36,7 +36,7 @@ SCHEMA = Schema(
     num_users=12,
 )
 # Options that make a model small, where it has them.
-SMALL = {"max_len": 8, "dim": 8, "num_blocks": 1, "dropout_rate": 0.0}
+SMALL = {"max_len": 8, "dim": 8, "num_blocks": 1, "dropout_rate": 0.0, "hidden_dims": (16, 8), "age_dim": 8}
 HISTORIES = [[3, 1, 4, 12, 5], [9, 2, 6], [7]]
 
 every_model = pytest.mark.parametrize("cls", [models.find(name) for name in models.names()], ids=models.names())

@@ -1,0 +1,265 @@
+"""What ranking models share: the score of a candidate after a history, learned from labels, as click-through rates are.
+
+A matching model compares a history with all items at once; a ranking model looks at the history and a candidate
+together. It learns from the dataset's labels or, where `num_negatives` is set, from drawn items beside those that were
+chosen. With labels, the history holds liked events alone (label 1), as the clicks of the papers.
+
+Tensor letters: B batch, L length, D model dim, K candidates, N training examples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import keras
+import tensorflow as tf
+
+from seqrec_tf import sampling
+from seqrec_tf.config import ModelConfig, check_at_least, check_rate
+from seqrec_tf.layers import UserEmbedding
+from seqrec_tf.models.base import SEEN, TARGET, TARGET_LABEL, TARGET_TIME, SequenceModel
+from seqrec_tf.schema import ITEM_IDS, LABELS, PADDING_ID, TIMESTAMPS, USER_ID
+
+# Key of the training inputs that holds the items to score, int32 [N, K].
+CANDIDATES = "candidates"
+
+# What a query holds: the liked events, newest first, int32 [B, L]; how long ago they were, as a row of an embedding,
+# int32 [B, L]; the vector of the user, float [B, U].
+HISTORY, AGES, USER = "history", "ages", "user"
+
+# Rows of an embedding of ages: 0 is padding, row 1 + b holds gaps of [2^b, 2^(b+1)) - 1 seconds, the last all longer.
+_NUM_GAPS = 36
+
+# Candidates scored at once when the whole catalogue is.
+_CANDIDATE_BLOCK = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class RankingConfig(ModelConfig):
+    """Options that every ranking model has.
+
+    Attributes:
+        max_len: Newest events of a history that the model sees.
+        max_targets: Events of a sequence that an epoch learns from, the newest of its window.
+        num_negatives: Items drawn uniformly for each liked event, as examples with label 0; where 0, the events with
+            label 0 are the negatives.
+        dim: Width of the item embeddings.
+        user_dim: Width of a vector of each user, by who they are; none where 0.
+        hidden_dims: Widths of the layers of the multi-layer perceptron.
+        dropout_rate: Of embeddings and of the perceptron's hidden layers.
+    """
+
+    max_len: int = 20
+    max_targets: int = 200
+    num_negatives: int = 0
+    dim: int = 32
+    user_dim: int = 0
+    hidden_dims: tuple[int, ...] = (1024, 512, 256)
+    dropout_rate: float = 0.2
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, least in (("max_targets", 1), ("num_negatives", 0), ("dim", 1), ("user_dim", 0)):
+            check_at_least(f"model.{name}", getattr(self, name), least)
+        check_rate("model.dropout_rate", self.dropout_rate)
+        if not self.hidden_dims or min(self.hidden_dims) < 1:
+            raise ValueError(f"model.hidden_dims must be one or more positive widths, got {list(self.hidden_dims)}.")
+
+
+class RankingModel(SequenceModel):
+    """Base of ranking models: a subclass defines `create_layers` and `score`."""
+
+    config_class = RankingConfig
+
+    def __init__(self, config=None, schema=None, **kwargs):
+        options = config or self.config_class()
+        if schema is not None and LABELS not in schema and not options.num_negatives:
+            raise ValueError(
+                f"{type(self).__name__} learns from labels, and this dataset has none. Prepare it with --label-column "
+                "or --label-threshold, or draw negatives with model.num_negatives, such as 4."
+            )
+        super().__init__(config, schema, **kwargs)
+
+    @property
+    def learns_from_labels(self) -> bool:
+        """Whether events with label 0 are the negatives, and not drawn items."""
+        return not self.config.num_negatives
+
+    @property
+    def gives_probabilities(self):
+        """Only what learned from labels gives the probability of a label."""
+        return self.learns_from_labels
+
+    @property
+    def monitor(self):
+        """AUC where there are labels to compare with."""
+        return "auc" if self.learns_from_labels else super().monitor
+
+    def create_metrics(self):
+        """AUC where there are labels to compare with."""
+        if self.learns_from_labels:
+            return [keras.metrics.AUC(num_thresholds=2000, from_logits=True, name="auc")]
+        return super().create_metrics()
+
+    def features_to_read(self):
+        """Labels of the history; times where a model uses ages; the user where they have a vector."""
+        return (*super().features_to_read(), LABELS, *((USER_ID,) if self.config.user_dim else ()))
+
+    def score(self, query, candidates, training=False):
+        """Logits of candidates.
+
+        Args:
+            query: dict of `history` int32 [B, L], `ages` int32 [B, L], both newest first and 0 at padding, L being
+                `max_len`; `user` float [B, U] where users have vectors.
+            candidates: int32 [B, K].
+            training: Whether dropout is on.
+
+        Returns:
+            float [B, K].
+        """
+        raise NotImplementedError
+
+    @property
+    def num_ages(self) -> int:
+        """Rows of an embedding of ages."""
+        return _NUM_GAPS + 1 if self.has_times else self.config.max_len + 1
+
+    @property
+    def has_times(self) -> bool:
+        """Whether ages are gaps of time; they count events where times are unknown, or a mere order."""
+        return TIMESTAMPS in self.reads and self.schema.time_unit == "seconds"
+
+    def make_users(self):
+        """The vectors of users, where there are any, as the layer `users`."""
+        self.users = None
+        if self.config.user_dim:
+            self.users = UserEmbedding(self.schema.num_users, self.config.user_dim, name="users")
+
+    def query(self, inputs):
+        """What `score` takes of the histories."""
+        item_ids = inputs[ITEM_IDS]
+        is_liked = item_ids != PADDING_ID
+        if LABELS in inputs:
+            is_liked &= inputs[LABELS] == 1
+        # Liked events to the left, newest first.
+        key = tf.where(is_liked, tf.range(1, tf.shape(item_ids)[1] + 1), 0)
+        order = tf.argsort(key, axis=1, direction="DESCENDING", stable=True)[:, : self.config.max_len]
+        missing = [[0, 0], [0, self.config.max_len - tf.shape(order)[1]]]
+
+        def arranged(events):
+            events = tf.pad(tf.gather(events, order, batch_dims=1), missing)
+            return tf.ensure_shape(events, [None, self.config.max_len])
+
+        history = arranged(tf.where(is_liked, item_ids, PADDING_ID))
+        if self.has_times:
+            gap = tf.maximum(inputs[TARGET_TIME][:, None] - arranged(inputs[TIMESTAMPS]), 0)
+            doublings = tf.math.log(tf.cast(gap, tf.float64) + 1.0) / math.log(2.0)
+            ages = tf.minimum(1 + tf.cast(doublings + 1e-9, tf.int32), _NUM_GAPS)
+        else:
+            ages = tf.range(1, self.config.max_len + 1)[None]
+        query = {HISTORY: history, AGES: tf.where(history != PADDING_ID, ages, 0)}
+        return query | ({USER: self.users(inputs[USER_ID])} if self.users else {})
+
+    def call(self, inputs, training=False):
+        """Logits of the candidates, float [N, K]; of item 1 alone where there are none."""
+        candidates = inputs.get(CANDIDATES)
+        if candidates is None:
+            candidates = tf.ones([tf.shape(inputs[ITEM_IDS])[0], 1], tf.int32)
+        return self.score(self.query(inputs), candidates, training=training)
+
+    def score_candidates(self, query, candidates):
+        """Logits of each row's own candidates, int [B, K]: float32 [B, K]."""
+        return tf.cast(self.score(query, candidates), tf.float32)
+
+    def score_block(self, query, start, stop):
+        """Logits of the items with ids in [start, stop): float32 [B, stop - start]; some at a time, for memory."""
+        rows, width = tf.shape(query[HISTORY])[0], min(_CANDIDATE_BLOCK, stop - start)
+        firsts = tf.range(start, stop, width)
+
+        def block(first):
+            ids = tf.minimum(first + tf.range(width), stop - 1)
+            return self.score_candidates(query, tf.repeat(ids[None], rows, axis=0))
+
+        scores = tf.map_fn(block, firsts, fn_output_signature=tf.float32)  # [blocks, B, width]
+        return tf.reshape(tf.transpose(scores, [1, 0, 2]), [rows, -1])[:, : stop - start]
+
+    @property
+    def training_events(self):
+        """Histories of the oldest targets, and the targets."""
+        return self.config.max_len + self.config.max_targets
+
+    def num_targets(self, lengths):
+        """How much a training sequence counts, by its events: float32 [B] of float32 [B]."""
+        return tf.minimum(lengths - 1.0, float(self.config.max_targets))
+
+    def make_batch(self, sequences, seed):
+        """An example for each of the newest events, with the history before it.
+
+        Returns:
+            inputs: dict of `item_ids` int32 [N, L] and what the model reads; `candidates` int32 [N, 1 + negatives].
+            labels: int32 [N, 1 + negatives].
+        """
+        config, items = self.config, sequences[ITEM_IDS]
+        lengths = items.row_lengths()
+        places = tf.ragged.range(tf.minimum(tf.maximum(lengths - config.max_targets, 1), lengths), lengths)
+        row, place = places.value_rowids(), places.flat_values
+        first = tf.gather(items.row_starts(), row)
+        if not self.learns_from_labels and LABELS in sequences:
+            is_liked = tf.gather(sequences[LABELS].flat_values, first + place) == 1
+            row, place, first = (tf.boolean_mask(part, is_liked) for part in (row, place, first))
+        history = tf.ragged.range(first + tf.maximum(place - config.max_len, 0), first + place)
+
+        def of_history(name):
+            events = tf.gather(sequences[name].flat_values, history).to_tensor()
+            return tf.pad(events, [[0, 0], [0, tf.cast(tf.shape(events)[1] == 0, tf.int32)]])  # one column at least
+
+        target = tf.cast(tf.gather(items.flat_values, first + place), tf.int32)[:, None]
+        inputs = {ITEM_IDS: tf.cast(of_history(ITEM_IDS), tf.int32), CANDIDATES: target}
+        for name in self.reads:
+            inputs[name] = tf.gather(sequences[name], row) if name == USER_ID else of_history(name)
+        if TIMESTAMPS in self.reads:
+            inputs[TARGET_TIME] = tf.gather(sequences[TIMESTAMPS].flat_values, first + place)
+        if self.learns_from_labels:
+            return inputs, tf.cast(tf.gather(sequences[LABELS].flat_values, first + place), tf.int32)[:, None]
+        drawn = sampling.uniform_negatives(
+            tf.gather(sequences[SEEN], row).to_tensor(),
+            num_items=self.num_items,
+            shape=[tf.size(row), config.num_negatives],
+            seed=seed,
+        )
+        inputs[CANDIDATES] = tf.concat([target, drawn], axis=1)
+        return inputs, tf.concat([tf.ones_like(target), tf.zeros_like(drawn)], axis=1)
+
+    def target_losses(self, x, y, y_pred):
+        """Log-loss of each example, mean over its candidates: float32 [N]."""
+        logits, labels = tf.cast(y_pred, tf.float32), tf.cast(y, tf.float32)
+        return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits), axis=1)
+
+    def test_step(self, data):
+        """AUC of the events to predict by their labels; full-ranking metrics where the model learns from none."""
+        if not self.learns_from_labels:
+            return super().test_step(data)
+        inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        (auc,) = self.validation_metrics
+        auc.update_state(labels[TARGET_LABEL], self.score_candidates(self.query(inputs), labels[TARGET][:, None])[:, 0])
+        return self._replica_logs({"auc": auc.result()})
+
+    @classmethod
+    def memory_estimate(cls, config, schema, *, batch_size):
+        """Bytes that training will need, roughly; every event of a sequence is an example."""
+        examples = batch_size * min(config.max_targets, max(schema.max_len, 1)) * (1 + config.num_negatives)
+        hidden = 3 * 4 * examples * sum(config.hidden_dims)
+        return hidden + super().memory_estimate(config, schema, batch_size=examples)
+
+
+def perceptron(config, *, activation):
+    """The layers of the multi-layer perceptron that ends a ranking model: hidden ones with dropout, one logit."""
+    layers = []
+    for number, dim in enumerate(config.hidden_dims):
+        layers += [
+            keras.layers.Dense(dim, name=f"hidden_{number}"),
+            activation(name=f"activation_{number}"),
+            keras.layers.Dropout(config.dropout_rate),
+        ]
+    return keras.Sequential([*layers, keras.layers.Dense(1, name="logit")], name="perceptron")

@@ -1,0 +1,98 @@
+"""WideDeep: Wide & Deep learning for recommender systems (Cheng et al., DLRS 2016, arXiv:1606.07792), a comparator of
+the BST paper, with and without the averaged history.
+
+The wide part is linear in the candidate and in crosses of each event of the history with the candidate (Section 3.1);
+the deep part is a multi-layer perceptron on the candidate, the user and the mean of the history's embeddings.
+
+Differs from the paper: one optimizer trains both parts.
+
+Tensor letters: B batch, L length, D model dim, K candidates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from seqrec_tf.config import check_at_least
+from seqrec_tf.models.base_ranking import HISTORY, USER, RankingConfig, RankingModel, perceptron
+from seqrec_tf.schema import PADDING_ID
+
+# A prime near to 2^31 / golden ratio, that spreads neighbouring ids over the buckets.
+_SPREAD = 1_327_217_885
+
+
+@dataclasses.dataclass(frozen=True)
+class WideDeepConfig(RankingConfig):
+    """Hyper-parameters of WideDeep; most are in `RankingConfig`.
+
+    Attributes:
+        use_history: Whether the history takes part: its mean in the deep part, its crosses in the wide part.
+        num_crosses: Buckets that the crosses of event and candidate are hashed to; no crosses where 0.
+    """
+
+    hidden_dims: tuple[int, ...] = (256, 128, 64)
+    use_history: bool = True
+    num_crosses: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least("model.num_crosses", self.num_crosses, 0)
+
+
+@keras.saving.register_keras_serializable("seqrec_tf")
+class WideDeep(RankingModel):
+    """Linear crosses beside a perceptron."""
+
+    config_class = WideDeepConfig
+
+    def create_layers(self):
+        """Table of items, weights of the wide part, perceptron."""
+        config = self.config
+        self.make_users()
+        self.items = keras.layers.Embedding(
+            self.num_items + 1,
+            config.dim,
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.05),
+            name="items",
+        )
+        self.wide_items = keras.layers.Embedding(
+            self.num_items + 1, 1, embeddings_initializer="zeros", name="wide_items"
+        )
+        self.wide_crosses = None
+        if config.use_history and config.num_crosses:
+            self.wide_crosses = keras.layers.Embedding(
+                config.num_crosses, 1, embeddings_initializer="zeros", name="wide_crosses"
+            )
+        self.dropout = keras.layers.Dropout(config.dropout_rate)
+        self.perceptron = perceptron(config, activation=keras.layers.ReLU)
+
+    def score(self, query, candidates, training=False):
+        """Logits, float [B, K], of candidates, int32 [B, K]."""
+        history = query[HISTORY]
+        rows, number = tf.shape(candidates)[0], tf.shape(candidates)[1]
+        wide = self.wide_items(candidates)[..., 0]
+        parts = [self.dropout(self.items(candidates), training=training)]
+        if self.config.use_history:
+            events = self.dropout(self.items(history), training=training)
+            is_real = tf.cast(history != PADDING_ID, events.dtype)  # [B, L]
+            mean = tf.reduce_sum(events * is_real[..., None], axis=1)
+            mean /= tf.maximum(tf.reduce_sum(is_real, axis=1, keepdims=True), 1)
+            parts.append(tf.repeat(mean[:, None], number, axis=1))
+            if self.wide_crosses is not None:
+                crosses = self.wide_crosses(
+                    cross_bucket(history[:, None], candidates[..., None], self.config.num_crosses)
+                )
+                wide += tf.reduce_sum(crosses[..., 0] * is_real[:, None], axis=2)
+        if USER in query:
+            parts.append(tf.repeat(query[USER][:, None], number, axis=1))
+        flat = tf.reshape(tf.concat(parts, axis=-1), [rows * number, sum(part.shape[-1] for part in parts)])
+        return wide + tf.reshape(self.perceptron(flat, training=training), [rows, number])
+
+
+def cross_bucket(event, candidate, num_crosses):
+    """The bucket of each pair of items, int32 in [0, num_crosses), of int32 tensors that broadcast."""
+    event, candidate = tf.cast(event, tf.int64), tf.cast(candidate, tf.int64)
+    return tf.cast((event * _SPREAD + candidate) % num_crosses, tf.int32)

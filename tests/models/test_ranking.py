@@ -1,0 +1,192 @@
+"""BST, DIN and Wide & Deep, and what they share, against NumPy."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from seqrec_tf.models import BST, DIN, WideDeep
+from seqrec_tf.models.base_ranking import AGES, HISTORY, USER
+from seqrec_tf.models.wide_deep import cross_bucket
+from seqrec_tf.schema import (
+    ITEM_IDS_FEATURE,
+    LABELS_FEATURE,
+    TIMESTAMPS_FEATURE,
+    USER_ID_FEATURE,
+    Schema,
+)
+
+SCHEMA = Schema(
+    num_items=6,
+    features=(ITEM_IDS_FEATURE, TIMESTAMPS_FEATURE, LABELS_FEATURE, USER_ID_FEATURE),
+    time_unit="seconds",
+    num_users=2,
+)
+OPTIONS = {"max_len": 3, "dim": 2, "user_dim": 2, "hidden_dims": (4, 3), "dropout_rate": 0.0}
+QUERY = {HISTORY: tf.constant([[5, 2, 0]]), AGES: tf.constant([[1, 4, 0]])}
+
+
+def random_model(cls, **options):
+    model = cls(cls.config_class(**OPTIONS, **options), SCHEMA)
+    rng = np.random.default_rng(0)
+    for weight in model.trainable_variables:
+        weight.assign(rng.normal(size=weight.shape))
+    return model
+
+
+def dense(layer, inputs):
+    return inputs @ layer.kernel.numpy() + layer.bias.numpy()
+
+
+def perceptron(model, inputs, activation):
+    hidden = inputs
+    for number in range(2):
+        hidden = activation(dense(model.perceptron.get_layer(f"hidden_{number}"), hidden), number)
+    return dense(model.perceptron.get_layer("logit"), hidden)[0]
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def test_bst_runs_history_and_candidate_through_one_block():
+    model = random_model(BST, age_dim=2, num_heads=1)
+    user = np.array([[0.3, -0.7]], np.float32)
+    items, ages = model.items.embeddings.numpy(), model.ages.embeddings.numpy()
+    block = model.blocks[0]
+
+    def norm(layer, states):
+        centred = states - states.mean(axis=-1, keepdims=True)
+        centred /= np.sqrt(states.var(axis=-1, keepdims=True) + 1e-6)
+        return centred * layer.gamma.numpy() + layer.beta.numpy()
+
+    expected = []
+    for candidate in (4, 1):
+        tokens = np.concatenate([items[[5, 2, candidate]], ages[[1, 4, 1]]], axis=1)  # no padding here
+        key, value = np.split(dense(block.attention.key_value, tokens), 2, axis=1)
+        states = dense(block.attention.query, tokens)
+        states = norm(block.attention_norm, tokens + softmax(states @ key.T / np.sqrt(4)) @ value)
+        hidden = dense(block.hidden, states)
+        hidden = np.where(hidden > 0, hidden, 0.2 * hidden)
+        states = norm(block.feed_forward_norm, states + dense(block.output_projection, hidden))
+        outputs = np.concatenate([states[0], states[1], np.zeros(4), states[2], items[candidate], user[0]])
+        expected.append(perceptron(model, outputs, lambda logits, _: np.where(logits > 0, logits, 0.3 * logits)))
+    logits = model.score_candidates({**QUERY, USER: tf.constant(user)}, tf.constant([[4, 1]]))
+    np.testing.assert_allclose(logits[0], expected, rtol=1e-4)
+
+
+def test_din_weights_each_event_by_the_candidate():
+    model = random_model(DIN)
+    user = np.array([[0.3, -0.7]], np.float32)
+    items = model.items.embeddings.numpy()
+    slope = model.attention_activation.alpha.numpy().ravel()
+
+    def prelu(logits, number):
+        alpha = model.perceptron.get_layer(f"activation_{number}").alpha.numpy()
+        return np.where(logits > 0, logits, alpha * logits)
+
+    expected = []
+    for candidate in (4, 1):
+        interest = 0
+        for event in (5, 2):
+            pair = np.concatenate(
+                [items[event], items[candidate], items[event] - items[candidate], items[event] * items[candidate]]
+            )
+            hidden = dense(model.attention_hidden, pair)
+            hidden = np.where(hidden > 0, hidden, slope * hidden)
+            interest = interest + dense(model.attention_weight, hidden) * items[event]
+        expected.append(perceptron(model, np.concatenate([interest, items[candidate], user[0]]), prelu))
+    logits = model.score_candidates({**QUERY, USER: tf.constant(user)}, tf.constant([[4, 1]]))
+    np.testing.assert_allclose(logits[0], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("use_history", [True, False])
+def test_wide_deep_adds_crosses_to_a_perceptron(use_history):
+    model = random_model(WideDeep, use_history=use_history, num_crosses=7)
+    user = np.array([[0.3, -0.7]], np.float32)
+    items = model.items.embeddings.numpy()
+    expected = []
+    for candidate in (4, 1):
+        wide, parts = model.wide_items.embeddings.numpy()[candidate, 0], [items[candidate]]
+        if use_history:
+            wide += sum(
+                model.wide_crosses.embeddings.numpy()[int(cross_bucket(event, candidate, 7)), 0] for event in (5, 2)
+            )
+            parts.append(items[[5, 2]].mean(axis=0))
+        outputs = np.concatenate([*parts, user[0]])
+        expected.append(wide + perceptron(model, outputs, lambda logits, _: np.maximum(0, logits)))
+    logits = model.score_candidates({**QUERY, USER: tf.constant(user)}, tf.constant([[4, 1]]))
+    np.testing.assert_allclose(logits[0], expected, rtol=1e-4)
+
+
+def test_the_history_is_what_was_liked_newest_first_with_its_age():
+    model = random_model(BST, age_dim=2, num_heads=1)
+    inputs = {
+        "item_ids": tf.constant([[3, 1, 0, 4, 5, 2]]),
+        "labels": tf.constant([[1, 1, 0, 1, 0, 1]], tf.int64),
+        "timestamps": tf.constant([[10, 85, 0, 93, 97, 100]], tf.int64),
+        "target_time": tf.constant([100], tf.int64),
+        "user_id": tf.constant([1], tf.int64),
+    }
+    query = model.query(inputs)
+    assert query["history"].numpy().tolist() == [[2, 4, 1]]  # the newest three of those with label 1
+    assert query["ages"].numpy().tolist() == [[1, 4, 5]]  # gaps of 0, 7 and 15 s: 1 + log2(gap + 1)
+
+
+def test_without_times_ages_count_events():
+    schema = Schema(num_items=6, features=(ITEM_IDS_FEATURE, LABELS_FEATURE))
+    model = BST(BST.config_class(**{**OPTIONS, "user_dim": 0}, age_dim=2, num_heads=1), schema)
+    query = model.query({"item_ids": tf.constant([[0, 3, 1]]), "labels": tf.constant([[0, 1, 1]], tf.int64)})
+    assert query["history"].numpy().tolist() == [[1, 3, 0]]
+    assert query["ages"].numpy().tolist() == [[1, 2, 0]]
+
+
+SEQUENCES = {
+    "item_ids": tf.ragged.constant([[1, 2, 3, 4], [5], [6, 1]], tf.int64),
+    "timestamps": tf.ragged.constant([[10, 20, 30, 40], [5], [7, 8]], tf.int64),
+    "labels": tf.ragged.constant([[1, 0, 1, 0], [1], [0, 1]], tf.int64),
+    "seen": tf.ragged.constant([[1, 2, 3, 4], [5], [6, 1]], tf.int64),
+    "user_id": tf.constant([7, 8, 9], tf.int64),
+}
+
+
+def test_every_event_with_a_past_is_an_example():
+    model = random_model(BST, age_dim=2, num_heads=1, max_targets=2)
+    inputs, labels = model.make_batch(SEQUENCES, [0, 0])
+    assert inputs["candidates"].numpy().tolist() == [[3], [4], [1]]
+    assert labels.numpy().tolist() == [[1], [0], [1]]
+    assert inputs["item_ids"].numpy().tolist() == [[1, 2, 0], [1, 2, 3], [6, 0, 0]]
+    assert inputs["labels"].numpy().tolist() == [[1, 0, 0], [1, 0, 1], [0, 0, 0]]
+    assert inputs["target_time"].numpy().tolist() == [30, 40, 8]
+    assert inputs["user_id"].numpy().tolist() == [7, 7, 9]
+
+
+def test_drawn_negatives_stand_beside_liked_events_alone():
+    model = random_model(BST, age_dim=2, num_heads=1, num_negatives=2)
+    inputs, labels = model.make_batch(SEQUENCES, [0, 0])
+    assert inputs["candidates"].numpy()[:, 0].tolist() == [3, 1]
+    assert labels.numpy().tolist() == [[1, 0, 0]] * 2
+    assert set(inputs["candidates"].numpy()[0, 1:]) <= {5, 6}
+    assert set(inputs["candidates"].numpy()[1, 1:]) <= {2, 3, 4, 5}
+
+
+def test_a_dataset_without_labels_needs_drawn_negatives():
+    schema = Schema(num_items=6)
+    with pytest.raises(ValueError, match=r"DIN learns from labels, and this dataset has none.*model\.num_negatives"):
+        DIN(schema=schema)
+    model = DIN(DIN.config_class(num_negatives=2, hidden_dims=(4,)), schema)
+    assert model.monitor == "ndcg@10"
+    assert not model.gives_probabilities
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "message"),
+    [
+        (BST, {"num_heads": 3, "dim": 4, "age_dim": 4}, r"must divide model\.dim \+ model\.age_dim, got 3 heads for 4"),
+        (DIN, {"hidden_dims": ()}, r"model\.hidden_dims must be one or more positive widths, got \[\]"),
+        (WideDeep, {"num_crosses": -1}, r"model\.num_crosses must be at least 0, got -1"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(cls, options, message):
+    with pytest.raises(ValueError, match=message):
+        cls.config_class(**options)
