@@ -97,7 +97,8 @@ class TransformerBlock(keras.layers.Layer):
     Args:
         num_heads: Attention heads.
         feed_forward_dim: Width of the hidden layer of the feed-forward network.
-        dropout_rate: Of attention weights, and of what each half adds.
+        dropout_rate: Of what each half adds.
+        attention_dropout_rate: Of attention weights; `dropout_rate` where None.
         norm: "pre" (SASRec, Section III-C: x + dropout(f(norm(x)))) or "post" (BERT: norm(x + dropout(f(x)))).
         activation: Of the hidden layer.
 
@@ -110,19 +111,33 @@ class TransformerBlock(keras.layers.Layer):
         float [B, Q, D].
     """
 
-    def __init__(self, *, num_heads, feed_forward_dim, dropout_rate, norm="pre", activation="relu", **kwargs):
+    def __init__(
+        self,
+        *,
+        num_heads,
+        feed_forward_dim,
+        dropout_rate,
+        attention_dropout_rate=None,
+        norm="pre",
+        activation="relu",
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         check_choice("model.norm", norm, ("pre", "post"))
         self.num_heads = num_heads
         self.feed_forward_dim = feed_forward_dim
         self.dropout_rate = dropout_rate
+        self.attention_dropout_rate = dropout_rate if attention_dropout_rate is None else attention_dropout_rate
         self.norm = norm
         self.activation = activation
 
     def build(self, x_shape, bias_shape=None, queries_shape=None):
         dim, dtype = x_shape[-1], self.dtype_policy
         self.attention = SelfAttention(
-            num_heads=self.num_heads, dropout_rate=self.dropout_rate, name="attention", dtype=self.dtype_policy
+            num_heads=self.num_heads,
+            dropout_rate=self.attention_dropout_rate,
+            name="attention",
+            dtype=self.dtype_policy,
         )
         self.attention_norm = keras.layers.LayerNormalization(
             epsilon=1e-6, name="attention_norm", dtype=self.dtype_policy
@@ -163,6 +178,7 @@ class TransformerBlock(keras.layers.Layer):
             "num_heads": self.num_heads,
             "feed_forward_dim": self.feed_forward_dim,
             "dropout_rate": self.dropout_rate,
+            "attention_dropout_rate": self.attention_dropout_rate,
             "norm": self.norm,
             "activation": self.activation,
         }
@@ -177,7 +193,9 @@ class EncoderConfig(ModelConfig):
         num_blocks: Transformer blocks.
         num_heads: Attention heads.
         feed_forward_ratio: Width of the feed-forward's hidden layer over `dim`.
-        dropout_rate: Of embeddings, attention weights and what each half block adds.
+        dropout_rate: Of embeddings and what each half block adds.
+        attention_dropout_rate: Of attention weights; `dropout_rate` where there is none. 0 spares a random number for
+            each pair of positions.
         norm: "post" (norm(x + f(x))) or "pre" (x + f(norm(x))).
         activation: Of the feed-forward's hidden layer.
     """
@@ -187,6 +205,7 @@ class EncoderConfig(ModelConfig):
     num_heads: int = 2
     feed_forward_ratio: float = 4.0
     dropout_rate: float = 0.1
+    attention_dropout_rate: float | None = None
     norm: str = "post"
     activation: str = "gelu"
 
@@ -195,6 +214,7 @@ class EncoderConfig(ModelConfig):
         for name in ("dim", "num_blocks", "num_heads"):
             check_at_least(f"model.{name}", getattr(self, name), 1)
         check_rate("model.dropout_rate", self.dropout_rate)
+        check_rate("model.attention_dropout_rate", self.attention_dropout_rate or 0.0)
         check_choice("model.norm", self.norm, ("pre", "post"))
         if self.dim % self.num_heads:
             raise ValueError(f"model.num_heads must divide model.dim, got {self.num_heads} heads for dim {self.dim}.")
@@ -242,6 +262,7 @@ class SequenceEncoder(keras.layers.Layer):
                 num_heads=self.config.num_heads,
                 feed_forward_dim=round(self.config.feed_forward_ratio * dim),
                 dropout_rate=self.config.dropout_rate,
+                attention_dropout_rate=self.config.attention_dropout_rate,
                 norm=self.config.norm,
                 activation=self.config.activation,
                 name=f"block_{i}",
