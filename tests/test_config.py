@@ -169,11 +169,22 @@ def test_an_option_that_is_none_survives_toml():
     assert resolve_tiny(config.to_toml()) == config
 
 
+def acceptable(config_class, options):
+    """These options, or none where a model refuses them together, such as heads that do not divide its dimension."""
+    try:
+        config_class(**options)
+    except ValueError:
+        return {}
+    return options
+
+
 @pytest.mark.parametrize("name", models.names())
 def test_toml_gives_every_model_s_configuration_back(name):
     config_class = models.find(name).config_class
-    changed = {field.name: other_value(field.default) for field in dataclasses.fields(config_class)}
-    changed.pop("num_heads", None)  # it has to divide the dimension
+    changed = {}
+    for field in dataclasses.fields(config_class):
+        changed |= acceptable(config_class, {**changed, field.name: other_value(field.default)})
+    assert changed
     data = {field.name: other_value(field.default) for field in dataclasses.fields(DataConfig)}
     train = {field.name: other_value(field.default) for field in dataclasses.fields(TrainConfig)}
     for config in (
