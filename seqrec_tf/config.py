@@ -88,11 +88,13 @@ class TrainConfig:
 
     Attributes:
         epochs: Passes over the training split, at most.
-        learning_rate: Of Adam, at its highest.
+        optimizer: "adam", "adagrad" or "sgd"; each changes only the rows of embeddings that a batch touches.
+        learning_rate: At its highest.
         warmup_steps: Steps over which the learning rate grows from 0.
         schedule: "constant", or "cosine" and "linear" decay to 0 at the last epoch.
-        beta_2: Decay of Adam's second moment.
-        weight_decay: Decoupled (AdamW); 0 is plain Adam.
+        beta_2: Decay of the second moment, of "adam".
+        momentum: Of "adagrad" and "sgd".
+        weight_decay: Decoupled, as in AdamW.
         clip_norm: Largest global norm of the gradients; 0 does not clip.
         patience: Epochs without a better validation NDCG@10 before training stops; 0 never stops early.
         validate_every: Epochs between validations.
@@ -102,10 +104,12 @@ class TrainConfig:
     """
 
     epochs: int = 100
+    optimizer: str = "adam"
     learning_rate: float = 1e-3
     warmup_steps: int = 0
     schedule: str = "constant"
     beta_2: float = 0.98
+    momentum: float = 0.0
     weight_decay: float = 0.0
     clip_norm: float = 0.0
     patience: int = 10
@@ -119,6 +123,9 @@ class TrainConfig:
             check_at_least(f"train.{name}", getattr(self, name), least)
         for name in ("weight_decay", "clip_norm", "patience", "seed"):
             check_at_least(f"train.{name}", getattr(self, name), 0)
+        check_choice("train.optimizer", self.optimizer, ("adam", "adagrad", "sgd"))
+        check_rate("train.beta_2", self.beta_2)
+        check_rate("train.momentum", self.momentum)
         if self.seed >= 2**31:
             raise ValueError(f"train.seed must be below 2^31, got {self.seed}.")
         check_choice("train.schedule", self.schedule, ("constant", "cosine", "linear"))

@@ -81,7 +81,7 @@ class NextItemObjective(keras.layers.Layer):
         targets: int32 [N], true items.
         sequence: int32 [B, S], the items of each sequence; "uniform" negatives are none of them.
         is_target: bool [B, L], where the N targets are.
-        table: float32 [V, D], item vectors.
+        table: float32 [V, D], item vectors; a `tf.Variable`, or a tensor.
         bias: float32 [V], item biases, or None.
 
     Returns:
@@ -129,7 +129,7 @@ class NextItemObjective(keras.layers.Layer):
         config = self.config
         hidden = tf.cast(hidden, tf.float32)
         if config.loss == "softmax":
-            logits = tf.matmul(hidden, table[1:], transpose_b=True)  # [N, V - 1]
+            logits = tf.matmul(hidden, table[1 : self.num_items + 1], transpose_b=True)  # [N, V - 1]
             logits = logits if bias is None else logits + bias[1:]
             return losses.cross_entropy(logits / config.temperature, targets - 1)
         positive = tf.reduce_sum(hidden * tf.gather(table, targets), axis=-1)

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf.config import ModelConfig, check_at_least, check_choice, check_rate
+from seqrec_tf.layers.embedding import Embedding
 
 # Added to the logit of a key that may not be seen. Finite, so that a row without any key is uniform instead of NaN.
 _HIDDEN = -1e9
@@ -248,13 +249,7 @@ class SequenceEncoder(keras.layers.Layer):
     def build(self, embedded_shape, is_real_shape=None, position_shape=None):
         dim, dtype = embedded_shape[-1], self.dtype_policy
         # Row p is the p-th newest event; row 0 is padding.
-        self.positions = keras.layers.Embedding(
-            self.config.max_len + 1,
-            dim,
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
-            name="positions",
-            dtype=dtype,
-        )
+        self.positions = Embedding(self.config.max_len + 1, dim, name="positions", dtype=dtype)
         self.dropout = keras.layers.Dropout(self.config.dropout_rate, dtype=dtype)
         self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm", dtype=dtype)
         self.blocks = [
@@ -270,7 +265,6 @@ class SequenceEncoder(keras.layers.Layer):
             )
             for i in range(self.config.num_blocks)
         ]
-        self.positions.build()
         self.norm.build(embedded_shape)
         for block in self.blocks:
             block.build(embedded_shape)

@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from seqrec_tf.layers.embedding import Embedding
+
 # Whom no dataset has: padding of the table, and a request without a user.
 _NOBODY = -1
 
@@ -23,7 +25,7 @@ class UserEmbedding(keras.layers.Layer):
     Args:
         num_users: Users that have training sequences.
         dim: Width of the vectors.
-        embeddings_initializer: Of the vectors.
+        initializer: Of the vectors, as that of `Embedding`.
 
     Call arguments:
         user: int64 [B], from `records.user_fingerprint`.
@@ -35,7 +37,7 @@ class UserEmbedding(keras.layers.Layer):
         ValueError: There are no users.
     """
 
-    def __init__(self, num_users, dim, *, embeddings_initializer="glorot_uniform", **kwargs):
+    def __init__(self, num_users, dim, *, initializer="glorot_uniform", **kwargs):
         super().__init__(**kwargs)
         if num_users < 1:
             raise ValueError(
@@ -44,7 +46,7 @@ class UserEmbedding(keras.layers.Layer):
             )
         self.num_users = num_users
         self.dim = dim
-        self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+        self.vectors = Embedding(num_users, dim, initializer=initializer, name="vectors", dtype=self.dtype_policy)
 
     def build(self, user_shape=None):
         self.fingerprints = self.add_weight(
@@ -53,9 +55,6 @@ class UserEmbedding(keras.layers.Layer):
             dtype="int64",
             initializer=keras.initializers.Constant(_NOBODY),
             trainable=False,
-        )
-        self.embeddings = self.add_weight(
-            name="embeddings", shape=[self.num_users, self.dim], initializer=self.embeddings_initializer
         )
 
     def adapt(self, fingerprints) -> None:
@@ -70,8 +69,7 @@ class UserEmbedding(keras.layers.Layer):
 
     def call(self, user):
         row, is_known = self._find(user)
-        # keras.layers.Embedding's gather, which keeps the gradient sparse.
-        vectors = keras.ops.take(self.embeddings, row, axis=0)
+        vectors = self.vectors(row)
         return tf.where(is_known[:, None], vectors, tf.zeros_like(vectors))
 
     def _find(self, user):
@@ -84,5 +82,5 @@ class UserEmbedding(keras.layers.Layer):
             **super().get_config(),
             "num_users": self.num_users,
             "dim": self.dim,
-            "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+            "initializer": self.vectors.get_config()["initializer"],
         }

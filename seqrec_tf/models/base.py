@@ -110,7 +110,10 @@ class SequenceModel(keras.Model):
         raise NotImplementedError
 
     def item_table(self):
-        """Output embeddings: float [V, D], row 0 is padding."""
+        """Output embeddings, row 0 being padding: a tensor or `tf.Variable`, float [V, D], perhaps with more rows.
+
+        Of a variable, sampled losses read and change only the rows that they need.
+        """
         raise NotImplementedError
 
     def item_bias(self):
@@ -128,14 +131,15 @@ class SequenceModel(keras.Model):
 
     def score_block(self, query, start, stop):
         """Scores of the items with ids in [start, stop): float32 [B, stop - start]."""
-        table = tf.cast(self.item_table()[start:stop], tf.float32)
+        table = tf.cast(tf.convert_to_tensor(self.item_table())[start:stop], tf.float32)
         scores = tf.matmul(tf.cast(query, tf.float32), table, transpose_b=True)
         bias = self.item_bias()
         return scores if bias is None else scores + bias[start:stop]
 
     def score_candidates(self, query, candidates):
         """Scores of each row's own candidates, int [B, K]: float32 [B, K]."""
-        vectors = tf.cast(tf.gather(self.item_table(), candidates), tf.float32)  # [B, K, D]
+        table = tf.convert_to_tensor(self.item_table())
+        vectors = tf.cast(tf.gather(table, candidates), tf.float32)  # [B, K, D]
         scores = tf.einsum("bd,bkd->bk", tf.cast(query, tf.float32), vectors)
         bias = self.item_bias()
         return scores if bias is None else scores + tf.gather(bias, candidates)
@@ -252,7 +256,7 @@ class SequenceModel(keras.Model):
             tf.boolean_mask(y, is_target),
             sequence=negatives_avoid(x, y),
             is_target=is_target,
-            table=tf.convert_to_tensor(self.item_table()),
+            table=self.item_table(),
             bias=self.item_bias(),
         )
 

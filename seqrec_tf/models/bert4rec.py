@@ -20,7 +20,7 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf.config import check_rate
-from seqrec_tf.layers import EncoderConfig, SequenceEncoder
+from seqrec_tf.layers import Embedding, EncoderConfig, SequenceEncoder
 from seqrec_tf.models.base import SequenceModel, pad
 from seqrec_tf.objective import ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID
@@ -55,12 +55,8 @@ class BERT4Rec(SequenceModel):
         """Item table, encoder, projection."""
         config = self.config
         # The row after the last item is the mask.
-        self.items = keras.layers.Embedding(
-            self.num_items + 2,
-            config.dim,
-            embeddings_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
-            name="items",
-        )
+        initializer = keras.initializers.TruncatedNormal(stddev=0.02)
+        self.items = Embedding(self.num_items + 2, config.dim, initializer=initializer, name="items")
         self.encoder = SequenceEncoder(config, is_causal=False, name="encoder")
         self.projection = keras.layers.Dense(config.dim, activation="gelu", name="projection")
         self.projection.build([None, config.dim])
@@ -69,8 +65,8 @@ class BERT4Rec(SequenceModel):
         self.bias = self.add_weight(name="bias", shape=[self.num_items + 1], initializer="zeros", dtype="float32")
 
     def item_table(self):
-        """The table that also embeds the inputs, without the mask: float [V, D]."""
-        return self.items.embeddings[: self.num_items + 1]
+        """The table that also embeds the inputs, its last row being the mask: float [V + 1, D]."""
+        return self.items.table
 
     def item_bias(self):
         """A score of each item for itself: float32 [V]."""

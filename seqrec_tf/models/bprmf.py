@@ -18,7 +18,7 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf.config import check_at_least
-from seqrec_tf.layers import UserEmbedding
+from seqrec_tf.layers import Embedding, UserEmbedding
 from seqrec_tf.models.base import SEEN, SequenceModel, pad
 from seqrec_tf.objective import ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS, USER_ID
@@ -51,19 +51,13 @@ class BPRMF(SequenceModel):
 
     def create_layers(self):
         """Tables of users and of items, item biases."""
-        initializer = keras.initializers.RandomNormal(stddev=0.05)
-        self.users = UserEmbedding(
-            self.schema.num_users, self.config.dim, embeddings_initializer=initializer, name="users"
-        )
-        self.items = keras.layers.Embedding(
-            self.num_items + 1, self.config.dim, embeddings_initializer=initializer.clone(), name="items"
-        )
-        self.items.build()
+        self.users = UserEmbedding(self.schema.num_users, self.config.dim, initializer=0.05, name="users")
+        self.items = Embedding(self.num_items + 1, self.config.dim, initializer=0.05, name="items")
         self.bias = self.add_weight(name="bias", shape=[self.num_items + 1], initializer="zeros", dtype="float32")
 
     def item_table(self):
         """Vectors of the items: float [V, D]."""
-        return self.items.embeddings
+        return self.items.table
 
     def item_bias(self):
         """A score of each item for anybody: float32 [V]."""

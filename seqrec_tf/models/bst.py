@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf.config import check_at_least
-from seqrec_tf.layers import TransformerBlock, attention_bias
+from seqrec_tf.layers import Embedding, TransformerBlock, attention_bias
 from seqrec_tf.models.base_ranking import AGES, HISTORY, USER, RankingConfig, RankingModel, perceptron
 from seqrec_tf.schema import PADDING_ID, TIMESTAMPS
 
@@ -60,14 +60,9 @@ class BST(RankingModel):
         """Tables of items and ages, blocks, perceptron."""
         config = self.config
         width = config.dim + config.age_dim
-        initializer = keras.initializers.RandomNormal(stddev=0.05)
         self.make_users()
-        self.items = keras.layers.Embedding(
-            self.num_items + 1, config.dim, embeddings_initializer=initializer, name="items"
-        )
-        self.ages = keras.layers.Embedding(
-            self.num_ages, config.age_dim, embeddings_initializer=initializer.clone(), name="ages"
-        )
+        self.items = Embedding(self.num_items + 1, config.dim, initializer=0.05, name="items")
+        self.ages = Embedding(self.num_ages, config.age_dim, initializer=0.05, name="ages")
         self.dropout = keras.layers.Dropout(config.dropout_rate)
         self.blocks = [
             TransformerBlock(

@@ -16,6 +16,7 @@ import dataclasses
 import keras
 
 from seqrec_tf.config import check_at_least
+from seqrec_tf.layers import Embedding
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.objective import ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS
@@ -46,19 +47,13 @@ class FMC(SequenceModel):
     def create_layers(self):
         """A table of items as what was left, and one of items as what is gone to."""
         self.inputs, self.outputs = (
-            keras.layers.Embedding(
-                self.num_items + 1,
-                self.config.dim,
-                embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
-                name=name,
-            )
-            for name in ("inputs", "outputs")
+            Embedding(self.num_items + 1, self.config.dim, name=name) for name in ("inputs", "outputs")
         )
         self.outputs.build()
 
     def item_table(self):
         """Embeddings of what is gone to: float [V, D]."""
-        return self.outputs.embeddings
+        return self.outputs.table
 
     def call(self, inputs, training=False):
         """Embedding of each event as what was left, float [B, L, D], of `item_ids`, int32 [B, L]."""

@@ -18,7 +18,7 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from seqrec_tf.layers import UserEmbedding
+from seqrec_tf.layers import Embedding, UserEmbedding
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.models.fmc import FMCConfig
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID, USER_ID
@@ -38,19 +38,15 @@ class FPMC(SequenceModel):
 
     def create_layers(self):
         """Tables of users, of items as what was left, and of items for both as what is gone to."""
-        initializer = keras.initializers.RandomNormal(stddev=0.05)
         dim, num_rows = self.config.dim, self.num_items + 1
-        self.users = UserEmbedding(self.schema.num_users, dim, embeddings_initializer=initializer, name="users")
-        self.inputs = keras.layers.Embedding(num_rows, dim, embeddings_initializer=initializer.clone(), name="inputs")
+        self.users = UserEmbedding(self.schema.num_users, dim, initializer=0.05, name="users")
+        self.inputs = Embedding(num_rows, dim, initializer=0.05, name="inputs")
         # [q_j, w_j] of an item in one row, so that both products are one.
-        self.outputs = keras.layers.Embedding(
-            num_rows, 2 * dim, embeddings_initializer=initializer.clone(), name="outputs"
-        )
-        self.outputs.build()
+        self.outputs = Embedding(num_rows, 2 * dim, initializer=0.05, name="outputs")
 
     def item_table(self):
         """Vectors of an item for users, and for what came before it: float [V, 2 D]."""
-        return self.outputs.embeddings
+        return self.outputs.table
 
     def call(self, inputs, training=False):
         """Vectors of the user and of each event, float [B, L, 2 D]."""

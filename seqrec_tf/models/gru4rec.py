@@ -21,6 +21,7 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf.config import check_at_least, check_rate
+from seqrec_tf.layers import Embedding
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.objective import ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID
@@ -68,15 +69,10 @@ class GRU4Rec(SequenceModel):
         """Item tables, item biases, GRU layers."""
         config = self.config
         num_rows = self.num_items + 1
-        self.outputs = keras.layers.Embedding(
-            num_rows, config.units, embeddings_initializer="glorot_uniform", name="outputs"
-        )
-        self.outputs.build()
+        self.outputs = Embedding(num_rows, config.units, initializer="glorot_uniform", name="outputs")
         self.inputs = self.outputs
         if not config.is_tied:
-            self.inputs = keras.layers.Embedding(
-                num_rows, config.dim, embeddings_initializer="glorot_uniform", name="inputs"
-            )
+            self.inputs = Embedding(num_rows, config.dim, initializer="glorot_uniform", name="inputs")
         self.bias = self.add_weight(name="bias", shape=[num_rows], initializer="zeros", dtype="float32")
         self.embedding_dropout = keras.layers.Dropout(config.embedding_dropout_rate)
         self.hidden_dropout = keras.layers.Dropout(config.hidden_dropout_rate)
@@ -86,7 +82,7 @@ class GRU4Rec(SequenceModel):
 
     def item_table(self):
         """Output embeddings: float [V, D]."""
-        return self.outputs.embeddings
+        return self.outputs.table
 
     def item_bias(self):
         """A score of each item for itself: float32 [V]."""

@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf.config import check_at_least
-from seqrec_tf.layers import UserEmbedding
+from seqrec_tf.layers import Embedding, UserEmbedding
 from seqrec_tf.models.base import SequenceModel, negatives_avoid
 from seqrec_tf.models.bprmf import BPRMF
 from seqrec_tf.objective import ObjectiveConfig
@@ -67,12 +67,10 @@ class NeuMF(SequenceModel):
 
     def create_layers(self):
         """A table of users and one of items, each for both halves; the tower; the last, linear layer."""
-        config, initializer = self.config, keras.initializers.RandomNormal(stddev=0.05)
+        config = self.config
         width = config.dim + config.hidden_dims[0] // 2
-        self.users = UserEmbedding(self.schema.num_users, width, embeddings_initializer=initializer, name="users")
-        self.items = keras.layers.Embedding(
-            self.num_items + 1, width, embeddings_initializer=initializer.clone(), name="items"
-        )
+        self.users = UserEmbedding(self.schema.num_users, width, initializer=0.05, name="users")
+        self.items = Embedding(self.num_items + 1, width, initializer=0.05, name="items")
         first, *others = config.hidden_dims
         self.of_user = keras.layers.Dense(first, name="of_user")
         self.of_item = keras.layers.Dense(first, use_bias=False, name="of_item")
@@ -103,15 +101,15 @@ class NeuMF(SequenceModel):
         is_target = y != PADDING_ID
         targets = tf.boolean_mask(y, is_target)
         ids = self.objective.draw(negatives_avoid(x, y), is_target)  # [N, K]
-        scores = self._score(tf.boolean_mask(y_pred, is_target), tf.concat([targets[:, None], ids], axis=1))
+        scores = self._score(tf.boolean_mask(y_pred, is_target), tf.concat([targets[:, None], ids], axis=1), True)
         return self.objective.loss_of_scores(
             scores[:, 0], tf.where(ids == targets[:, None], float("-inf"), scores[:, 1:])
         )
 
-    def _score(self, user, items):
+    def _score(self, user, items, training=False):
         """Scores, float32 [B, K], of users, float [B, W], with items, int [B, K]."""
         dim = self.config.dim
-        item = self.items(items)  # [B, K, W]
+        item = self.items(items, training=training)  # [B, K, W]
         product = user[:, None, :dim] * item[..., :dim]
         hidden = tf.nn.relu(self.of_user(user[:, dim:])[:, None] + self.of_item(item[..., dim:]))
         for layer in self.tower:

@@ -15,7 +15,7 @@ import dataclasses
 
 import keras
 
-from seqrec_tf.layers import EncoderConfig, SequenceEncoder
+from seqrec_tf.layers import Embedding, EncoderConfig, SequenceEncoder
 from seqrec_tf.models.base import SequenceModel, newest_position
 from seqrec_tf.objective import ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID
@@ -45,17 +45,12 @@ class SASRec(SequenceModel):
     def create_layers(self):
         """Item table and encoder."""
         config = self.config
-        self.items = keras.layers.Embedding(
-            self.num_items + 1,
-            config.dim,
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
-            name="items",
-        )
+        self.items = Embedding(self.num_items + 1, config.dim, name="items")
         self.encoder = SequenceEncoder(config, is_causal=True, name="encoder")
 
     def item_table(self):
         """The table that also embeds the inputs: float [V, D]."""
-        return self.items.embeddings
+        return self.items.table
 
     def call(self, inputs, training=False):
         """Hidden states, float [B, L, D], of `item_ids`, int32 [B, L]."""

@@ -23,7 +23,7 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from seqrec_tf.layers import UserEmbedding
+from seqrec_tf.layers import Embedding, UserEmbedding
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.models.fmc import FMCConfig
 from seqrec_tf.models.fpmc import events_or_zero
@@ -45,25 +45,20 @@ class TransRec(SequenceModel):
     def create_layers(self):
         """Points of the items, their biases, the translation of all users and that of each."""
         dim, num_rows = self.config.dim, self.num_items + 1
-        self.items = keras.layers.Embedding(
-            num_rows,
-            dim,
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=dim**-0.5),
-            embeddings_constraint=keras.constraints.MaxNorm(1.0, axis=1),
-            name="items",
+        self.items = Embedding(
+            num_rows, dim, initializer=dim**-0.5, constraint=keras.constraints.MaxNorm(1.0, axis=1), name="items"
         )
-        self.items.build()
-        self.users = UserEmbedding(self.schema.num_users, dim, embeddings_initializer="zeros", name="users")
+        self.users = UserEmbedding(self.schema.num_users, dim, initializer="zeros", name="users")
         self.translation = self.add_weight(name="translation", shape=[dim], initializer="zeros")
         self.bias = self.add_weight(name="bias", shape=[num_rows], initializer="zeros", dtype="float32")
 
     def item_table(self):
         """Points of the items: float [V, D]."""
-        return self.items.embeddings
+        return self.items.table
 
     def item_bias(self):
         """Bias of each item less its squared length: float32 [V]."""
-        squares = tf.reduce_sum(tf.square(tf.cast(self.items.embeddings, tf.float32)), axis=1)
+        squares = tf.reduce_sum(tf.square(tf.cast(self.items.table, tf.float32)), axis=1)
         return tf.convert_to_tensor(self.bias) - squares
 
     def call(self, inputs, training=False):

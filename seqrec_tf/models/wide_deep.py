@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf.config import check_at_least
+from seqrec_tf.layers import Embedding
 from seqrec_tf.models.base_ranking import HISTORY, USER, RankingConfig, RankingModel, perceptron
 from seqrec_tf.schema import PADDING_ID
 
@@ -52,20 +53,11 @@ class WideDeep(RankingModel):
         """Table of items, weights of the wide part, perceptron."""
         config = self.config
         self.make_users()
-        self.items = keras.layers.Embedding(
-            self.num_items + 1,
-            config.dim,
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.05),
-            name="items",
-        )
-        self.wide_items = keras.layers.Embedding(
-            self.num_items + 1, 1, embeddings_initializer="zeros", name="wide_items"
-        )
+        self.items = Embedding(self.num_items + 1, config.dim, initializer=0.05, name="items")
+        self.wide_items = Embedding(self.num_items + 1, 1, initializer="zeros", name="wide_items")
         self.wide_crosses = None
         if config.use_history and config.num_crosses:
-            self.wide_crosses = keras.layers.Embedding(
-                config.num_crosses, 1, embeddings_initializer="zeros", name="wide_crosses"
-            )
+            self.wide_crosses = Embedding(config.num_crosses, 1, initializer="zeros", name="wide_crosses")
         self.dropout = keras.layers.Dropout(config.dropout_rate)
         self.perceptron = perceptron(config, activation=keras.layers.ReLU)
 

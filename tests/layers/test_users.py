@@ -17,7 +17,7 @@ def make_layer(users, num_users=4):
 def test_every_training_user_has_a_row_of_their_own():
     layer = make_layer(["ann", "bob", "cem", "dia"])
     vectors = layer(user_fingerprint(tf.constant(["ann", "bob", "cem", "dia"]))).numpy()
-    assert sorted(map(tuple, vectors)) == sorted(map(tuple, layer.embeddings.numpy()))
+    assert sorted(map(tuple, vectors)) == sorted(map(tuple, layer.vectors.embeddings.numpy()))
 
 
 def test_anybody_else_has_the_zero_vector():
@@ -33,7 +33,7 @@ def test_only_the_batch_s_known_users_have_a_gradient():
     layer = make_layer(["ann", "bob"])
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(layer(user_fingerprint(tf.constant(["ann", "eve"]))))
-    gradient = tf.convert_to_tensor(tape.gradient(loss, layer.embeddings.value)).numpy()
+    gradient = tf.convert_to_tensor(tape.gradient(loss, layer.vectors.table)).numpy()
     assert np.count_nonzero(gradient.any(axis=1)) == 1
 
 
@@ -47,5 +47,5 @@ def test_no_users_at_all_is_an_error():
 
 
 def test_a_layer_comes_back_from_its_config():
-    layer = UserEmbedding(4, 3, embeddings_initializer=keras.initializers.RandomNormal(stddev=0.5))
+    layer = UserEmbedding(4, 3, initializer=keras.initializers.RandomNormal(stddev=0.5))
     assert UserEmbedding.from_config(layer.get_config()).get_config() == layer.get_config()

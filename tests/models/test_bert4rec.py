@@ -210,7 +210,6 @@ def test_the_mask_is_never_recommended_nor_a_rival():
     ids, _ = model.recommend(query, tf.zeros([1, 1], tf.int32), k=NUM_ITEMS)
     assert sorted(ids.numpy()[0]) == [1, 2, 3, 4, 5]
     assert model.rank_targets(query, ids[:, 0], tf.zeros([1, 1], tf.int32)).numpy() == [1]
-    assert model.item_table().shape == (NUM_ITEMS + 1, 4)
 
 
 @pytest.mark.parametrize("loss", ["bce", "sampled-softmax"])

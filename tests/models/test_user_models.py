@@ -24,7 +24,7 @@ def random_model(cls, **options):
         weight.assign(rng.normal(size=weight.shape))
     model.users.adapt(np.array([OTHER, KNOWN]))
     # Rows follow the sorted fingerprints; who is not known is the zero vector.
-    vectors = np.concatenate([model.users.embeddings.numpy(), np.zeros([1, model.users.dim])])
+    vectors = np.concatenate([model.users.vectors.embeddings.numpy(), np.zeros([1, model.users.dim])])
     return model, vectors
 
 
