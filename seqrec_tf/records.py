@@ -179,6 +179,17 @@ class DatasetFolder:
         users = records.map(lambda batch: user_fingerprint(tf.io.parse_example(batch, spec)[schema_lib.USER_ID]))
         return np.concatenate(list(users.as_numpy_iterator()))
 
+    def training_events(self):
+        """Events of the training sequences: numpy int64 [E], the number of the sequence; int64 [E], the item id."""
+        import numpy as np
+        import tensorflow as tf
+
+        spec = parsing_spec(feature for feature in self.schema.features if feature.name == schema_lib.ITEM_IDS)
+        records = tf.data.TFRecordDataset(self.split_files("train"), compression_type=COMPRESSION).batch(10_000)
+        parts = list(records.map(lambda batch: tf.io.parse_example(batch, spec)[schema_lib.ITEM_IDS]))
+        lengths = np.concatenate([part.row_lengths().numpy() for part in parts])
+        return np.repeat(np.arange(len(lengths)), lengths), np.concatenate([part.flat_values.numpy() for part in parts])
+
     def item_files(self) -> list[str]:
         """Paths of the TFRecord shards of item features, sorted; empty where no items file was given."""
         return self._record_files(schema_lib.ITEMS_FOLDER)

@@ -49,7 +49,6 @@ class FMC(SequenceModel):
         self.inputs, self.outputs = (
             Embedding(self.num_items + 1, self.config.dim, name=name) for name in ("inputs", "outputs")
         )
-        self.outputs.build()
 
     def item_table(self):
         """Embeddings of what is gone to: float [V, D]."""

@@ -90,14 +90,24 @@ class GRU4Rec(SequenceModel):
 
     def call(self, inputs, training=False):
         """Hidden states, float [B, L, units], of `item_ids`, int32 [B, L]."""
-        item_ids = inputs[ITEM_IDS]
-        is_real = tf.cast(item_ids != PADDING_ID, tf.int32)
-        # Real events first, in their order, so that the recurrence needs no mask.
-        aligned = tf.gather(item_ids, tf.argsort(1 - is_real, axis=1, stable=True), batch_dims=1)
-        length = tf.shape(item_ids)[1]
-        aligned = tf.pad(aligned, [[0, 0], [0, tf.cast(length == 0, tf.int32)]])  # Keras' GRU needs one step
+        aligned, place = align_left(inputs[ITEM_IDS])  # so that the recurrence needs no mask
         hidden = self.embedding_dropout(self.inputs(aligned), training=training)
         for gru in self.layers_of_gru:
             hidden = self.hidden_dropout(gru(hidden, training=training), training=training)
-        place = tf.maximum(tf.cumsum(is_real, axis=1) - 1, 0)  # where each event has gone
         return tf.gather(hidden, place, batch_dims=1)  # [B, L, units]
+
+
+def align_left(item_ids):
+    """Histories with their events first, in their order.
+
+    Args:
+        item_ids: int32 [B, L], 0 is padding, anywhere.
+
+    Returns:
+        aligned: int32 [B, max(L, 1)], padding to the right.
+        place: int32 [B, L], where each event has gone; padding, where the event before it has.
+    """
+    is_real = tf.cast(item_ids != PADDING_ID, tf.int32)
+    aligned = tf.gather(item_ids, tf.argsort(1 - is_real, axis=1, stable=True), batch_dims=1)
+    aligned = tf.pad(aligned, [[0, 0], [0, tf.cast(tf.shape(item_ids)[1] == 0, tf.int32)]])
+    return aligned, tf.maximum(tf.cumsum(is_real, axis=1) - 1, 0)

@@ -1,0 +1,119 @@
+"""Caser: convolutional sequence embedding (Tang and Wang, WSDM 2018), a baseline of the SASRec and BERT4Rec papers.
+
+The newest events are an image, one row an event: horizontal filters, as wide as the embedding, look for patterns of one
+to all of its rows, vertical filters weigh the rows (Section 3.2). What they find, through a layer, beside the vector of
+the user, is compared with a table of output vectors that is not that of the inputs (Section 3.3). Each window predicts
+the next items, not the next one alone (Section 3.4, "skip behaviors").
+
+Differs from the paper: weight decay (`train.weight_decay`) stands for the L2 terms, and the loss is an option.
+
+Tensor letters: B batch, L length, W events of a window, D model dim, V items (padding row included).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from seqrec_tf.config import check_at_least, check_rate
+from seqrec_tf.layers import Embedding, UserEmbedding
+from seqrec_tf.models.base import SequenceModel
+from seqrec_tf.models.gru4rec import align_left
+from seqrec_tf.objective import ObjectiveConfig
+from seqrec_tf.schema import ITEM_IDS, PADDING_ID, USER_ID
+
+
+@dataclasses.dataclass(frozen=True)
+class CaserConfig(ObjectiveConfig):
+    """Hyper-parameters of Caser, with the paper's values as defaults; those of the loss are in `ObjectiveConfig`.
+
+    Attributes:
+        max_len: Events of a sequence that an epoch learns from.
+        num_negatives: Drawn for each target.
+        dim: Width of the embeddings of items and users.
+        window: Newest events that a prediction looks at (L of the paper).
+        num_targets: Next items that each window predicts (T of the paper).
+        num_horizontal: Horizontal filters of each height.
+        num_vertical: Vertical filters.
+        use_users: Whether users have vectors; without, every user is known by their history alone.
+        dropout_rate: Of what the filters find.
+    """
+
+    max_len: int = 200
+    num_negatives: int = 3
+    dim: int = 50
+    window: int = 5
+    num_targets: int = 3
+    num_horizontal: int = 16
+    num_vertical: int = 4
+    use_users: bool = True
+    dropout_rate: float = 0.5
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("dim", "window", "num_targets", "num_horizontal", "num_vertical"):
+            check_at_least(f"model.{name}", getattr(self, name), 1)
+        check_rate("model.dropout_rate", self.dropout_rate)
+
+
+@keras.saving.register_keras_serializable("seqrec_tf")
+class Caser(SequenceModel):
+    """Convolutions over the newest events, beside the user."""
+
+    config_class = CaserConfig
+
+    def features_to_read(self):
+        """The user, where they have a vector."""
+        return (USER_ID,) if self.config.use_users else ()
+
+    def create_layers(self):
+        """Tables, filters, and the layer on what they find."""
+        config, num_rows = self.config, self.num_items + 1
+        self.users = None
+        if config.use_users:
+            self.users = UserEmbedding(self.schema.num_users, config.dim, initializer=0.05, name="users")
+        self.inputs = Embedding(num_rows, config.dim, initializer=0.05, name="inputs")
+        width = config.dim * (2 if config.use_users else 1)
+        self.outputs = Embedding(num_rows, width, initializer=0.05, name="outputs")
+        self.bias = self.add_weight(name="bias", shape=[num_rows], initializer="zeros", dtype="float32")
+        self.horizontal = [
+            keras.layers.Conv1D(config.num_horizontal, height, activation="relu", name=f"horizontal_{height}")
+            for height in range(1, config.window + 1)
+        ]
+        self.vertical = keras.layers.Dense(config.num_vertical, use_bias=False, name="vertical")
+        self.dropout = keras.layers.Dropout(config.dropout_rate)
+        self.hidden = keras.layers.Dense(config.dim, activation="relu", name="hidden")
+
+    def item_table(self):
+        """Output vectors, for what the filters find and for users: float [V, D], or [V, 2 D] with users."""
+        return self.outputs.table
+
+    def item_bias(self):
+        """A score of each item for itself: float32 [V]."""
+        return tf.convert_to_tensor(self.bias)
+
+    def call(self, inputs, training=False):
+        """What the filters find up to each event, with the user: float [B, L, D], or [B, L, 2 D] with users."""
+        config = self.config
+        item_ids, place = align_left(inputs[ITEM_IDS])
+        batch, length = tf.shape(item_ids)[0], tf.shape(item_ids)[1]
+        events = self.inputs(item_ids) * tf.cast(item_ids != PADDING_ID, self.compute_dtype)[..., None]
+        events = tf.pad(events, [[0, 0], [config.window - 1, 0], [0, 0]])  # before the first event there is nothing
+        windows = tf.stack([events[:, row : row + length] for row in range(config.window)], axis=2)  # [B, L, W, D]
+        windows = tf.reshape(windows, [batch * length, config.window, config.dim])
+        found = [tf.reduce_max(convolve(windows), axis=1) for convolve in self.horizontal]
+        found.append(tf.reshape(self.vertical(tf.transpose(windows, [0, 2, 1])), [batch * length, -1]))
+        found = self.dropout(tf.concat(found, axis=-1), training=training)
+        hidden = tf.reshape(self.hidden(found), [batch, length, config.dim])
+        hidden = tf.gather(hidden, place, batch_dims=1)
+        if self.users is None:
+            return hidden
+        user = tf.repeat(self.users(inputs[USER_ID])[:, None], tf.shape(hidden)[1], axis=1)
+        return tf.concat([hidden, user], axis=-1)
+
+    def target_losses(self, x, y, y_pred):
+        """Loss of each target of each window: float32 [N]; after the last target of a sequence there are none."""
+        later = [tf.pad(y, [[0, 0], [0, ahead]])[:, ahead:] for ahead in range(self.config.num_targets)]
+        return tf.concat([super(Caser, self).target_losses(x, targets, y_pred) for targets in later], axis=0)
