@@ -23,6 +23,8 @@ from beam_jobs import parsing, read_events
 from beam_jobs.options import FORMATS, NONE, Options
 from beam_jobs.parsing import Columns, LineError, TextFormat
 from beam_jobs.read_events import Range
+from seqrec_tf import features
+from seqrec_tf.config import check_choice
 from seqrec_tf.schema import ITEM_ID, Feature
 
 # The item's id among the features of an item record.
@@ -38,6 +40,7 @@ _BY_EXTENSION = {
 }
 _DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "pipe": "|", "semicolon": ";"}
 _LINES_TO_PEEK = 100
+_ITEMS_TO_PEEK = 1_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,13 +68,14 @@ class EventsInput:
 
 @dataclasses.dataclass(frozen=True)
 class ItemsInput:
-    """The items files: what to read and the features that come of it, the item's id first."""
+    """The items files: what to read, the features that come of it (the item's id first), what was inferred."""
 
     parts: tuple[Range, ...]
     text_format: TextFormat | None
     id_column: str | int
     columns: tuple[str | int, ...]
     features: tuple[Feature, ...]
+    notes: tuple[str, ...]
 
 
 def find_files(patterns: Sequence[str], option: str) -> list[FileMetadata]:
@@ -196,13 +200,36 @@ def inspect_items(options: Options, *, first_number: int) -> ItemsInput:
     others = [(name, column) for name, column in zip(names, columns, strict=True) if name != id_name]
     if any(name == ITEM_ID for name, _ in others):
         raise ValueError(f"{path} has a column {ITEM_ID!r} that is not the --item-id-column; name it differently.")
+    other_names, other_columns = [name for name, _ in others], tuple(column for _, column in others)
+    kinds = _declared_kinds(options.item_feature, other_names)
+    notes = []
+    if missing := [name for name in other_names if name not in kinds]:
+        peeked = read_events.ReadItems(text_format, id_column, other_columns).peek(parts[0], _ITEMS_TO_PEEK)
+        fields = dict(zip(other_names, zip(*peeked, strict=True), strict=False))
+        inferred = {name: features.infer(fields.get(name, ())) for name in missing}
+        kinds |= inferred
+        notes.append(f"item features {' '.join(f'{name}:{kind}' for name, kind in inferred.items())}")
     return ItemsInput(
         tuple(parts),
         text_format,
         id_column,
-        tuple(column for _, column in others),
-        (ITEM_ID_FEATURE, *(Feature(name, "string", (), "as in the items file") for name, _ in others)),
+        other_columns,
+        (ITEM_ID_FEATURE, *(features.feature_of(name, kinds[name]) for name in other_names)),
+        tuple(notes),
     )
+
+
+def _declared_kinds(declarations: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    kinds = {}
+    for declaration in declarations:
+        name, colon, kind = declaration.rpartition(":")
+        if not colon:
+            raise ValueError(f"--item-feature expects NAME:KIND, such as price:number, got {declaration!r}.")
+        if name not in names:
+            raise ValueError(f"The items files have no column {name!r} (--item-feature){_nearest(name, names)}.")
+        check_choice(f"The kind of --item-feature {name}", kind, features.KINDS)
+        kinds[name] = kind
+    return kinds
 
 
 def cut_files(

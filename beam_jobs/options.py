@@ -13,6 +13,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs import parsing, sequences
 from beam_jobs.presets import PRESETS
+from seqrec_tf import features
 
 NONE = "none"
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "sequences")
@@ -47,6 +48,7 @@ class Options:
     items_encoding: str = "utf-8"
     items_columns: str = ""
     item_id_column: str = "item_id"
+    item_feature: tuple[str, ...] = ()
     require_items: bool = False
     duplicates: str = "keep"
     min_item_events: int = 1
@@ -116,6 +118,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(side, "items-encoding", "of the items files")
     option(side, "items-columns", "names of the columns, comma-separated, where the files have no header")
     option(side, "item-id-column", "name of the column with the item's id")
+    option(
+        side,
+        "item-feature",
+        f"what a column holds, NAME:KIND, such as price:number; KIND is one of {', '.join(features.KINDS)} (several, "
+        "as in a|b); columns that are not named here are looked at, and what they seem to hold is shown",
+        nargs="+",
+        action="extend",
+        metavar="NAME:KIND",
+    )
     option(side, "require-items", "drop events of items that the items files lack")
 
     filters = parser.add_argument_group("filters, in this order")
@@ -178,7 +189,9 @@ def resolve(args: argparse.Namespace) -> Options:
                 if option == "input" or is_there(name):
                     known[option] = (f"{folder}/{name}",)
     values = known | given
-    for name in ("input", "test_input", "valid_input", "items"):
+    if not values.get("items") and "item_feature" not in given:
+        values.pop("item_feature", None)  # the preset's
+    for name in ("input", "test_input", "valid_input", "items", "item_feature"):
         values[name] = tuple(values.get(name, ()))
     return Options(**values)
 
@@ -211,8 +224,9 @@ def check_options(options: Options) -> None:
         raise ValueError("--positive-only needs --label-column.")
     if options.label_threshold is not None and options.label_column == NONE:
         raise ValueError("--label-threshold needs --label-column.")
-    if options.require_items and not options.items:
-        raise ValueError("--require-items needs --items.")
+    for name in ("require_items", "item_feature"):
+        if getattr(options, name) and not options.items:
+            raise ValueError(f"--{name.replace('_', '-')} needs --items.")
     by_files = options.split == "files"
     for name in ("test_input", "valid_input", "valid_sequences"):
         if getattr(options, name) and not by_files:

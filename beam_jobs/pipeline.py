@@ -148,8 +148,14 @@ class PrepareSequences(beam.PTransform):
         read = begin | "Events" >> _Read(plan.events.parts, reader)
         counts, rejected, lines = [read[COUNTS]], [read[REJECTED]], [read[LINES]]
         rows = None
+        learned = begin | "No features" >> beam.Create([{}])
         if plan.items:
-            items_reader = read_events.ReadItems(plan.items.text_format, plan.items.id_column, plan.items.columns)
+            items_reader = read_events.ReadItems(
+                plan.items.text_format,
+                plan.items.id_column,
+                plan.items.columns,
+                [feature.kind for feature in plan.items.features[1:]],
+            )
             read_items = begin | "Items" >> _Read(plan.items.parts, items_reader)
             counts.append(read_items[COUNTS])
             rejected.append(read_items[REJECTED])
@@ -213,12 +219,17 @@ class PrepareSequences(beam.PTransform):
         digests = [self._write(encoded["main"], "Sequences", plan.num_shards)]
         if rows is not None:
             grouped = {
-                "id": vocabulary | "Items to ids" >> beam.FlatMap(lambda words: write_dataset.ids_of(words).items()),
+                "id": vocabulary | "Items to ids" >> beam.FlatMap(_ids_and_counts),
                 "rows": rows,
             } | "Join items" >> beam.CoGroupByKey()
+            learned = (
+                grouped
+                | "Training items" >> beam.FlatMap(write_dataset.training_fields)
+                | "Learn features" >> beam.CombineGlobally(write_dataset.LearnFeatures(plan.schema.item_features[1:]))
+            )
             encode_items = write_dataset.EncodeItems(plan.schema.item_features, num_shards=1)
             num_items = AsSingleton(vocabulary | "Size" >> beam.Map(len))
-            encoded = _counting_pardo(grouped, "Encode items", encode_items, num_items)
+            encoded = _counting_pardo(grouped, "Encode items", encode_items, num_items, AsSingleton(learned))
             counts.append(encoded[COUNTS])
             digests.append(self._write(encoded["main"], "Items", 1))
 
@@ -256,6 +267,7 @@ class PrepareSequences(beam.PTransform):
                 finish,
                 AsSingleton(vocabulary),
                 AsSingleton(num_users),
+                AsSingleton(learned),
                 AsDict(totals),
                 AsDict(by_step),
                 AsDict(digests | "All files" >> beam.Flatten()),
@@ -331,6 +343,12 @@ def _vocabulary_counts(element: tuple[tuple[str, str], int], *, keep_unseen: boo
         yield item, number
     elif keep_unseen:
         yield item, 0
+
+
+def _ids_and_counts(vocabulary: list[tuple[str, int]]):
+    """(item, (id, training events))."""
+    for number, (item, count) in enumerate(vocabulary, start=1):
+        yield item, (number, count)
 
 
 def _training_user(element):

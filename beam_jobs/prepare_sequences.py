@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     # A local folder gets its name when it is whole. A remote one has no rename; there COMPLETED, written last, tells.
     partial = f"{output}.partial-{uuid.uuid4().hex[:8]}" if is_local else output
     plan = make_plan(options, partial)
-    for note in plan.events.notes:
+    for note in (*plan.events.notes, *(plan.items.notes if plan.items else ())):
         sys.stderr.write(f"Inferred {note}.\n")
     if is_local:
         os.makedirs(partial)

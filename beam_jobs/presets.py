@@ -25,6 +25,7 @@ _ML_1M_ITEMS = {
     "items_delimiter": "::",
     "items_encoding": "latin-1",
     "items_columns": "item_id,title,genres",
+    "item_feature": ("title:text", "genres:categories"),
 }
 _ML_100K_GENRES = (
     "unknown,action,adventure,animation,children,comedy,crime,documentary,drama,fantasy,film_noir,horror,musical,"
@@ -46,6 +47,13 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
                 "items_delimiter": "|",
                 "items_encoding": "latin-1",
                 "items_columns": f"item_id,title,release_date,video_release_date,imdb_url,{_ML_100K_GENRES}",
+                "item_feature": (
+                    "title:text",
+                    "release_date:text",
+                    "video_release_date:text",
+                    "imdb_url:text",
+                    *(f"{genre}:number" for genre in _ML_100K_GENRES.split(",")),
+                ),
             },
             {"input": "u.data", "items": "u.item"},
         ),

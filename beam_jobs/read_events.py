@@ -32,6 +32,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_jobs import parsing, storage
 from beam_jobs.parsing import Columns, LineError, TextFormat
+from seqrec_tf import features
 
 # Events that a reader holds before it hands them on: some 50 MB.
 EVENTS_HELD = 250_000
@@ -305,12 +306,29 @@ class ReadItems(ReadRange):
         text_format: How lines are written, None for Parquet.
         id_column: Which column is the item's id.
         columns: The others.
+        kinds: Of the features that the others hold, so that fields that cannot be of them are rejected.
     """
 
     _optional_keys = True
 
-    def __init__(self, text_format: TextFormat | None, id_column: str | int, columns: Sequence[str | int]):
+    def __init__(
+        self,
+        text_format: TextFormat | None,
+        id_column: str | int,
+        columns: Sequence[str | int],
+        kinds: Sequence[str] = (),
+    ):
         super().__init__(text_format, (id_column, *columns))
+        self._kinds = tuple(kinds)
+
+    def peek(self, part: Range, number: int) -> Iterator[list[str]]:
+        """The columns of the first records of a range, as text; what cannot be read is left out."""
+        parse, records = self._open(part)
+        for _, record in itertools.islice(records, number):
+            with contextlib.suppress(LineError):
+                values = parse(record)
+                if values is not None:
+                    yield [_column_text(value) for value in values[1:]]
 
     def start_bundle(self):
         """Start from nothing."""
@@ -319,8 +337,13 @@ class ReadItems(ReadRange):
 
     def handle(self, part: Range, position: int, values: Sequence[Any]) -> None:
         """Hold one item."""
-        row = (parsing.parse_id(values[0], "item id"), (position, [_column_text(value) for value in values[1:]]))
-        self._rows.append(row)
+        item, fields = parsing.parse_id(values[0], "item id"), [_column_text(value) for value in values[1:]]
+        for kind, field in zip(self._kinds, fields, strict=False):
+            try:
+                features.parse(kind, field)
+            except ValueError as error:
+                raise LineError(f"bad {kind}", str(error)) from None
+        self._rows.append((item, (position, fields)))
 
     def flush(self, *, at_least: int = 0) -> Iterable[Any]:
         """The items held."""

@@ -17,7 +17,7 @@ from beam_jobs import storage
 from beam_jobs.parsing import ITEM, LABEL, TIME, WEIGHT, Event, Key
 from beam_jobs.read_events import Counting
 from beam_jobs.sequences import Cut
-from seqrec_tf import records
+from seqrec_tf import features, records
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import Feature, Schema
 
@@ -91,32 +91,81 @@ class EncodeSequences(Counting):
         return values
 
 
-class EncodeItems(Counting):
-    """(item, {"id": [id], "rows": [(position, values), ...]}) to ((items folder, shard), (order, Example)).
+def training_fields(element) -> Iterator[list[str]]:
+    """The fields of an item that has training events; `element` as in `EncodeItems`."""
+    _, grouped = element
+    if grouped["rows"] and any(count for _, count in grouped["id"]):
+        yield min(grouped["rows"])[1]
+
+
+class LearnFeatures(beam.CombineFn):
+    """Fields of items to what was learned of each feature, by its name.
 
     Args:
-        features: The item's id, then its other columns.
+        item_features: The features, in the order of the fields.
+    """
+
+    def __init__(self, item_features: Sequence[Feature]):
+        self._features = tuple(item_features)
+
+    def create_accumulator(self) -> list[features.Learner]:
+        """Nothing learned yet."""
+        return [features.Learner(feature.kind) for feature in self._features]
+
+    def add_input(self, learners: list[features.Learner], fields: Sequence[str]) -> list[features.Learner]:
+        """Learn from one item."""
+        for learner, field in zip(learners, fields, strict=True):
+            learner.add(field)
+        return learners
+
+    def merge_accumulators(self, parts: Iterable[list[features.Learner]]) -> list[features.Learner]:
+        """Learn what all have learned."""
+        merged = self.create_accumulator()
+        for learners in parts:
+            for learner, other in zip(merged, learners, strict=True):
+                learner.merge(other)
+        return merged
+
+    def extract_output(self, learners: list[features.Learner]) -> dict[str, dict[str, Any]]:
+        """What the encoder needs."""
+        return {feature.name: learner.result() for feature, learner in zip(self._features, learners, strict=True)}
+
+
+class EncodeItems(Counting):
+    """Items to ((items folder, shard), (order, Example)).
+
+    An element is (item, {"id": [(id, training events)], "rows": [(position, fields), ...]}).
+
+    Args:
+        item_features: The item's id, then its other columns.
         num_shards: Files, each holding a run of ids.
     """
 
-    def __init__(self, features: Sequence[Feature], num_shards: int):
-        self._features = tuple(features)
+    def __init__(self, item_features: Sequence[Feature], num_shards: int):
+        self._features = tuple(item_features)
         self._num_shards = num_shards
+        self._encode: features.Encoder | None = None
 
-    def process(self, element, num_items: int) -> Iterator[tuple[tuple[str, int], tuple[bytes, bytes]]]:
+    def process(
+        self, element, num_items: int, learned: dict[str, dict[str, Any]]
+    ) -> Iterator[tuple[tuple[str, int], tuple[bytes, bytes]]]:
         """Encode one item."""
         item, grouped = element
         ids, rows = list(grouped["id"]), sorted(grouped["rows"])
+        self._encode = self._encode or features.Encoder(self._features[1:], learned)
         self.counts["items_file_duplicates",] += max(len(rows) - 1, 0)
         if not ids:
             self.counts["items_file_without_events",] += 1
             return
         if not rows:
             self.counts["items_without_side_information",] += 1
-        values = rows[0][1] if rows else [""] * (len(self._features) - 1)  # the first row of an item counts
-        record = dict(zip([feature.name for feature in self._features], [item, *values], strict=True))
-        shard = (ids[0] - 1) * self._num_shards // num_items
-        order = ids[0].to_bytes(8, "big")
+        if any(fields != rows[0][1] for _, fields in rows):
+            self.counts["items_file_conflicts",] += 1
+        fields = rows[0][1] if rows else [""] * (len(self._features) - 1)  # the first row of an item counts
+        record = {self._features[0].name: item, **self._encode(fields)}
+        number, _ = ids[0]
+        shard = (number - 1) * self._num_shards // num_items
+        order = number.to_bytes(8, "big")
         yield (schema_lib.ITEMS_FOLDER, shard), (order, records.encode_example(record, self._features))
 
 
@@ -173,6 +222,7 @@ class Finish:
         _: Any,
         vocabulary: list[tuple[str, int]],
         num_users: int,
+        learned: dict[str, dict[str, Any]],
         counts: dict[tuple, int],
         step_items: dict[str, tuple[int, int]],
         digests: dict[str, str],
@@ -187,17 +237,19 @@ class Finish:
             self.schema,
             num_items=len(vocabulary),
             num_users=num_users,
+            item_features=features.with_sizes(self.schema.item_features, learned),
             max_len=max((length for counter in lengths.values() for length in counter), default=0),
         )
         vocabulary_text = "".join(f"{item}\n" for item, _ in vocabulary)
         counts_text = "".join(f"{number}\n" for _, number in vocabulary)
         stats = self._stats(vocabulary, counts, step_items, lengths)
         stats["fingerprint"] = hashlib.sha256(
-            json.dumps([schema.to_dict(), vocabulary_text, counts_text, sorted(digests.items())]).encode()
+            json.dumps([schema.to_dict(), vocabulary_text, counts_text, learned, sorted(digests.items())]).encode()
         ).hexdigest()
         for file, text in (
             (schema_lib.ITEM_VOCABULARY_FILE, vocabulary_text),
             (schema_lib.ITEM_COUNTS_FILE, counts_text),
+            *([(schema_lib.FEATURES_FILE, json.dumps(learned, indent=1) + "\n")] if learned else []),
             (schema_lib.SCHEMA_FILE, schema.to_json()),
             (schema_lib.STATS_FILE, json.dumps(stats, indent=2, ensure_ascii=False) + "\n"),
         ):
@@ -236,6 +288,7 @@ class Finish:
                 "without_side_information": count("items_without_side_information"),
                 "in_items_file_without_events": count("items_file_without_events"),
                 "duplicates_in_items_file": count("items_file_duplicates"),
+                "conflicting_in_items_file": count("items_file_conflicts"),
             }
         return {
             "made_by": {"seqrec_tf": seqrec_tf.__version__, "apache_beam": beam.__version__},

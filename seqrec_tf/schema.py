@@ -40,6 +40,7 @@ STATS_FILE = "stats.json"
 COMPLETED_FILE = "COMPLETED"
 ITEM_VOCABULARY_FILE = "vocabularies/item_id.txt"  # line k (from 1) is the item with id k
 ITEM_COUNTS_FILE = "vocabularies/item_count.txt"  # line k: training events of item k
+FEATURES_FILE = "vocabularies/features.json"  # what was learned of the columns of the items file
 ITEMS_FOLDER = "items"  # one Example per item, in id order; only where an items file was given
 REJECTED_FOLDER = "rejected"
 
@@ -56,12 +57,16 @@ class Feature:
         dtype: "int64", "float32" or "string".
         shape: `()` for one value a record, `(None,)` for one value an event, `(n,)` for a vector.
         doc: What it holds, with its unit.
+        kind: Of a side feature, of `features.KINDS`; "" of others.
+        num_values: Ids that a category may have, from 0; 0 where it is none.
     """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
     doc: str = ""
+    kind: str = ""
+    num_values: int = 0
 
     def __post_init__(self):
         if self.dtype not in DTYPES:
@@ -148,4 +153,7 @@ class Schema:
 
 
 def _describe(feature: Feature | None) -> str:
-    return "absent" if feature is None else f"{feature.dtype} {list(feature.shape)}"
+    if feature is None:
+        return "absent"
+    categories = f" of {feature.num_values} categories" if feature.num_values else ""
+    return f"{feature.kind} {feature.dtype} {list(feature.shape)}".lstrip() + categories

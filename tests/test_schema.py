@@ -28,7 +28,14 @@ def test_the_json_is_plain_values_with_a_version():
     values = json.loads(SCHEMA.to_json())
     assert values["version"] == schema_lib.SCHEMA_VERSION
     assert values["num_items"] == 5
-    assert values["item_features"][1] == {"name": "image", "dtype": "float32", "shape": [3], "doc": ""}
+    assert values["item_features"][1] == {
+        "name": "image",
+        "dtype": "float32",
+        "shape": [3],
+        "doc": "",
+        "kind": "",
+        "num_values": 0,
+    }
 
 
 def test_another_version_says_what_to_do():

@@ -5,6 +5,7 @@ import filecmp
 import json
 import os
 import random
+import re
 import sys
 from typing import ClassVar
 
@@ -306,13 +307,17 @@ def test_cleaning_steps_are_counted_in_their_order(prepare, tmp_path):
     assert item_rows(outcome) == [("a", "Apple"), ("b", "Banana")]
 
 
+def plain(value):
+    return value.decode() if isinstance(value, bytes) else value.tolist()
+
+
 def item_rows(outcome):
     import tensorflow as tf
 
     features = outcome.folder.schema.item_features
     spec = records.parsing_spec(features)
     return [
-        tuple(parsed[feature.name].numpy().decode() for feature in features)
+        tuple(plain(parsed[feature.name].numpy()) for feature in features)
         for file in outcome.folder.item_files()
         for parsed in (
             tf.io.parse_single_example(example, spec)
@@ -327,9 +332,11 @@ def test_items_files_without_a_header_and_with_gaps_describe_every_item(prepare,
         THREE_USERS,
         *("--items", str(tmp_path / "items.dat"), "--items-format", "csv", "--items-delimiter", "::"),
         "--items-encoding latin-1 --items-columns item_id,title,genres --max-rejected 0.5",
+        *("--item-feature", "title:text"),
     )
     assert outcome.status == 0, outcome.err
-    assert item_rows(outcome) == [("a", "", ""), ("b", "Pâté", "Food|Meat"), ("c", "", "")]
+    assert "Inferred item features genres:categories.\n" in outcome.err
+    assert item_rows(outcome) == [("a", "", []), ("b", "Pâté", [2, 3]), ("c", "", [])]
     assert outcome.stats["items"]["without_side_information"] == 2
     assert outcome.stats["input"]["items_file"]["rejected_by_reason"] == {"wrong number of columns": 1}
     assert [(row["line"], row["text"]) for row in outcome.rejected()] == [(2, "q")]
@@ -338,10 +345,55 @@ def test_items_files_without_a_header_and_with_gaps_describe_every_item(prepare,
 def test_json_items_may_lack_keys(prepare, tmp_path):
     rows = [{"item_id": "a", "price": 1.5, "tags": ["x", "é"]}, {"item_id": "b", "new": True}, {"price": 2}]
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    outcome = prepare(THREE_USERS, f"--items {tmp_path / 'items.jsonl'} --max-rejected 0.4")
+    outcome = prepare(
+        THREE_USERS,
+        f"--items {tmp_path / 'items.jsonl'} --max-rejected 0.4",
+        "--item-feature price:text tags:categories new:text",
+    )
     assert outcome.status == 0, outcome.err
-    assert item_rows(outcome) == [("a", "1.5", '["x", "é"]', ""), ("b", "", "", "true"), ("c", "", "", "")]
+    assert item_rows(outcome) == [("a", "1.5", [2, 3], ""), ("b", "", [], "true"), ("c", "", [], "")]
     assert [(row["line"], row["reason"]) for row in outcome.rejected()] == [(3, "empty item id")]
+
+
+def test_item_features_are_learned_from_training_items_alone(prepare, tmp_path):
+    (tmp_path / "items.csv").write_text(
+        "item_id,price,brand,tags,photo\n"
+        "a,1,acme,x|y,a.jpg\nb,3,acme,y,b.jpg\nc,5,zeta,,c.jpg\nnew,100,fresh,fresh|y,d.jpg\nb,4,acme,y,b.jpg\n"
+        "broken,NaN,acme,x,e.jpg\nbroken2,much,acme,x,e.jpg\n"
+    )
+    text = log("t a 1", "t b 2", "t c 3", "u c 1", "u a 2", "v b 11", "v new 12", "w new 21", "w a 22")
+    declared = ("--items", str(tmp_path / "items.csv"), "--item-feature", "price:number", "brand:category")
+    outcome = prepare(text, "--split time --valid-from 10 --test-from 20 --max-rejected 0.5", *declared)
+    assert outcome.status == 0, outcome.err
+    assert "Inferred item features tags:categories photo:image-path.\n" in outcome.err
+    learned = json.loads((outcome.output / schema.FEATURES_FILE).read_text())
+    assert learned["price"] == {"mean": 3.0, "deviation": pytest.approx((8 / 3) ** 0.5)}
+    assert learned["brand"] == {"values": ["acme", "zeta"]}
+    assert learned["tags"] == {"values": ["y", "x"]}
+    rows = {row[0]: row[1:] for row in item_rows(outcome)}
+    deviation = (8 / 3) ** 0.5
+    assert rows["a"] == (pytest.approx(-2 / deviation), 2, [3, 2], "a.jpg")
+    assert rows["new"] == (pytest.approx(97 / deviation), 1, [1, 2], "d.jpg")
+    assert rows["c"][1:3] == (3, [])
+    sizes = {feature.name: feature.num_values for feature in outcome.folder.schema.item_features}
+    assert sizes == {"item_id": 0, "price": 0, "brand": 4, "tags": 4, "photo": 0}
+    assert outcome.stats["items"]["conflicting_in_items_file"] == 1
+    assert [(row["line"], row["reason"]) for row in outcome.rejected()] == [(7, "bad number"), (8, "bad number")]
+
+
+@pytest.mark.parametrize(
+    ("declaration", "message"),
+    [
+        ("price", "NAME:KIND, such as price:number, got 'price'"),
+        ("prize:number", "no column 'prize' .*did you mean 'price'"),
+        ("price:nummer", "must be one of number, .* got 'nummer'. Did you mean 'number'"),
+    ],
+)
+def test_a_wrong_declaration_of_an_item_feature_says_what_is_expected(prepare, tmp_path, declaration, message):
+    (tmp_path / "items.csv").write_text("item_id,price\na,1\n")
+    outcome = prepare(THREE_USERS, "--items", str(tmp_path / "items.csv"), "--item-feature", declaration)
+    assert outcome.status == 2
+    assert re.search(message, outcome.err)
 
 
 UNSEEN = ["t a 1", "t b 2", "u a 1", "u new 11", "u b 12", "v b 11", "v new 12", "v2 new 21", "v2 new 22", "u a 22"]
@@ -623,7 +675,7 @@ def test_movielens_1m_is_known_as_it_is_published(prepare, tmp_path):
     outcome = prepare([], "--preset", "movielens-1m", "--input", str(tmp_path / "ml-1m"))
     assert outcome.status == 0, outcome.err
     assert [row["timestamps"] for row in outcome.records("test")] == [[978300760, 978300761, 978300762, 978300763]]
-    assert item_rows(outcome)[0] == ("7", "Misérables, Les (1995)", "Drama|Musical")
+    assert item_rows(outcome)[0] == ("7", "Misérables, Les (1995)", [2, 3])
 
 
 def test_movielens_100k_needs_no_options_but_its_preset(prepare, data_dir):

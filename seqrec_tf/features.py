@@ -1,0 +1,183 @@
+"""Side features of items: columns of text to what models read. Standard library only.
+
+`number`      standardised by the mean and deviation of training items; NaN where missing.
+`category`    0 where missing, 1 where no training item has it, from 2 in order of frequency.
+`categories`  several of them, each as one; an empty list where missing.
+`text`        as it came; what a text encoder embeds.
+`image-path`  as it came; what an image encoder embeds.
+
+What is learned (which categories there are, means and deviations) comes from items with training events alone.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from seqrec_tf.config import check_choice
+from seqrec_tf.schema import Feature
+
+KINDS = ("number", "category", "categories", "text", "image-path")
+
+# Ids of a category that is not there, and of one that training has not seen.
+MISSING, UNKNOWN = 0, 1
+
+_SEPARATORS = re.compile(r"[|,;]")
+_IMAGE_NAME = re.compile(r".\.(jpe?g|png|gif|webp|bmp)$", re.IGNORECASE)
+# A column whose fields repeat, with at most so many values or so small a share of its rows, holds a category.
+_FEW, _SMALL_SHARE = 20, 0.2
+
+
+def feature_of(name: str, kind: str) -> Feature:
+    """The feature of a column.
+
+    Raises:
+        ValueError: There is no such kind.
+    """
+    check_choice(f"The kind of the feature {name!r}", kind, KINDS)
+    dtype, shape, doc = {
+        "number": ("float32", (), "standardised; NaN where missing"),
+        "category": ("int64", (), "0 where missing, 1 where unknown in training"),
+        "categories": ("int64", (None,), "1 where unknown in training"),
+        "text": ("string", (), "as in the items file"),
+        "image-path": ("string", (), "as in the items file"),
+    }[kind]
+    return Feature(name, dtype, shape, doc, kind)
+
+
+def parse(kind: str, text: str) -> Any:
+    """The value of a field: a float, a string, a list of strings; None (or an empty list) where the field is empty.
+
+    Several categories are a JSON list, or are separated by |, comma or semicolon.
+
+    Raises:
+        ValueError: A number is none, or is NaN or infinite.
+    """
+    text = text.strip()
+    if kind == "categories":
+        if text.startswith("["):
+            values = json.loads(text)
+            return [str(value).strip() for value in values if str(value).strip()]
+        return [part.strip() for part in _SEPARATORS.split(text) if part.strip()]
+    if not text or kind != "number":
+        return text or None
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"expected a finite number, got {text!r}")
+    return number
+
+
+def infer(column: Iterable[str]) -> str:
+    """The kind that a column looks like, by some of its fields."""
+    fields = [text.strip() for text in column if text.strip()]
+    if not fields:
+        return "text"
+    try:
+        for text in fields:
+            parse("number", text)
+        return "number"
+    except ValueError:
+        pass
+    if all(_IMAGE_NAME.search(text) for text in fields):
+        return "image-path"
+    if any("|" in text for text in fields) or all(text.startswith("[") for text in fields):
+        return "categories"
+    distinct = len(set(fields))
+    repeats = distinct < len(fields) and distinct <= max(_FEW, _SMALL_SHARE * len(fields))
+    return "category" if repeats else "text"
+
+
+@dataclasses.dataclass
+class Learner:
+    """What one column teaches; learners of parts of the items merge, in any order, to that of all of them.
+
+    Attributes:
+        kind: Of the feature.
+        counts: Items of each category.
+        number: Items with a number.
+        mean: Of the numbers.
+        squares: Sum of the squared differences from the mean.
+    """
+
+    kind: str
+    counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    number: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, text: str) -> None:
+        """Learn from one field."""
+        value = parse(self.kind, text)
+        if self.kind == "number" and value is not None:
+            self.merge(Learner(self.kind, number=1, mean=value))
+        elif self.kind in ("category", "categories"):
+            self.counts.update([value] if isinstance(value, str) else value or [])
+
+    def merge(self, other: Learner) -> None:
+        """Learn what another has learned (Chan et al., 1983, for the variance)."""
+        self.counts.update(other.counts)
+        total = self.number + other.number
+        if total:
+            difference = other.mean - self.mean
+            self.squares += other.squares + difference**2 * self.number * other.number / total
+            self.mean += difference * other.number / total
+            self.number = total
+
+    def result(self) -> dict[str, Any]:
+        """What `encode` needs, as JSON-serialisable values."""
+        if self.kind == "number":
+            # 9 digits, so that the order in which parts were merged leaves no trace.
+            deviation = math.sqrt(self.squares / self.number) if self.number else 0.0
+            return {"mean": float(f"{self.mean:.9g}"), "deviation": float(f"{deviation:.9g}") or 1.0}
+        if self.kind in ("category", "categories"):
+            return {"values": sorted(self.counts, key=lambda value: (-self.counts[value], value))}
+        return {}
+
+
+class Encoder:
+    """Fields to values, by what was learned.
+
+    Args:
+        features: The features, each with its kind.
+        learned: Name of a feature to the `result` of its learner.
+    """
+
+    def __init__(self, features: Sequence[Feature], learned: Mapping[str, Mapping[str, Any]]):
+        self._features = tuple(features)
+        self._learned = learned
+        self._ids = {
+            name: {value: number for number, value in enumerate(what["values"], start=UNKNOWN + 1)}
+            for name, what in learned.items()
+            if "values" in what
+        }
+
+    def __call__(self, fields: Sequence[str]) -> dict[str, Any]:
+        """One item's values by the names of the features, from its fields in the same order."""
+        pairs = zip(self._features, fields, strict=True)
+        return {feature.name: self._encode(feature, text) for feature, text in pairs}
+
+    def _encode(self, feature: Feature, text: str) -> Any:
+        value = parse(feature.kind, text)
+        if feature.kind == "number":
+            learned = self._learned[feature.name]
+            return math.nan if value is None else (value - learned["mean"]) / learned["deviation"]
+        if feature.kind == "category":
+            return MISSING if value is None else self._ids[feature.name].get(value, UNKNOWN)
+        if feature.kind == "categories":
+            return [self._ids[feature.name].get(one, UNKNOWN) for one in value]
+        return text
+
+
+def with_sizes(features: Iterable[Feature], learned: Mapping[str, Mapping[str, Any]]) -> tuple[Feature, ...]:
+    """The features with the number of ids that their categories have, missing and unknown counted."""
+    return tuple(
+        dataclasses.replace(feature, num_values=len(learned[feature.name]["values"]) + UNKNOWN + 1)
+        if "values" in learned.get(feature.name, {})
+        else feature
+        for feature in features
+    )

@@ -1,0 +1,90 @@
+import math
+import random
+
+import pytest
+
+from seqrec_tf import features
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        ("number", " 1.5 ", 1.5),
+        ("number", "-2e3", -2000.0),
+        ("number", " ", None),
+        ("category", " red ", "red"),
+        ("category", "", None),
+        ("categories", "a|b, c ;;d", ["a", "b", "c", "d"]),
+        ("categories", '["a, b", 3, ""]', ["a, b", "3"]),
+        ("categories", "", []),
+        ("text", "", None),
+    ],
+)
+def test_fields_become_values(kind, text, value):
+    assert features.parse(kind, text) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        ("number", "nan", "expected a finite number, got 'nan'"),
+        ("number", "-inf", "expected a finite number, got '-inf'"),
+        ("number", "x", "'x'"),
+        ("categories", "[1", "delimiter"),
+    ],
+)
+def test_a_field_that_is_not_of_its_kind_is_refused(kind, text, message):
+    with pytest.raises(ValueError, match=message):
+        features.parse(kind, text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "column"),
+    [
+        ("number", ["1", "", "2.5", "0"]),
+        ("category", ["red", "blue", "red", ""]),
+        ("categories", ["a|b", "a", ""]),
+        ("categories", ['["a"]', "[]"]),
+        ("image-path", ["x/1.jpg", "2.PNG"]),
+        ("text", [f"a title, number {number}" for number in range(50)]),
+        ("text", ["", ""]),
+        ("text", []),
+    ],
+)
+def test_the_kind_of_a_column_is_inferred(kind, column):
+    assert features.infer(column) == kind
+
+
+def test_parts_learn_the_same_as_the_whole_in_any_order():
+    rng = random.Random(0)
+    values = [str(rng.gauss(1000.0, 3.0)) for _ in range(200)]
+    whole = features.Learner("number")
+    parts = [features.Learner("number") for _ in range(7)]
+    for place, value in enumerate(values):
+        whole.add(value)
+        parts[place % 7].add(value)
+    merged = features.Learner("number")
+    for part in reversed(parts):
+        merged.merge(part)
+    numbers = [float(value) for value in values]
+    mean = sum(numbers) / 200
+    assert merged.result() == whole.result()
+    assert merged.result()["mean"] == pytest.approx(mean)
+    assert merged.result()["deviation"] == pytest.approx(math.sqrt(sum((x - mean) ** 2 for x in numbers) / 200))
+
+
+def test_a_constant_number_or_none_at_all_is_scaled_by_1():
+    constant = features.Learner("number")
+    constant.add("5")
+    assert constant.result() == {"mean": 5.0, "deviation": 1.0}
+    assert features.Learner("number").result() == {"mean": 0.0, "deviation": 1.0}
+
+
+def test_values_are_encoded_by_what_was_learned():
+    declared = [features.feature_of(name, kind) for name, kind in (("p", "number"), ("c", "category"), ("t", "text"))]
+    encode = features.Encoder(declared, {"p": {"mean": 1.0, "deviation": 2.0}, "c": {"values": ["x", "y"]}, "t": {}})
+    assert encode(["5", "y", "Hello"]) == {"p": 2.0, "c": 3, "t": "Hello"}
+    assert encode(["1", "z", ""]) == {"p": 0.0, "c": features.UNKNOWN, "t": ""}
+    missing = encode(["", "", ""])
+    assert math.isnan(missing["p"])
+    assert missing["c"] == features.MISSING
