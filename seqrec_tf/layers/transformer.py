@@ -101,7 +101,9 @@ class TransformerBlock(keras.layers.Layer):
         dropout_rate: Of what each half adds.
         attention_dropout_rate: Of attention weights; `dropout_rate` where None.
         norm: "pre" (SASRec, Section III-C: x + dropout(f(norm(x)))) or "post" (BERT: norm(x + dropout(f(x)))).
-        activation: Of the hidden layer.
+        activation: Of the hidden layer; "swiglu" (Shazeer 2020, arXiv:2002.05202) is swish(x W) * (x V), of two layers.
+        is_gated: Whether what each half adds is multiplied by sigmoid(x W + b) (LiGR, arXiv:2502.03417), x being the
+            half's input.
 
     Call arguments:
         x: float [B, L, D].
@@ -121,6 +123,7 @@ class TransformerBlock(keras.layers.Layer):
         attention_dropout_rate=None,
         norm="pre",
         activation="relu",
+        is_gated=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -131,6 +134,7 @@ class TransformerBlock(keras.layers.Layer):
         self.attention_dropout_rate = dropout_rate if attention_dropout_rate is None else attention_dropout_rate
         self.norm = norm
         self.activation = activation
+        self.is_gated = is_gated
 
     def build(self, x_shape, bias_shape=None, queries_shape=None):
         dim, dtype = x_shape[-1], self.dtype_policy
@@ -146,11 +150,23 @@ class TransformerBlock(keras.layers.Layer):
         self.feed_forward_norm = keras.layers.LayerNormalization(
             epsilon=1e-6, name="feed_forward_norm", dtype=self.dtype_policy
         )
+        is_swiglu = self.activation == "swiglu"
         self.hidden = keras.layers.Dense(
-            self.feed_forward_dim, activation=self.activation, name="hidden", dtype=self.dtype_policy
+            self.feed_forward_dim * (2 if is_swiglu else 1),
+            activation=None if is_swiglu else self.activation,
+            name="hidden",
+            dtype=self.dtype_policy,
         )
         self.output_projection = keras.layers.Dense(dim, name="output", dtype=dtype)
         self.dropout = keras.layers.Dropout(self.dropout_rate, dtype=dtype)
+        self.gates = []
+        if self.is_gated:
+            self.gates = [
+                keras.layers.Dense(dim, activation="sigmoid", name=f"{half}_gate", dtype=dtype)
+                for half in ("attention", "feed_forward")
+            ]
+        for gate in self.gates:
+            gate.build(x_shape)
         self.attention.build(x_shape)
         self.attention_norm.build(x_shape)
         self.feed_forward_norm.build(x_shape)
@@ -162,16 +178,24 @@ class TransformerBlock(keras.layers.Layer):
             keys_values = self.attention_norm(x)
             normed = keys_values if queries is None else self.attention_norm(queries)
             x = x if queries is None else queries
-            x = x + self.dropout(self.attention(normed, keys_values, bias, training=training), training=training)
+            attended = self.attention(normed, keys_values, bias, training=training)
+            x = x + self.dropout(self._gated(0, attended, normed), training=training)
             return x + self._feed_forward(self.feed_forward_norm(x), training)
         queries = x if queries is None else queries
         attended = self.attention(queries, x, bias, training=training)
-        x = self.attention_norm(queries + self.dropout(attended, training=training))
+        x = self.attention_norm(queries + self.dropout(self._gated(0, attended, queries), training=training))
         return self.feed_forward_norm(x + self._feed_forward(x, training))
 
     def _feed_forward(self, x, training):
-        hidden = self.dropout(self.hidden(x), training=training)
-        return self.dropout(self.output_projection(hidden), training=training)
+        hidden = self.hidden(x)
+        if self.activation == "swiglu":
+            swished, linear = tf.split(hidden, 2, axis=-1)
+            hidden = tf.nn.silu(swished) * linear
+        hidden = self.output_projection(self.dropout(hidden, training=training))
+        return self.dropout(self._gated(1, hidden, x), training=training)
+
+    def _gated(self, half, added, x):
+        return self.gates[half](x) * added if self.gates else added
 
     def get_config(self):
         return {
@@ -182,6 +206,7 @@ class TransformerBlock(keras.layers.Layer):
             "attention_dropout_rate": self.attention_dropout_rate,
             "norm": self.norm,
             "activation": self.activation,
+            "is_gated": self.is_gated,
         }
 
 
@@ -198,7 +223,8 @@ class EncoderConfig(ModelConfig):
         attention_dropout_rate: Of attention weights; `dropout_rate` where there is none. 0 spares a random number for
             each pair of positions.
         norm: "post" (norm(x + f(x))) or "pre" (x + f(norm(x))).
-        activation: Of the feed-forward's hidden layer.
+        activation: Of the feed-forward's hidden layer: Keras' names, or "swiglu", with half as many weights again.
+        is_gated: Whether each half block's output is gated by its input, as in LiGR.
     """
 
     dim: int = 64
@@ -209,6 +235,7 @@ class EncoderConfig(ModelConfig):
     attention_dropout_rate: float | None = None
     norm: str = "post"
     activation: str = "gelu"
+    is_gated: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -260,6 +287,7 @@ class SequenceEncoder(keras.layers.Layer):
                 attention_dropout_rate=self.config.attention_dropout_rate,
                 norm=self.config.norm,
                 activation=self.config.activation,
+                is_gated=self.config.is_gated,
                 name=f"block_{i}",
                 dtype=dtype,
             )

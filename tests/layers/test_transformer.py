@@ -90,15 +90,29 @@ def slow_layer_norm(layer, x):
 
 def slow_feed_forward(block, x):
     (w1, b1), (w2, b2) = block.hidden.get_weights(), block.output_projection.get_weights()
-    return np.maximum(x @ w1 + b1, 0) @ w2 + b2
+    hidden = x @ w1 + b1
+    if block.activation == "swiglu":
+        left, right = hidden[..., : block.feed_forward_dim], hidden[..., block.feed_forward_dim :]
+        hidden = left / (1 + np.exp(-left)) * right
+    else:
+        hidden = np.maximum(hidden, 0)
+    return slow_gate(block, 1, x) * (hidden @ w2 + b2)
+
+
+def slow_gate(block, half, x):
+    if not block.is_gated:
+        return 1.0
+    kernel, bias = block.gates[half].get_weights()
+    return 1 / (1 + np.exp(-(x @ kernel + bias)))
 
 
 def slow_block(block, x, is_seen):
     if block.norm == "pre":
         normed = slow_layer_norm(block.attention_norm, x)
-        x = x + slow_attention(block.attention, normed, normed, is_seen)
+        x = x + slow_gate(block, 0, normed) * slow_attention(block.attention, normed, normed, is_seen)
         return x + slow_feed_forward(block, slow_layer_norm(block.feed_forward_norm, x))
-    x = slow_layer_norm(block.attention_norm, x + slow_attention(block.attention, x, x, is_seen))
+    attended = slow_gate(block, 0, x) * slow_attention(block.attention, x, x, is_seen)
+    x = slow_layer_norm(block.attention_norm, x + attended)
     return slow_layer_norm(block.feed_forward_norm, x + slow_feed_forward(block, x))
 
 
@@ -159,9 +173,10 @@ def test_heads_that_do_not_divide_the_dimension_are_refused():
         make_attention(3)
 
 
+@pytest.mark.parametrize("options", [{}, {"is_gated": True}, {"activation": "swiglu"}])
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_a_block_equals_its_formula(norm):
-    block = make_block(norm=norm)
+def test_a_block_equals_its_formula(norm, options):
+    block = make_block(norm=norm, **options)
     is_seen, sees_any = seen_causally()
     result = block(states(), causal_bias()).numpy()
     np.testing.assert_allclose(result[sees_any], slow_block(block, states(), is_seen)[sees_any], atol=1e-4)
@@ -187,9 +202,10 @@ def test_what_stands_in_padding_changes_no_real_row(norm):
     np.testing.assert_allclose(after[IS_REAL], before[IS_REAL], atol=1e-6)
 
 
+@pytest.mark.parametrize("is_gated", [False, True])
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_asked_for_some_rows_a_block_computes_those_of_the_whole(norm):
-    block = make_block(norm=norm)
+def test_asked_for_some_rows_a_block_computes_those_of_the_whole(norm, is_gated):
+    block = make_block(norm=norm, is_gated=is_gated)
     bias = causal_bias()
     whole = block(states(), bias).numpy()
     some = block(states(), bias[:, :, 1:3], queries=states()[:, 1:3]).numpy()
@@ -245,8 +261,8 @@ def test_an_unknown_norm_is_refused():
     "make",
     [
         make_attention,
-        lambda: make_block(norm="post", activation="gelu"),
-        lambda: make_encoder(norm="post", is_causal=False, activation="gelu"),
+        lambda: make_block(norm="post", activation="swiglu", is_gated=True),
+        lambda: make_encoder(norm="post", is_causal=False, activation="swiglu", is_gated=True),
     ],
 )
 def test_a_layer_is_rebuilt_from_its_config(make):
