@@ -99,6 +99,7 @@ class Learner:
     Attributes:
         kind: Of the feature.
         counts: Items of each category.
+        most: Categories that an item has at most.
         number: Items with a number.
         mean: Of the numbers.
         squares: Sum of the squared differences from the mean.
@@ -106,6 +107,7 @@ class Learner:
 
     kind: str
     counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    most: int = 0
     number: int = 0
     mean: float = 0.0
     squares: float = 0.0
@@ -115,12 +117,16 @@ class Learner:
         value = parse(self.kind, text)
         if self.kind == "number" and value is not None:
             self.merge(Learner(self.kind, number=1, mean=value))
-        elif self.kind in ("category", "categories"):
-            self.counts.update([value] if isinstance(value, str) else value or [])
+        elif self.kind == "category" and value is not None:
+            self.counts[value] += 1
+        elif self.kind == "categories":
+            self.counts.update(value)
+            self.most = max(self.most, len(value))
 
     def merge(self, other: Learner) -> None:
         """Learn what another has learned (Chan et al., 1983, for the variance)."""
         self.counts.update(other.counts)
+        self.most = max(self.most, other.most)
         total = self.number + other.number
         if total:
             difference = other.mean - self.mean
@@ -135,7 +141,8 @@ class Learner:
             deviation = math.sqrt(self.squares / self.number) if self.number else 0.0
             return {"mean": float(f"{self.mean:.9g}"), "deviation": float(f"{deviation:.9g}") or 1.0}
         if self.kind in ("category", "categories"):
-            return {"values": sorted(self.counts, key=lambda value: (-self.counts[value], value))}
+            values = sorted(self.counts, key=lambda value: (-self.counts[value], value))
+            return {"values": values, **({"most": max(self.most, 1)} if self.kind == "categories" else {})}
         return {}
 
 
@@ -175,9 +182,12 @@ class Encoder:
 
 def with_sizes(features: Iterable[Feature], learned: Mapping[str, Mapping[str, Any]]) -> tuple[Feature, ...]:
     """The features with the number of ids that their categories have, missing and unknown counted."""
-    return tuple(
-        dataclasses.replace(feature, num_values=len(learned[feature.name]["values"]) + UNKNOWN + 1)
-        if "values" in learned.get(feature.name, {})
-        else feature
-        for feature in features
-    )
+
+    def sized(feature: Feature) -> Feature:
+        what = learned.get(feature.name, {})
+        if "values" not in what:
+            return feature
+        num_values = len(what["values"]) + UNKNOWN + 1
+        return dataclasses.replace(feature, num_values=num_values, max_length=what.get("most", 0))
+
+    return tuple(sized(feature) for feature in features)

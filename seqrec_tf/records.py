@@ -190,6 +190,34 @@ class DatasetFolder:
         lengths = np.concatenate([part.row_lengths().numpy() for part in parts])
         return np.repeat(np.arange(len(lengths)), lengths), np.concatenate([part.flat_values.numpy() for part in parts])
 
+    def item_values(self, names: Iterable[str]) -> dict[str, Any]:
+        """Features of all items: name to a numpy array [num_items + 1, ...] whose row k is the item with id k.
+
+        Row 0 is empty. Numbers are float32 (NaN where missing), a category int32, several int32 [.., max_length] with
+        zeros on the right, a vector float32 [.., n].
+        """
+        import numpy as np
+        import tensorflow as tf
+
+        wanted = [feature for feature in self.schema.item_features if feature.name in set(names)]
+        values = {}
+        for feature in wanted:
+            width: Any = {"categories": (feature.max_length,), "vector": feature.shape}.get(feature.kind, ())
+            dtype = np.int32 if feature.dtype == "int64" else np.float32
+            values[feature.name] = np.full(
+                [self.num_items + 1, *width], 0 if width or dtype == np.int32 else np.nan, dtype
+            )
+        spec, row = parsing_spec(wanted), 1  # item records lie in the order of the ids
+        records = tf.data.TFRecordDataset(self.item_files(), compression_type=COMPRESSION).batch(10_000)
+        for batch in records.map(lambda serialized: tf.io.parse_example(serialized, spec)):
+            for feature in wanted:
+                parsed = batch[feature.name]
+                if isinstance(parsed, tf.RaggedTensor):
+                    parsed = parsed[:, : feature.max_length].to_tensor(shape=[None, feature.max_length])
+                values[feature.name][row : row + len(parsed)] = parsed
+            row += len(parsed)
+        return values
+
     def item_files(self) -> list[str]:
         """Paths of the TFRecord shards of item features, sorted; empty where no items file was given."""
         return self._record_files(schema_lib.ITEMS_FOLDER)

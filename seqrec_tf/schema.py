@@ -59,6 +59,7 @@ class Feature:
         doc: What it holds, with its unit.
         kind: Of a side feature, of `features.KINDS`; "" of others.
         num_values: Ids that a category may have, from 0; 0 where it is none.
+        max_length: Categories that an item has at most; 0 where it has one.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Feature:
     doc: str = ""
     kind: str = ""
     num_values: int = 0
+    max_length: int = 0
 
     def __post_init__(self):
         if self.dtype not in DTYPES:

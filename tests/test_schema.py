@@ -35,6 +35,7 @@ def test_the_json_is_plain_values_with_a_version():
         "doc": "",
         "kind": "",
         "num_values": 0,
+        "max_length": 0,
     }
 
 

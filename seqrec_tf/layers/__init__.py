@@ -1,12 +1,24 @@
 """Layers that several models share."""
 
 from seqrec_tf.layers.embedding import Embedding
-from seqrec_tf.layers.transformer import EncoderConfig, SelfAttention, SequenceEncoder, TransformerBlock, attention_bias
+from seqrec_tf.layers.item_features import ItemFeatures
+from seqrec_tf.layers.transformer import (
+    FUSIONS,
+    EncoderConfig,
+    Fusion,
+    SelfAttention,
+    SequenceEncoder,
+    TransformerBlock,
+    attention_bias,
+)
 from seqrec_tf.layers.users import UserEmbedding
 
 __all__ = [
+    "FUSIONS",
     "Embedding",
     "EncoderConfig",
+    "Fusion",
+    "ItemFeatures",
     "SelfAttention",
     "SequenceEncoder",
     "TransformerBlock",

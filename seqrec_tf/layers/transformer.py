@@ -14,6 +14,8 @@ import tensorflow as tf
 from seqrec_tf.config import ModelConfig, check_at_least, check_choice, check_rate
 from seqrec_tf.layers.embedding import Embedding
 
+FUSIONS = ("sum", "concat", "gating")
+
 # Added to the logit of a key that may not be seen. Finite, so that a row without any key is uniform instead of NaN.
 _HIDDEN = -1e9
 
@@ -51,6 +53,7 @@ class SelfAttention(keras.layers.Layer):
         queries: float [B, Q, D].
         keys_values: float [B, L, D].
         bias: float, broadcastable to [B, H, Q, L], from `attention_bias`.
+        values: float [B, L, D], where the values are made of something else than the keys (NOVA).
 
     Returns:
         float [B, Q, D].
@@ -61,7 +64,7 @@ class SelfAttention(keras.layers.Layer):
         self.num_heads = num_heads
         self.dropout_rate = dropout_rate
 
-    def build(self, queries_shape, keys_values_shape=None, bias_shape=None):
+    def build(self, queries_shape, keys_values_shape=None, bias_shape=None, values_shape=None):
         dim, dtype = queries_shape[-1], self.dtype_policy
         if dim % self.num_heads:
             raise ValueError(f"model.num_heads must divide model.dim, got {self.num_heads} heads for dim {dim}.")
@@ -71,11 +74,18 @@ class SelfAttention(keras.layers.Layer):
         self.query.build(queries_shape)
         self.key_value.build(queries_shape)
 
-    def call(self, queries, keys_values, bias, training=False):
+    def call(self, queries, keys_values, bias, values=None, training=False):
         head_dim = queries.shape[-1] // self.num_heads
         # The scale goes into the smaller tensor: Q x D instead of Q x L.
         query = self._split_heads(self.query(queries) * head_dim**-0.5)  # [B, H, Q, D/H]
-        key, value = tf.split(self.key_value(keys_values), 2, axis=-1)
+        if values is None:
+            key, value = tf.split(self.key_value(keys_values), 2, axis=-1)
+        else:
+            kernels, biases = tf.split(self.key_value.kernel, 2, axis=1), tf.split(self.key_value.bias, 2)
+            key, value = (
+                tf.matmul(states, tf.cast(kernel, states.dtype)) + tf.cast(bias_of, states.dtype)
+                for states, kernel, bias_of in zip((keys_values, values), kernels, biases, strict=True)
+            )
         key, value = self._split_heads(key), self._split_heads(value)  # [B, H, L, D/H]
         logits = tf.matmul(query, key, transpose_b=True) + bias  # [B, H, Q, L]
         weights = self.dropout(tf.nn.softmax(logits), training=training)
@@ -104,11 +114,13 @@ class TransformerBlock(keras.layers.Layer):
         activation: Of the hidden layer; "swiglu" (Shazeer 2020, arXiv:2002.05202) is swish(x W) * (x V), of two layers.
         is_gated: Whether what each half adds is multiplied by sigmoid(x W + b) (LiGR, arXiv:2502.03417), x being the
             half's input.
+        fusion: "sum", "concat" or "gating", where queries and keys are made of states and side features (NOVA).
 
     Call arguments:
         x: float [B, L, D].
         bias: float, broadcastable to [B, H, Q, L], from `attention_bias`.
         queries: float [B, Q, D], the rows of `x` to compute; all of them where it is None.
+        side: float [B, L, D] of each side feature, where there is a fusion; then all rows are computed.
 
     Returns:
         float [B, Q, D].
@@ -124,6 +136,7 @@ class TransformerBlock(keras.layers.Layer):
         norm="pre",
         activation="relu",
         is_gated=False,
+        fusion=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -135,8 +148,9 @@ class TransformerBlock(keras.layers.Layer):
         self.norm = norm
         self.activation = activation
         self.is_gated = is_gated
+        self.fusion = fusion
 
-    def build(self, x_shape, bias_shape=None, queries_shape=None):
+    def build(self, x_shape, bias_shape=None, queries_shape=None, side_shape=None):
         dim, dtype = x_shape[-1], self.dtype_policy
         self.attention = SelfAttention(
             num_heads=self.num_heads,
@@ -167,24 +181,31 @@ class TransformerBlock(keras.layers.Layer):
             ]
         for gate in self.gates:
             gate.build(x_shape)
+        self.fuse = None if self.fusion is None else Fusion(self.fusion, name="fusion", dtype=dtype)
         self.attention.build(x_shape)
         self.attention_norm.build(x_shape)
         self.feed_forward_norm.build(x_shape)
         self.hidden.build(x_shape)
         self.output_projection.build((*x_shape[:-1], self.feed_forward_dim))
 
-    def call(self, x, bias, queries=None, training=False):
+    def call(self, x, bias, queries=None, side=None, training=False):
         if self.norm == "pre":
             keys_values = self.attention_norm(x)
             normed = keys_values if queries is None else self.attention_norm(queries)
             x = x if queries is None else queries
-            attended = self.attention(normed, keys_values, bias, training=training)
+            attended = self._attend(normed, keys_values, bias, side, training)
             x = x + self.dropout(self._gated(0, attended, normed), training=training)
             return x + self._feed_forward(self.feed_forward_norm(x), training)
         queries = x if queries is None else queries
-        attended = self.attention(queries, x, bias, training=training)
+        attended = self._attend(queries, x, bias, side, training)
         x = self.attention_norm(queries + self.dropout(self._gated(0, attended, queries), training=training))
         return self.feed_forward_norm(x + self._feed_forward(x, training))
+
+    def _attend(self, queries, keys_values, bias, side, training):
+        if self.fuse is None:
+            return self.attention(queries, keys_values, bias, training=training)
+        fused = self.fuse([keys_values, *side])
+        return self.attention(fused, fused, bias, values=keys_values, training=training)
 
     def _feed_forward(self, x, training):
         hidden = self.hidden(x)
@@ -207,7 +228,49 @@ class TransformerBlock(keras.layers.Layer):
             "norm": self.norm,
             "activation": self.activation,
             "is_gated": self.is_gated,
+            "fusion": self.fusion,
         }
+
+
+@keras.saving.register_keras_serializable("seqrec_tf")
+class Fusion(keras.layers.Layer):
+    """States and side features to one vector (NOVA, arXiv:2103.03578, Section "Fusion operations").
+
+    Args:
+        kind: "sum"; "concat", a layer on all of them side by side; or "gating", their sum, each times sigmoid(f w).
+
+    Call arguments:
+        parts: A list of float [..., D].
+
+    Returns:
+        float [..., D].
+    """
+
+    def __init__(self, kind, **kwargs):
+        super().__init__(**kwargs)
+        check_choice("model.fusion", kind, FUSIONS)
+        self.kind = kind
+
+    def build(self, parts_shape):
+        dim, number = parts_shape[0][-1], len(parts_shape)
+        if self.kind == "concat":
+            self.layer = keras.layers.Dense(dim, name="all", dtype=self.dtype_policy)
+            self.layer.build([*parts_shape[0][:-1], number * dim])
+        elif self.kind == "gating":
+            self.layer = keras.layers.Dense(
+                1, use_bias=False, activation="sigmoid", name="gate", dtype=self.dtype_policy
+            )
+            self.layer.build(parts_shape[0])
+
+    def call(self, parts):
+        if self.kind == "sum":
+            return tf.add_n(parts)
+        if self.kind == "concat":
+            return self.layer(tf.concat(parts, axis=-1))
+        return tf.add_n([self.layer(part) * part for part in parts])
+
+    def get_config(self):
+        return {**super().get_config(), "kind": self.kind}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,22 +321,25 @@ class SequenceEncoder(keras.layers.Layer):
     Args:
         config: The options; events older than its `max_len` share the last position.
         is_causal: Whether a position sees only itself and those before.
+        fusion: Of side features into queries and keys, as in NOVA; positions are then one of them. None without.
 
     Call arguments:
         embedded: float [B, L, D].
         is_real: bool [B, L], True where there is an event.
+        side: A list of float [B, L, D], side features of the events; where there is a fusion.
         position: int32 [B], the one position of each row that is asked for; all of them where None.
 
     Returns:
         float [B, L, D], or [B, D] where a position is given: the last block then computes nothing else.
     """
 
-    def __init__(self, config: EncoderConfig, *, is_causal: bool, **kwargs):
+    def __init__(self, config: EncoderConfig, *, is_causal: bool, fusion: str | None = None, **kwargs):
         super().__init__(**kwargs)
         self.config = config
         self.is_causal = is_causal
+        self.fusion = fusion
 
-    def build(self, embedded_shape, is_real_shape=None, position_shape=None):
+    def build(self, embedded_shape, is_real_shape=None, side_shape=None, position_shape=None):
         dim, dtype = embedded_shape[-1], self.dtype_policy
         # Row p is the p-th newest event; row 0 is padding.
         self.positions = Embedding(self.config.max_len + 1, dim, name="positions", dtype=dtype)
@@ -288,6 +354,7 @@ class SequenceEncoder(keras.layers.Layer):
                 norm=self.config.norm,
                 activation=self.config.activation,
                 is_gated=self.config.is_gated,
+                fusion=self.fusion,
                 name=f"block_{i}",
                 dtype=dtype,
             )
@@ -297,17 +364,20 @@ class SequenceEncoder(keras.layers.Layer):
         for block in self.blocks:
             block.build(embedded_shape)
 
-    def call(self, embedded, is_real, position=None, training=False):
+    def call(self, embedded, is_real, side=None, position=None, training=False):
         age = tf.cumsum(tf.cast(is_real, tf.int32), axis=1, reverse=True)  # 1 at the newest event
         age = tf.minimum(age, self.config.max_len) * tf.cast(is_real, tf.int32)
-        hidden = embedded + self.positions(age)
+        positions = self.positions(age)
+        hidden = embedded if self.fusion else embedded + positions
+        side = [*side, positions] if self.fusion else None
         is_pre = self.config.norm == "pre"
         hidden = self.dropout(hidden if is_pre else self.norm(hidden), training=training)
         bias = attention_bias(is_real, causal=self.is_causal, dtype=hidden.dtype)
         for block in self.blocks[:-1]:
-            hidden = block(hidden, bias, training=training)
-        if position is None:
-            hidden = self.blocks[-1](hidden, bias, training=training)
+            hidden = block(hidden, bias, side=side, training=training)
+        if position is None or self.fusion:
+            hidden = self.blocks[-1](hidden, bias, side=side, training=training)
+            hidden = hidden if position is None else tf.gather(hidden, position, axis=1, batch_dims=1)
         else:
             queries = tf.gather(hidden, position[:, None], axis=1, batch_dims=1)  # [B, 1, D]
             if self.is_causal:
@@ -317,7 +387,7 @@ class SequenceEncoder(keras.layers.Layer):
 
     def get_config(self):
         options = {field.name: getattr(self.config, field.name) for field in dataclasses.fields(EncoderConfig)}
-        return {**super().get_config(), "config": options, "is_causal": self.is_causal}
+        return {**super().get_config(), "config": options, "is_causal": self.is_causal, "fusion": self.fusion}
 
     @classmethod
     def from_config(cls, config):

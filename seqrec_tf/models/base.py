@@ -18,6 +18,7 @@ import tensorflow as tf
 from seqrec_tf import config as config_lib
 from seqrec_tf import metrics
 from seqrec_tf.config import ModelConfig
+from seqrec_tf.layers.item_features import READABLE_KINDS, ItemFeatures
 from seqrec_tf.objective import NextItemObjective, ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID, TIMESTAMPS, USER_ID, Schema
 
@@ -53,6 +54,7 @@ class SequenceModel(keras.Model):
 
     config_class: ClassVar[type[ModelConfig]] = ModelConfig
     reads: tuple[str, ...] = ()
+    item_features: Any = None  # an ItemFeatures, where `make_item_features` made one
     config: Any  # an instance of config_class
 
     def __init__(self, config: ModelConfig | None = None, schema: Schema | None = None, **kwargs):
@@ -92,6 +94,32 @@ class SequenceModel(keras.Model):
     def create_metrics(self) -> list[keras.metrics.Metric]:
         """What `test_step` updates; `monitor` is the name of one of them."""
         return [keras.metrics.Mean(name="ndcg@10"), keras.metrics.Mean(name="hr@10")]
+
+    def make_item_features(self, names, dim) -> None:
+        """Side features of items as the layer `item_features`, None where no names are given.
+
+        Args:
+            names: Of features of the schema; "*" stands for all that a model can read.
+            dim: Width of the vector of each.
+
+        Raises:
+            ValueError: The dataset has no such feature.
+        """
+        self.item_features = None
+        readable = {feature.name: feature for feature in self.schema.item_features if feature.kind in READABLE_KINDS}
+        if not names:
+            return
+        chosen = list(readable) if "*" in names else list(names)
+        if not chosen:
+            raise ValueError(
+                f"{type(self).__name__} reads side features of items, and this dataset has none. Prepare it with "
+                "--items, and --item-feature NAME:KIND for what its columns hold."
+            )
+        for name in chosen:
+            config_lib.check_choice("model.item_features", name, readable)
+        self.item_features = ItemFeatures(
+            [readable[name] for name in chosen], self.num_items, dim, name="item_features"
+        )
 
     def features_to_read(self) -> tuple[str, ...]:
         """What `reads` would be if the schema had everything; a model whose options decide it overrides this."""
@@ -185,6 +213,8 @@ class SequenceModel(keras.Model):
             self.objective.adapt(dataset.item_counts)
         if USER_ID in self.reads:
             self.users.adapt(dataset.training_users())
+        if self.item_features is not None:
+            self.item_features.adapt(dataset.item_values(feature.name for feature in self.item_features.features))
 
     # ---- What follows from it ----
 

@@ -1,10 +1,10 @@
 """SASRec: Self-Attentive Sequential Recommendation (Kang and McAuley, ICDM 2018, arXiv:1808.09781).
 
 Learned positions counted from the newest event, causal self-attention, residuals, layer norm and dropout, one item
-table for input and output (Section III). Negatives avoid the whole sequence, as in the
-authors' code.
+table for input and output (Section III). Negatives avoid the whole sequence, as in the authors' code.
 
-Differs from the paper: dropout of the feed-forward's hidden layer, and a choice of loss, norm and activation.
+Differs from the paper: dropout of the feed-forward's hidden layer; a choice of loss, norm, activation and gates; side
+features of items, added to their vectors.
 
 Tensor letters: B batch, L length, D model dim, V items (padding row included).
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 
 import keras
+import tensorflow as tf
 
 from seqrec_tf.layers import Embedding, EncoderConfig, SequenceEncoder
 from seqrec_tf.models.base import SequenceModel, newest_position
@@ -27,6 +28,11 @@ class SASRecConfig(EncoderConfig, ObjectiveConfig):
 
     norm="pre" is the paper's text; "post" is near to the authors' code, which normalises states before each half block
     and keeps no others.
+
+    Attributes:
+        item_features: Side features of items to read, by name; ["*"] is all that the dataset has.
+        score_with_features: Whether an item is recommended by its side features too, not by its id alone. Then items
+            without training events, whose id says nothing, are recommended by their features.
     """
 
     dim: int = 50
@@ -34,6 +40,8 @@ class SASRecConfig(EncoderConfig, ObjectiveConfig):
     feed_forward_ratio: float = 1.0
     dropout_rate: float = 0.2
     activation: str = "relu"
+    item_features: tuple[str, ...] = ()
+    score_with_features: bool = True
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")
@@ -43,23 +51,39 @@ class SASRec(SequenceModel):
     config_class = SASRecConfig
 
     def create_layers(self):
-        """Item table and encoder."""
+        """Item table, side features and encoder."""
         config = self.config
         self.items = Embedding(self.num_items + 1, config.dim, name="items")
-        self.encoder = SequenceEncoder(config, is_causal=True, name="encoder")
+        self.make_item_features(config.item_features, config.dim)
+        self.encoder = self.make_encoder()
+
+    def make_encoder(self):
+        """The layer from vectors of events to hidden states."""
+        return SequenceEncoder(self.config, is_causal=True, name="encoder")
 
     def item_table(self):
-        """The table that also embeds the inputs: float [V, D]."""
-        return self.items.table
+        """The table that also embeds the inputs: float [V, D]; a `tf.Variable` where there are no side features."""
+        if self.item_features is None or not self.config.score_with_features:
+            return self.items.table
+        return tf.cast(self.represent(tf.range(self.num_items + 1), training=True), tf.float32)
+
+    def represent(self, item_ids, training=False):
+        """Vectors of items by their ids and, where there are any, their features: float [..., D] of int32 [...]."""
+        vectors = self.items(item_ids, training=training)
+        if self.item_features is None:
+            return vectors
+        vectors = self.item_features.known_by_id(vectors, item_ids)
+        return tf.add_n([vectors, *self.item_features(item_ids, training=training)])
+
+    def encode(self, item_ids, position=None, training=False):
+        """Hidden states of int32 [B, L]: float [B, L, D], or [B, D] where a position is given, int32 [B]."""
+        embedded = self.represent(item_ids, training=training) * self.config.dim**0.5
+        return self.encoder(embedded, item_ids != PADDING_ID, position=position, training=training)
 
     def call(self, inputs, training=False):
         """Hidden states, float [B, L, D], of `item_ids`, int32 [B, L]."""
-        return self.encoder(self._embed(inputs), inputs[ITEM_IDS] != PADDING_ID, training=training)
+        return self.encode(inputs[ITEM_IDS], training=training)
 
     def query(self, inputs):
         """State of the newest event, float [B, D]; the last block computes only that."""
-        newest = newest_position(inputs[ITEM_IDS])
-        return self.encoder(self._embed(inputs), inputs[ITEM_IDS] != PADDING_ID, position=newest)
-
-    def _embed(self, inputs):
-        return self.items(inputs[ITEM_IDS]) * self.config.dim**0.5
+        return self.encode(inputs[ITEM_IDS], position=newest_position(inputs[ITEM_IDS]))

@@ -369,7 +369,7 @@ def test_item_features_are_learned_from_training_items_alone(prepare, tmp_path):
     learned = json.loads((outcome.output / schema.FEATURES_FILE).read_text())
     assert learned["price"] == {"mean": 3.0, "deviation": pytest.approx((8 / 3) ** 0.5)}
     assert learned["brand"] == {"values": ["acme", "zeta"]}
-    assert learned["tags"] == {"values": ["y", "x"]}
+    assert learned["tags"] == {"values": ["y", "x"], "most": 2}
     rows = {row[0]: row[1:] for row in item_rows(outcome)}
     deviation = (8 / 3) ** 0.5
     assert rows["a"] == (pytest.approx(-2 / deviation), 2, [3, 2], "a.jpg")

@@ -3,7 +3,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf.layers import EncoderConfig, SelfAttention, SequenceEncoder, TransformerBlock, attention_bias
+from seqrec_tf.layers import (
+    FUSIONS,
+    EncoderConfig,
+    Fusion,
+    SelfAttention,
+    SequenceEncoder,
+    TransformerBlock,
+    attention_bias,
+)
 
 # 3 histories of up to 4 events, padded on the right, on the left and in between.
 IS_REAL = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [1, 0, 1, 1]], bool)
@@ -366,3 +374,66 @@ def test_an_encoder_rebuilt_from_its_config_with_its_weights_is_the_same():
 def test_an_encoder_of_an_unknown_norm_is_refused():
     with pytest.raises(ValueError, match=r"model\.norm must be one of pre, post, got 'prae'"):
         make_encoder(norm="prae")
+
+
+def side_features():
+    return [tf.constant(states(seed)) for seed in (5, 6)]
+
+
+def slow_fusion(layer, parts):
+    if layer.kind == "sum":
+        return sum(parts)
+    if layer.kind == "concat":
+        kernel, bias = layer.layer.get_weights()
+        return np.concatenate(parts, axis=-1) @ kernel + bias
+    (kernel,) = layer.layer.get_weights()
+    return sum(part / (1 + np.exp(-(part @ kernel))) for part in parts)
+
+
+def slow_noninvasive_block(block, x, side, is_seen):
+    """Attention weights of a block on fused states; its values of the states alone."""
+    normed = slow_layer_norm(block.attention_norm, x) if block.norm == "pre" else x
+    fused = slow_fusion(block.fuse, [normed, *side])
+    layer = block.attention
+    (query_kernel, query_bias), (kernel, bias) = layer.query.get_weights(), layer.key_value.get_weights()
+    head_dim, attended = DIM // layer.num_heads, np.zeros_like(x)
+    for row in range(len(x)):
+        query, key = fused[row] @ query_kernel + query_bias, fused[row] @ kernel[:, :DIM] + bias[:DIM]
+        value = normed[row] @ kernel[:, DIM:] + bias[DIM:]
+        for part in (slice(head * head_dim, (head + 1) * head_dim) for head in range(layer.num_heads)):
+            for i in range(len(query)):
+                seen = [j for j in range(len(key)) if is_seen[row, i, j]]
+                weights = slow_softmax([query[i, part] @ key[j, part] / head_dim**0.5 for j in seen])
+                attended[row, i, part] = sum(weight * value[j, part] for weight, j in zip(weights, seen, strict=True))
+    if block.norm == "pre":
+        x = x + attended
+        return x + slow_feed_forward(block, slow_layer_norm(block.feed_forward_norm, x))
+    x = slow_layer_norm(block.attention_norm, x + attended)
+    return slow_layer_norm(block.feed_forward_norm, x + slow_feed_forward(block, x))
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_side_features_enter_queries_and_keys_alone(fusion, norm):
+    block = make_block(norm=norm, fusion=fusion)
+    block(states(), causal_bias(), side=side_features())  # builds the fusion
+    randomise(block)
+    is_seen, sees_any = seen_causally()
+    result = block(states(), causal_bias(), side=side_features()).numpy()
+    expected = slow_noninvasive_block(block, states(), [side.numpy() for side in side_features()], is_seen)
+    np.testing.assert_allclose(result[sees_any], expected[sees_any], atol=1e-4)
+
+
+def test_an_unknown_fusion_names_the_nearest():
+    with pytest.raises(ValueError, match=r"model\.fusion must be one of sum, concat, gating, got 'gate'"):
+        Fusion("gate")
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_an_encoder_with_fusion_gives_the_row_of_a_position(fusion):
+    encoder = SequenceEncoder(
+        EncoderConfig(max_len=4, dim=DIM, num_heads=2, dropout_rate=0.0), is_causal=True, fusion=fusion
+    )
+    whole = encoder(states(), tf.constant(IS_REAL), side=side_features())
+    row = encoder(states(), tf.constant(IS_REAL), side=side_features(), position=tf.constant([1, 2, 0]))
+    np.testing.assert_allclose(row, tf.gather(whole, [1, 2, 0], axis=1, batch_dims=1), atol=1e-6)

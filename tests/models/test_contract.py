@@ -24,6 +24,7 @@ from seqrec_tf.schema import (
     TIMESTAMPS_FEATURE,
     USER_ID,
     USER_ID_FEATURE,
+    Feature,
     Schema,
 )
 
@@ -34,7 +35,20 @@ SCHEMA = Schema(
     max_len=8,
     time_unit="seconds",
     num_users=12,
+    item_features=(
+        Feature("price", "float32", (), kind="number"),
+        Feature("brand", "int64", (), kind="category", num_values=4),
+        Feature("tags", "int64", (None,), kind="categories", num_values=5, max_length=2),
+        Feature("image", "float32", (3,), kind="vector"),
+    ),
 )
+# Of the padding row and of 12 items, some without.
+ITEM_VALUES = {
+    "price": np.array([np.nan, 0.3, -1.2, np.nan, *np.linspace(-1, 1, 9)], np.float32),
+    "brand": np.array([0, 2, 3, 0, 1, 2, 2, 3, 3, 1, 2, 0, 3], np.int32),
+    "tags": np.array([[0, 0], [2, 3], [4, 0], [0, 0], *[[2 + k % 3, k % 2] for k in range(9)]], np.int32),
+    "image": np.sin(np.arange(39)).reshape(13, 3).astype(np.float32),
+}
 # Options that make a model small, where it has them.
 SMALL = {"max_len": 8, "dim": 8, "num_blocks": 1, "dropout_rate": 0.0, "hidden_dims": (16, 8), "age_dim": 8}
 HISTORIES = [[3, 1, 4, 12, 5], [9, 2, 6], [7]]
@@ -51,6 +65,8 @@ def make_model(cls, **options):
     model = cls(small_config(cls, **options), SCHEMA)
     if USER_ID in model.reads:
         model.users.adapt(np.arange(12))  # the users of the tests, whose fingerprint is their row
+    if model.item_features is not None:
+        model.item_features.adapt(ITEM_VALUES, [1] * 12)
     return model
 
 

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from seqrec_tf.layers import ItemFeatures
+from seqrec_tf.schema import Feature
+
+FEATURES = (
+    Feature("price", "float32", (), kind="number"),
+    Feature("brand", "int64", (), kind="category", num_values=4),
+    Feature("tags", "int64", (None,), kind="categories", num_values=5, max_length=3),
+    Feature("image", "float32", (2,), kind="vector"),
+)
+# Of padding and three items; the last has nothing.
+VALUES = {
+    "price": np.array([np.nan, 1.5, -2.0, np.nan], np.float32),
+    "brand": np.array([0, 3, 1, 0], np.int32),
+    "tags": np.array([[0, 0, 0], [2, 4, 0], [1, 0, 0], [0, 0, 0]], np.int32),
+    "image": np.array([[0, 0], [0.5, -1.0], [0.25, 2.0], [0, 0]], np.float32),
+}
+IDS = [[2, 1, 2], [0, 3, 1]]
+
+
+def made(**options):
+    layer = ItemFeatures(FEATURES, 3, 4, **options)
+    random = np.random.default_rng(0)
+    for weight in layer.trainable_variables:
+        weight.assign(random.normal(size=weight.shape))
+    layer.adapt(VALUES, [5, 1, 0])
+    return layer
+
+
+def slow_vector(layer, number, item):
+    """The vector of one feature of one item."""
+    feature, encoder = FEATURES[number], layer.encoders[number]
+    value = VALUES[feature.name][item]
+    if feature.kind == "category":
+        return encoder.embeddings.numpy()[value]
+    if feature.kind == "categories":
+        rows = [category for category in value if category] or [0]
+        return np.mean(encoder.embeddings.numpy()[rows], axis=0)
+    if np.any(np.isnan(value)) or (feature.kind == "vector" and not np.any(value)):
+        return layer.missing[number].numpy()
+    kernel, bias = (weight.numpy() for weight in encoder.weights)
+    return np.atleast_1d(value) @ kernel + bias
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_each_feature_of_each_item_is_as_computed_one_by_one(training):
+    layer = made()
+    vectors = layer(tf.constant(IDS), training=training)
+    assert len(vectors) == 4
+    for number, of_feature in enumerate(vectors):
+        expected = [[slow_vector(layer, number, item) for item in row] for row in IDS]
+        np.testing.assert_allclose(of_feature, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_all_that_is_learned_gets_a_gradient_and_the_tables_do_not():
+    layer = made()
+    with tf.GradientTape() as tape:
+        loss = tf.add_n([tf.reduce_sum(vectors**2) for vectors in layer(tf.constant(IDS), training=True)])
+    gradients = tape.gradient(loss, layer.trainable_variables)
+    assert all(np.any(tf.convert_to_tensor(gradient) != 0) for gradient in gradients)
+    assert len(layer.trainable_variables) == 3 + 1 + 1 + 3
+    assert layer.tables[3].dtype == "float16"
+
+
+def test_half_precision_gives_its_dtype():
+    assert {vectors.dtype for vectors in made(dtype="mixed_bfloat16")(tf.constant(IDS))} == {tf.bfloat16}
+
+
+def test_an_item_without_training_events_has_no_vector_by_its_id():
+    known = made().known_by_id(tf.ones([2, 3, 4]), tf.constant(IDS))
+    assert known[..., 0].numpy().tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_it_comes_back_from_its_config():
+    layer = made()
+    copy = ItemFeatures.from_config(layer.get_config())
+    copy.set_weights(layer.get_weights())
+    for ours, theirs in zip(layer(tf.constant(IDS)), copy(tf.constant(IDS)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
