@@ -1,8 +1,9 @@
 """The optimizer of a run, with its learning-rate schedule.
 
 A batch touches few rows of a large embedding table, and the gradient of a lookup says which (`tf.IndexedSlices`). These
-optimizers compute and write those rows alone, so that a step costs the same whatever the size of the catalogue; Keras'
-own turn such a gradient into one of the whole table.
+optimizers compute and write those rows alone, so that a step costs the same whatever the size of the catalogue. Keras'
+own work on the whole table, and their second moments of it are wrong: they add the squares of a row's gradients, one
+for each time that it occurs in the batch, instead of squaring their sum (Keras 3.15).
 
 The rows of a batch, each once however often it occurs, change exactly as under the dense optimizer. A row that no event
 of the batch touches keeps its values and its moments: they wait, where the dense optimizer would let its moments decay

@@ -199,7 +199,8 @@ class DatasetFolder:
         import numpy as np
         import tensorflow as tf
 
-        wanted = [feature for feature in self.schema.item_features if feature.name in set(names)]
+        names = set(names)
+        wanted = [feature for feature in self.schema.item_features if feature.name in names]
         values = {}
         for feature in wanted:
             width: Any = {"categories": (feature.max_length,), "vector": feature.shape}.get(feature.kind, ())

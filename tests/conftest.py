@@ -39,7 +39,15 @@ def chain_dataset(tmp_path_factory):
     return _write_dataset(tmp_path_factory.mktemp("chain") / "dataset", sequences)
 
 
-def _write_dataset(path, sequences):
+def _write_dataset(path, sequences, item_features=None, cold_items=()):
+    """Write a dataset folder.
+
+    Args:
+        path: The folder.
+        sequences: User to items, oldest first.
+        item_features: Feature to a function of the item's raw id that gives its value.
+        cold_items: Items that nobody has touched.
+    """
     import tensorflow as tf
 
     from seqrec_tf import records
@@ -47,7 +55,7 @@ def _write_dataset(path, sequences):
 
     train = {user: list(items)[:-2] for user, items in sequences.items()}
     counts = collections.Counter(item for items in train.values() for item in items)
-    catalogue = {item for items in sequences.values() for item in items}
+    catalogue = {item for items in sequences.values() for item in items} | set(cold_items)
     vocabulary = sorted(catalogue, key=lambda item: (-counts[item], item))
     ids = {item: number for number, item in enumerate(vocabulary, start=1)}
     schema = s.Schema(
@@ -55,6 +63,7 @@ def _write_dataset(path, sequences):
         features=(s.USER_ID_FEATURE, s.ITEM_IDS_FEATURE, s.TARGET_START_FEATURE),
         max_len=max(map(len, sequences.values())),
         num_users=sum(len(items) > 1 for items in train.values()),
+        item_features=tuple(item_features or ()),
     )
     splits = {
         "train": {user: (items, 1) for user, items in train.items() if len(items) > 1},
@@ -75,6 +84,12 @@ def _write_dataset(path, sequences):
                 writer.write(records.encode_example(values, schema.features))
         lengths = [len(items) for items, _ in rows.values()]
         stats["splits"][split] = {"sequences": len(rows), "length": {"mean": sum(lengths) / len(lengths)}}
+    if item_features:
+        (path / s.ITEMS_FOLDER).mkdir()
+        with tf.io.TFRecordWriter(str(path / s.ITEMS_FOLDER / records.shard_name(0, 1)), records.COMPRESSION) as writer:
+            for item in vocabulary:
+                values = {feature.name: value_of(item) for feature, value_of in item_features.items()}
+                writer.write(records.encode_example(values, schema.item_features))
     (path / "vocabularies").mkdir()
     (path / s.ITEM_VOCABULARY_FILE).write_text("".join(f"{item}\n" for item in vocabulary))
     (path / s.ITEM_COUNTS_FILE).write_text("".join(f"{counts[item]}\n" for item in vocabulary))

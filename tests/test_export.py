@@ -14,7 +14,7 @@ from seqrec_tf.train import train
 
 @pytest.fixture(scope="module")
 def run(chain_dataset, tmp_path_factory):
-    settings = ("model.dim=16", "model.max_len=6", "train.learning_rate=0.01", "data.batch_size=32", "train.epochs=3")
+    settings = ("model.dim=16", "model.max_len=6", "train.learning_rate=0.01", "data.batch_size=32", "train.epochs=5")
     resolved = config.resolve("sasrec", models.find("sasrec").config_class, settings=settings)
     folder = DatasetFolder(chain_dataset)
     return train(resolved, folder, tmp_path_factory.mktemp("runs") / "run", log=lambda line: None)

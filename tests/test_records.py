@@ -196,3 +196,29 @@ def test_a_folder_of_something_else_is_refused_with_advice(tmp_path):
 def test_a_folder_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a dataset folder"):
         DatasetFolder(tmp_path / "nowhere")
+
+
+def test_features_of_items_come_as_arrays_by_id(write_dataset, tmp_path):
+    features = {
+        Feature("price", "float32", (), kind="number"): lambda item: float("nan") if item == "c" else ord(item) - 96.0,
+        Feature("brand", "int64", (), kind="category", num_values=5): lambda item: {"a": 2, "b": 3}.get(item, 0),
+        Feature("tags", "int64", (None,), kind="categories", num_values=5, max_length=2): lambda item: {
+            "a": [2, 3, 4],
+            "b": [4],
+        }.get(item, []),
+        Feature("title", "string", (), kind="text"): lambda item: f"the {item}",
+        Feature("image", "float32", (2,), kind="vector"): lambda item: [ord(item) - 96.0, 0.5],
+    }
+    folder = DatasetFolder(write_dataset(tmp_path / "shop", {"u": "abcab", "v": "abab"}, features))
+    assert folder.item_ids == ["a", "b", "c"]
+    values = folder.item_values(["price", "brand", "tags", "image"])
+    np.testing.assert_array_equal(values["price"], np.array([np.nan, 1, 2, np.nan], np.float32))
+    np.testing.assert_array_equal(values["brand"], np.array([0, 2, 3, 0], np.int32))
+    np.testing.assert_array_equal(values["tags"], np.array([[0, 0], [2, 3], [4, 0], [0, 0]], np.int32))
+    np.testing.assert_array_equal(values["image"], np.array([[0, 0], [1, 0.5], [2, 0.5], [3, 0.5]], np.float32))
+    assert {name: array.dtype.name for name, array in values.items()} == {
+        "price": "float32",
+        "brand": "int32",
+        "tags": "int32",
+        "image": "float32",
+    }

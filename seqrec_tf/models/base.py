@@ -55,6 +55,7 @@ class SequenceModel(keras.Model):
     config_class: ClassVar[type[ModelConfig]] = ModelConfig
     reads: tuple[str, ...] = ()
     item_features: Any = None  # an ItemFeatures, where `make_item_features` made one
+    frozen_table: Any = None  # a tf.Variable, where `freeze_item_table` made one
     config: Any  # an instance of config_class
 
     def __init__(self, config: ModelConfig | None = None, schema: Schema | None = None, **kwargs):
@@ -159,18 +160,26 @@ class SequenceModel(keras.Model):
 
     def score_block(self, query, start, stop):
         """Scores of the items with ids in [start, stop): float32 [B, stop - start]."""
-        table = tf.cast(tf.convert_to_tensor(self.item_table())[start:stop], tf.float32)
+        table = tf.cast(self._table_to_score()[start:stop], tf.float32)
         scores = tf.matmul(tf.cast(query, tf.float32), table, transpose_b=True)
         bias = self.item_bias()
         return scores if bias is None else scores + bias[start:stop]
 
     def score_candidates(self, query, candidates):
         """Scores of each row's own candidates, int [B, K]: float32 [B, K]."""
-        table = tf.convert_to_tensor(self.item_table())
-        vectors = tf.cast(tf.gather(table, candidates), tf.float32)  # [B, K, D]
+        vectors = tf.cast(tf.gather(self._table_to_score(), candidates), tf.float32)  # [B, K, D]
         scores = tf.einsum("bd,bkd->bk", tf.cast(query, tf.float32), vectors)
         bias = self.item_bias()
         return scores if bias is None else scores + tf.gather(bias, candidates)
+
+    def freeze_item_table(self) -> None:
+        """Compute the item table once, where it is made of side features, for a model that learns no more."""
+        table = self.item_table()
+        if not isinstance(table, tf.Variable):
+            self.frozen_table = tf.Variable(table, trainable=False, name="item_table")
+
+    def _table_to_score(self):
+        return tf.convert_to_tensor(self.item_table() if self.frozen_table is None else self.frozen_table)
 
     def make_batch(self, sequences, seed):
         """Training sequences to `(inputs, labels)`; runs in tf.data, on one batch.
@@ -214,7 +223,8 @@ class SequenceModel(keras.Model):
         if USER_ID in self.reads:
             self.users.adapt(dataset.training_users())
         if self.item_features is not None:
-            self.item_features.adapt(dataset.item_values(feature.name for feature in self.item_features.features))
+            names = [feature.name for feature in self.item_features.features]
+            self.item_features.adapt(dataset.item_values(names), dataset.item_counts)
 
     # ---- What follows from it ----
 
