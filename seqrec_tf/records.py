@@ -172,21 +172,15 @@ class DatasetFolder:
     def training_users(self):
         """Whose training sequences these are: numpy int64 [U], fingerprints, in the order of the records."""
         import numpy as np
-        import tensorflow as tf
 
-        spec = parsing_spec(feature for feature in self.schema.features if feature.name == schema_lib.USER_ID)
-        records = tf.data.TFRecordDataset(self.split_files("train"), compression_type=COMPRESSION).batch(10_000)
-        users = records.map(lambda batch: user_fingerprint(tf.io.parse_example(batch, spec)[schema_lib.USER_ID]))
-        return np.concatenate(list(users.as_numpy_iterator()))
+        batches = read_split(self, "train", [schema_lib.USER_ID])
+        return np.concatenate([user_fingerprint(batch[schema_lib.USER_ID]).numpy() for batch in batches])
 
     def training_events(self):
         """Events of the training sequences: numpy int64 [E], the number of the sequence; int64 [E], the item id."""
         import numpy as np
-        import tensorflow as tf
 
-        spec = parsing_spec(feature for feature in self.schema.features if feature.name == schema_lib.ITEM_IDS)
-        records = tf.data.TFRecordDataset(self.split_files("train"), compression_type=COMPRESSION).batch(10_000)
-        parts = list(records.map(lambda batch: tf.io.parse_example(batch, spec)[schema_lib.ITEM_IDS]))
+        parts = [batch[schema_lib.ITEM_IDS] for batch in read_split(self, "train", [schema_lib.ITEM_IDS])]
         lengths = np.concatenate([part.row_lengths().numpy() for part in parts])
         return np.repeat(np.arange(len(lengths)), lengths), np.concatenate([part.flat_values.numpy() for part in parts])
 
@@ -229,3 +223,19 @@ class DatasetFolder:
 
             return sorted(tf.io.gfile.glob(f"{self.file(folder)}/*{RECORD_SUFFIX}"))
         return sorted(str(path) for path in pathlib.Path(self.file(folder)).glob(f"*{RECORD_SUFFIX}"))
+
+
+def read_split(folder: DatasetFolder, split: str, names: Iterable[str] = ()):
+    """The records of a split, as `parsing_spec` gives them, many at a time.
+
+    Args:
+        folder: The dataset.
+        split: "train", "valid" or "test"; of one without records, nothing comes.
+        names: The features to read; all where empty.
+    """
+    import tensorflow as tf
+
+    names = set(names)
+    spec = parsing_spec(feature for feature in folder.schema.features if not names or feature.name in names)
+    records = tf.data.TFRecordDataset(folder.split_files(split), compression_type=COMPRESSION).batch(10_000)
+    return records.map(lambda serialized: tf.io.parse_example(serialized, spec))

@@ -1,0 +1,275 @@
+"""What is in a dataset, what looks wrong, and whether the order of events says anything.
+
+Order is tested as in "Does It Look Sequential?" (Klenitskiy et al., RecSys 2024): the events of each sequence are
+shuffled, several times. Frequent pairs and triples of neighbours (in --min-support sequences or more) should then be
+gone; a model trained on the true order (--run) should rank the next item worse, and recommend other items, when it is
+given a shuffled history. Where little changes, a model of sequences has little to learn from the order.
+
+Example:
+  seqrec analyze --dataset shop --run runs/sasrec --json analysis.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seqrec_tf.config import check_at_least
+from seqrec_tf.records import DatasetFolder, read_split
+from seqrec_tf.run_folder import RunFolder, local_path, write_whole
+from seqrec_tf.schema import TARGET_START, TIMESTAMPS
+
+if TYPE_CHECKING:
+    from seqrec_tf.models.base import SequenceModel
+
+NEEDS_TENSORFLOW = True
+
+# Cut-off of the metrics of a model on shuffled histories.
+_K = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--dataset", required=True, metavar="DATASET", help="folder made by `seqrec prepare`")
+    parser.add_argument("--run", metavar="RUN", help="a run of a sequential model on it, to try shuffled histories on")
+    parser.add_argument("--split", choices=("valid", "test"), default="test", help="of the events that --run predicts")
+    parser.add_argument(
+        "--shuffles", type=int, default=5, help="times that the order is shuffled (default %(default)s)"
+    )
+    parser.add_argument(
+        "--min-support", type=int, default=5, help="sequences that make a pair frequent (default %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the shuffles")
+    parser.add_argument("--json", metavar="FILE", help="write every figure there; - for stdout, instead of the text")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Analyse a dataset, with a model where there is a run, and show what was found."""
+    check_at_least("--shuffles", args.shuffles, 1)
+    check_at_least("--min-support", args.min_support, 1)
+    json_file = local_path(args.json, "--json") if args.json and args.json != "-" else None
+    folder = DatasetFolder(args.dataset)
+    model, exclude_history = None, True
+    if args.run:
+        run_folder = RunFolder(args.run)
+        run_folder.open_dataset(args.dataset)  # makes sure that it was trained on it
+        model, exclude_history = run_folder.load_model(), run_folder.config.data.exclude_history
+    rows, items = folder.training_events()
+    figures = describe(folder, items)
+    figures["order"] = neighbours(rows, items, shuffles=args.shuffles, min_support=args.min_support, seed=args.seed)
+    if model is not None:
+        figures["order"]["model"] = {"name": type(model).__name__, "split": args.split} | shuffled_histories(
+            model,
+            folder,
+            split=args.split,
+            exclude_history=exclude_history,
+            shuffles=args.shuffles,
+            seed=args.seed,
+        )
+    text = json.dumps(figures, indent=2) + "\n"
+    if json_file:
+        write_whole(json_file, text)
+    sys.stdout.write(text if args.json == "-" else report(figures))
+
+
+def describe(folder: DatasetFolder, items: np.ndarray) -> dict[str, Any]:
+    """Sizes, lengths and popularity of the training sequences, and the audits.
+
+    Args:
+        folder: The dataset.
+        items: int64 [E], item ids of the training events.
+
+    Returns:
+        sizes: Sequences, items, events; `density`, the share of (sequence, item) pairs that have an event.
+        lengths: Quantiles and mean, events a training sequence.
+        popularity: `gini` of the items' events (0 all alike, 1 one item alone), and the share of the events that
+            the most frequent 1 % and 10 % of the items have.
+        audits: From `stats.json`: ties and repeats; `items_without_training_events`; `targets_before_training_ends`,
+            the share of the events to predict, by split, that happened before the newest training event, which a
+            model knows and a service could not (None where events have no time).
+    """
+    stats = folder.stats
+    counts = np.sort(np.bincount(items, minlength=folder.num_items + 1)[1:])[::-1]
+    num_sequences = stats["splits"]["train"]["sequences"]
+    share = np.cumsum(counts) / counts.sum()
+    ranks = np.arange(1, len(counts) + 1)
+    return {
+        "sizes": {
+            "sequences": num_sequences,
+            "items": folder.num_items,
+            "events": len(items),
+            "density": len(items) / (num_sequences * folder.num_items),
+        },
+        "lengths": stats["splits"]["train"]["length"],
+        "popularity": {
+            "gini": float(1 - 2 * np.mean(np.cumsum(counts[::-1]) / counts.sum()) + 1 / len(counts)),
+            **{f"share_of_top_{part}%": float(share[ranks <= -(-len(counts) * part // 100)][-1]) for part in (1, 10)},
+        },
+        "audits": {
+            "ties": stats.get("ties"),
+            "repeats": stats.get("repeats"),
+            "items_without_training_events": int(np.sum(counts == 0)),
+            "targets_before_training_ends": _targets_in_the_past(folder),
+        },
+    }
+
+
+def _targets_in_the_past(folder: DatasetFolder) -> dict[str, float] | None:
+    if TIMESTAMPS not in folder.schema or folder.schema.time_unit != "seconds":
+        return None
+    end = max(int(batch[TIMESTAMPS].flat_values.numpy().max()) for batch in read_split(folder, "train"))
+    shares = {}
+    for split in ("valid", "test"):
+        before = total = 0
+        for batch in read_split(folder, split):
+            for times, first in zip(batch[TIMESTAMPS].to_list(), batch[TARGET_START].numpy(), strict=True):
+                before += sum(time < end for time in times[first:])
+                total += len(times) - first
+        if total:
+            shares[split] = before / total
+    return shares
+
+
+def neighbours(rows: np.ndarray, items: np.ndarray, *, shuffles: int, min_support: int, seed: int) -> dict[str, Any]:
+    """Frequent runs of 2 and 3 items, before and after their sequences are shuffled.
+
+    Args:
+        rows: int64 [E], the sequence of each event, ascending.
+        items: int64 [E], item ids, oldest first in each sequence.
+        shuffles: Times that the order is shuffled.
+        min_support: Sequences that make a run frequent.
+        seed: Of the shuffles.
+
+    Returns:
+        For `pairs` and `triples`: `frequent`, how many; `frequent_shuffled`, how many are after shuffling, on average;
+        `surviving`, the share of the frequent ones that still are.
+    """
+    random = np.random.default_rng(seed)
+    orders = [np.lexsort([random.random(len(items)), rows]) for _ in range(shuffles)]
+    figures = {}
+    for name, length in (("pairs", 2), ("triples", 3)):
+        before = _frequent(rows, items, length, min_support)
+        after = [_frequent(rows, items[order], length, min_support) for order in orders]
+        kept = [len(np.intersect1d(before, one, assume_unique=True)) for one in after]
+        figures[name] = {
+            "frequent": len(before),
+            "frequent_shuffled": float(np.mean([len(one) for one in after])),
+            "surviving": float(np.mean(kept) / len(before)) if len(before) else None,
+        }
+    return {"shuffles": shuffles, "min_support": min_support, **figures}
+
+
+def _frequent(rows, items, length, min_support):
+    """Codes of the runs of items that occur in so many sequences: sorted int64."""
+    num_items = int(items.max()) + 1
+    if num_items**length >= 2**63:  # codes of frequent items alone fit
+        kept = np.flatnonzero(np.bincount(items) >= min_support)
+        items = np.where(np.isin(items, kept), np.searchsorted(kept, items) + 1, 0)
+        num_items = len(kept) + 1
+    num_runs = max(len(items) - length + 1, 0)
+    code, is_run = np.zeros(num_runs, np.int64), np.ones(num_runs, bool)
+    for place in range(length):
+        code = code * num_items + items[place : place + num_runs]
+        is_run &= (rows[place : place + num_runs] == rows[:num_runs]) & (items[place : place + num_runs] > 0)
+    order = np.lexsort([rows[:num_runs][is_run], code[is_run]])
+    code, row = code[is_run][order], rows[:num_runs][is_run][order]
+    is_first = np.ones(len(code), bool)  # of its sequence: a run counts once in each
+    is_first[1:] = (code[1:] != code[:-1]) | (row[1:] != row[:-1])
+    codes, number = np.unique(code[is_first], return_counts=True)
+    return codes[number >= min_support]
+
+
+def shuffled_histories(
+    model: SequenceModel, folder: DatasetFolder, *, split: str, exclude_history: bool, shuffles: int, seed: int
+) -> dict[str, Any]:
+    """What a trained model loses when the histories that it sees are shuffled.
+
+    Returns:
+        `ndcg@10` and `hr@10`, each a dict: `true_order`, `shuffled` (mean over the shuffles), `relative_change`;
+        `jaccard@10`, how alike the lists of true and shuffled histories are, from 0 to 1.
+    """
+    import tensorflow as tf
+
+    from seqrec_tf import data, metrics
+    from seqrec_tf.models.base import EXCLUDED, TARGET
+    from seqrec_tf.schema import ITEM_IDS, PADDING_ID
+
+    k = min(_K, folder.num_items)
+    batches = data.evaluation_batches(folder, split, model, batch_size=256, exclude_history=exclude_history)
+    inputs_spec, labels_spec = batches.element_spec
+
+    @tf.function(input_signature=[inputs_spec, labels_spec[TARGET], labels_spec[EXCLUDED]])
+    def rank_and_recommend(inputs, target, excluded):
+        query = model.query(inputs)
+        return model.rank_targets(query, target, excluded), model.recommend(query, excluded, k=k)[0]
+
+    random = np.random.default_rng(seed)
+    ranks: list[list[np.ndarray]] = [[] for _ in range(shuffles + 1)]
+    alike = []
+    for inputs, labels in batches:
+        item_ids = inputs[ITEM_IDS].numpy()
+        for number in range(shuffles + 1):
+            if number:
+                # Events to the left, in random order; padding stays to the right.
+                key = np.where(item_ids != PADDING_ID, random.random(item_ids.shape), 2.0)
+                inputs = {**inputs, ITEM_IDS: tf.constant(np.take_along_axis(item_ids, key.argsort(axis=1), axis=1))}
+            rank, items = rank_and_recommend(inputs, labels[TARGET], labels[EXCLUDED])
+            ranks[number].append(rank.numpy())
+            if not number:
+                true_items = items.numpy()
+            else:
+                common = (items.numpy()[:, :, None] == true_items[:, None, :]).any(axis=2).sum(axis=1)
+                alike.append(common / (2 * k - common))
+    true, *others = (np.concatenate(parts) for parts in ranks)
+    figures: dict[str, Any] = {"targets": len(true)}
+    for name, gain in ((f"ndcg@{_K}", metrics.ndcg), (f"hr@{_K}", metrics.hit_rate)):
+        value, shuffled = (float(np.mean(gain(part, _K))) for part in (true, np.concatenate(others)))
+        change = (shuffled - value) / value if value else None
+        figures[name] = {"true_order": value, "shuffled": shuffled, "relative_change": change}
+    return figures | {f"jaccard@{_K}": float(np.concatenate(alike).mean())}
+
+
+def report(figures: dict[str, Any]) -> str:
+    """The figures in words."""
+    sizes, lengths, popularity, audits = (figures[key] for key in ("sizes", "lengths", "popularity", "audits"))
+    order = figures["order"]
+    lines = [
+        f"training      {sizes['sequences']:,} sequences, {sizes['items']:,} items, {sizes['events']:,} events; "
+        f"density {sizes['density']:.2%}",
+        "lengths       " + ", ".join(f"{name} {value:g}" for name, value in lengths.items()),
+        f"popularity    Gini {popularity['gini']:.2f}; the top 1 % of the items have "
+        f"{popularity['share_of_top_1%']:.0%} of the events, the top 10 % {popularity['share_of_top_10%']:.0%}",
+    ]
+    if audits["ties"]:
+        lines.append(f"ties          {audits['ties']['events_sharing_a_time_with_a_neighbour']:,} events")
+    if audits["repeats"]:
+        repeated = audits["repeats"]["repeated_events"]
+        lines.append(f"repeats       {repeated:,} events of an item seen before in the sequence")
+    lines.append(f"unseen items  {audits['items_without_training_events']:,} have no training events")
+    if audits["targets_before_training_ends"] is not None:
+        shares = [f"{share:.1%} of {split}" for split, share in audits["targets_before_training_ends"].items()]
+        lines.append(f"future        {', '.join(shares)} targets happened before the newest training event")
+    for name in ("pairs", "triples"):
+        figure = order[name]
+        surviving = "" if figure["surviving"] is None else f"; {figure['surviving']:.1%} of them still are"
+        lines.append(
+            f"{name:<14}{figure['frequent']:,} frequent {name} of neighbours (in {order['min_support']}+ sequences), "
+            f"{figure['frequent_shuffled']:,.0f} when shuffled{surviving}"
+        )
+    if "model" in order:
+        model = order["model"]
+        for name in (f"ndcg@{_K}", f"hr@{_K}"):
+            figure = model[name]
+            change = "" if figure["relative_change"] is None else f" ({figure['relative_change']:+.0%})"
+            lines.append(
+                f"{name:<14}{figure['true_order']:.4f} of {model['name']}; {figure['shuffled']:.4f} with shuffled "
+                f"histories{change}"
+            )
+        lines.append(
+            f"{f'jaccard@{_K}':<14}{model[f'jaccard@{_K}']:.2f} between the lists of true and shuffled histories"
+        )
+    return "\n".join(lines) + "\n"
