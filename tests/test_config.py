@@ -1,4 +1,6 @@
 import dataclasses
+import pathlib
+import tomllib
 
 import pytest
 
@@ -192,3 +194,18 @@ def test_toml_gives_every_model_s_configuration_back(name):
         Config(name, config_class(**changed), DataConfig(**data), TrainConfig(**train)),
     ):
         assert resolve(name, config_class, toml=config.to_toml()) == config
+
+
+CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
+def test_every_file_in_configs_is_of_the_model_that_it_names(path):
+    text = path.read_text()
+    name = tomllib.loads(text)["model_name"]
+    assert path.stem.startswith(name)
+    assert resolve(name, models.find(name).config_class, toml=text).model_name == name
+
+
+def test_every_model_has_a_file_in_configs():
+    assert {tomllib.loads(path.read_text())["model_name"] for path in CONFIGS} == set(models.names())
