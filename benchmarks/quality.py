@@ -14,6 +14,7 @@ import pathlib
 import shlex
 import subprocess
 import sys
+import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DATA = pathlib.Path(os.environ.get("SEQREC_DATA_DIR", ROOT.parent / "shared" / "data"))
@@ -24,34 +25,95 @@ class Row:
     """One line of the comparison.
 
     Attributes:
-        dataset: Name of the dataset folder that it shares with other rows.
-        prepare: Options of `seqrec prepare`; {data} is the folder of the data sets.
+        dataset: One of `DATASETS`.
         model: Of `seqrec train`.
-        config: File in `configs/`.
+        config: File in `configs/`, without its extension.
+        settings: What differs from it, as for `--set`.
         published: Figures to compare with: protocol to metric to (value, whose it is),
             or None where there is none.
     """
 
     dataset: str
-    prepare: str
     model: str
     config: str
+    settings: str
     published: dict[str, dict[str, tuple[float, str] | None]]
 
 
-_ML1M = "--preset movielens-1m --input {data}/ml-1m/events.tsv.gz --min-item-events 5"
+def _row(dataset: str, config: str, settings: str = "", **published) -> Row:
+    """A row of a dataset; `published` as in `Row`, protocols with _ for -."""
+    model = tomllib.loads((ROOT / "configs" / f"{config}.toml").read_text())["model_name"]
+    named = {protocol.replace("_", "-"): figures for protocol, figures in published.items()}
+    return Row(dataset, model, config, settings, named)
+
+
+DATASETS = {
+    "ml-1m": "--preset movielens-1m --input {data}/ml-1m --min-item-events 5",
+    "beauty": "--preset amazon-beauty --input {data}/amazon-beauty",
+    "retailrocket": "--preset retailrocket --input {data}/retailrocket",
+    # Ratings of 4 and more are liked; the newest fifth of the events is for validation and test.
+    "ml-100k-labels": "--preset movielens-100k --input {data}/ml-100k --label-column 2 --label-threshold 4 "
+    "--split time --valid-from 889237269 --test-from 891382267",
+}
+
+_TOP10 = {"ndcg@10": None, "hr@10": None}
+_BOTH = {"full": _TOP10, "uniform_100": _TOP10}
+_SESSIONS = {"full": {"hr@20": None, "mrr@20": None}}
+_NO_USERS = "model.max_len=50 data.exclude_history=false"
+_LABELS = {"labels": {"auc": None, "gauc": None, "logloss": None, "calibration": None}}
+_NEGATIVES = "model.num_negatives=4 data.batch_size=16 train.epochs=3"
 
 ROWS = {
-    "ml1m-sasrec": Row(
-        dataset="ml-1m",
-        prepare=_ML1M,
-        model="sasrec",
-        config="sasrec_ml1m.toml",
-        published={
-            "uniform-100": {"hr@10": (0.8245, "SASRec paper"), "ndcg@10": (0.5905, "SASRec paper")},
-            "full": {"hr@10": None, "ndcg@10": None},
-        },
+    "ml1m-sasrec": _row(
+        "ml-1m",
+        "sasrec_ml1m",
+        uniform_100={"hr@10": (0.8245, "SASRec paper"), "ndcg@10": (0.5905, "SASRec paper")},
+        full=_TOP10,
     ),
+    "ml1m-sasrec-softmax": _row(
+        "ml-1m",
+        "sasrec_softmax_ml1m",
+        full={"ndcg@10": (0.1772, "eSASRec; gSASRec 0.1726"), "hr@10": (0.3133, "eSASRec; gSASRec 0.3003")},
+        uniform_100=_TOP10,
+    ),
+    "ml1m-bert4rec": _row(
+        "ml-1m",
+        "bert4rec_ml1m",
+        popular_100={"hr@10": (0.6970, "BERT4Rec paper"), "ndcg@10": (0.4818, "BERT4Rec paper")},
+        **_BOTH,
+    ),
+    "ml1m-nova": _row("ml-1m", "nova_ml1m", **_BOTH),
+    "ml1m-gru4rec": _row(
+        "ml-1m",
+        "gru4rec_retailrocket",
+        "model.max_len=200 data.exclude_history=true train.epochs=30",
+        **_BOTH,
+    ),
+    **{
+        f"ml1m-{name}": _row("ml-1m", name, **_BOTH)
+        for name in ("caser", "fpmc", "fmc", "transrec", "neumf", "bprmf", "poprec")
+    },
+    "ml1m-itemknn": _row("ml-1m", "itemknn", "model.max_len=200", **_BOTH),
+    "ml1m-spop": _row("ml-1m", "spop", **_BOTH),
+    **{f"ml1m-{name}": _row("ml-1m", name, _NEGATIVES, uniform_100=_TOP10) for name in ("bst", "din", "wide_deep")},
+    "beauty-sasrec-softmax": _row(
+        "beauty",
+        "sasrec_softmax_beauty",
+        full={"hr@10": (0.0595, "SASRec with CE"), "ndcg@10": (0.0359, "SASRec with CE")},
+        popular_100={"hr@10": (0.3062, "SASRec with CE"), "ndcg@10": (0.2012, "SASRec with CE")},
+    ),
+    "rr-gru4rec": _row(
+        "retailrocket",
+        "gru4rec_retailrocket",
+        full={"hr@20": (0.603, "authors' TensorFlow code"), "mrr@20": (0.299, "authors' TensorFlow code")},
+    ),
+    "rr-sasrec": _row("retailrocket", "sasrec_softmax_beauty", f"{_NO_USERS} train.epochs=10", **_SESSIONS),
+    "rr-caser": _row("retailrocket", "caser", f"{_NO_USERS} model.use_users=false train.epochs=10", **_SESSIONS),
+    "rr-fmc": _row("retailrocket", "fmc", f"{_NO_USERS} train.epochs=20", **_SESSIONS),
+    "rr-itemknn": _row("retailrocket", "itemknn", "data.exclude_history=false", **_SESSIONS),
+    "rr-spop": _row("retailrocket", "spop", **_SESSIONS),
+    "rr-poprec": _row("retailrocket", "poprec", "data.exclude_history=false", **_SESSIONS),
+    **{f"ml100k-{name}": _row("ml-100k-labels", name, **_LABELS) for name in ("bst", "din", "wide_deep")},
 }
 
 
@@ -69,7 +131,7 @@ def main() -> None:
     for name in args.rows or ROWS:
         for seed in args.seeds:
             lines += measure(name, ROWS[name], seed, args.work)
-    print(f"\n{'row':<16}{'seed':>5}{'epochs':>8}{'minutes':>9}  {'protocol':<13}{'metric':<9}{'measured':>18}", end="")
+    print(f"\n{'row':<22}{'seed':>5}{'epochs':>8}{'minutes':>9}  {'protocol':<13}{'metric':<9}{'measured':>18}", end="")
     print("  published")
     print("\n".join(lines))
 
@@ -79,10 +141,10 @@ def measure(name: str, row: Row, seed: int, work: pathlib.Path) -> list[str]:
     dataset, run = work / row.dataset, work / "runs" / f"{name}-{seed}"
     figures_file = work / "runs" / f"{name}-{seed}.json"
     if not (dataset / "COMPLETED").exists():
-        seqrec(f"prepare {row.prepare.format(data=DATA)} --output {dataset}")
+        seqrec(f"prepare {DATASETS[row.dataset].format(data=DATA)} --output {dataset}")
     if not (run / "COMPLETED").exists():
-        config = ROOT / "configs" / row.config
-        settings = f"--config {config} --set train.seed={seed}"
+        config = ROOT / "configs" / f"{row.config}.toml"
+        settings = f"--config {config} --set {row.settings} train.seed={seed}"
         seqrec(f"train --dataset {dataset} --model {row.model} {settings} --output {run}")
     if not figures_file.exists():
         seqrec(f"evaluate --run {run} --protocol {' '.join(row.published)} --seed {seed} --json {figures_file}")
@@ -94,7 +156,7 @@ def measure(name: str, row: Row, seed: int, work: pathlib.Path) -> list[str]:
             measured = figures[protocol][row.model]["metrics"][metric]
             half = (measured["high"] - measured["low"]) / 2
             lines.append(
-                f"{name:<16}{seed:>5}{training['epochs']:>8}{training['seconds'] / 60:>9.1f}  {protocol:<13}{metric:<9}"
+                f"{name:<22}{seed:>5}{training['epochs']:>8}{training['seconds'] / 60:>9.1f}  {protocol:<13}{metric:<9}"
                 f"{measured['value']:>9.4f} ± {half:.4f}  " + (f"{figure[0]:.4f} ({figure[1]})" if figure else "")
             )
     return lines
