@@ -1,7 +1,9 @@
 """Ask a server for recommendations: TF Serving, or `seqrec serve`, which has the same contract.
 
 Give the items that a user has met, oldest first: `--history a,b,c`, or `--item` once for each where ids hold commas.
-With `--dataset DATASET` the answer shows the items' names.
+With `--candidates x,y,z` these are ranked, by the signature `rank`; else the model recommends from all that it knows.
+Models that know users need `--user`, those that know times `--history-times`. With `--dataset DATASET` the answer shows
+the items' names.
 """
 
 from __future__ import annotations
@@ -76,15 +78,21 @@ class Client:
         """The version being served and its signatures."""
         return self._call(f"{_path(model, version)}/metadata")
 
-    def predict(self, model: str, instances: list[Any], *, version: int | None = None) -> list[Any]:
+    def predict(
+        self, model: str, instances: list[Any], *, version: int | None = None, signature: str = "serving_default"
+    ) -> list[Any]:
         """The raw predictions for raw instances."""
-        return self._call(f"{_path(model, version)}:predict", {"instances": instances})["predictions"]
+        body = {"signature_name": signature, "instances": instances}
+        return self._call(f"{_path(model, version)}:predict", body)["predictions"]
 
     def recommend(
         self,
         model: str,
         histories: Sequence[Sequence[str]],
         *,
+        users: Sequence[str] | None = None,
+        history_times: Sequence[Sequence[int]] | None = None,
+        times: Sequence[int] | None = None,
         k: int | None = None,
         version: int | None = None,
         batch_size: int = 64,
@@ -94,6 +102,9 @@ class Client:
         Args:
             model: Name of the model.
             histories: Item ids of each user, oldest first; an empty history is allowed.
+            users: Who they are, for a model that knows users.
+            history_times: When each event was, seconds, for a model that knows times.
+            times: When the recommendation is shown, seconds, for such a model.
             k: How many items; all that the model returns where None.
             version: Version of the model; the newest where None.
             batch_size: Histories in one request; TF Serving refuses more than its own `max_batch_size`.
@@ -103,29 +114,80 @@ class Client:
 
         Raises:
             ServerError: The server could not be reached, or refused.
-            ValueError: `k` is more than the model returns, or the model is no recommender.
+            ValueError: `k` is more than the model returns, the model is no recommender, or it needs what is not given.
         """
         if k is not None and k < 1:
             raise ValueError(f"k must be at least 1, got {k}.")
-        length = self._history_length(model, version)
-        recommendations = []
-        for start in range(0, len(histories), batch_size):
-            rows = _pad(histories[start : start + batch_size], length)
-            for prediction in self.predict(model, rows, version=version):
-                recommendations.append(_read_prediction(prediction, model, k))
-        return recommendations
+        requests = self._requests(model, version, "serving_default", histories, users, history_times, times)
+        predictions = self._predictions(model, requests, version, "serving_default", batch_size)
+        return [_read_prediction(prediction, model, k) for prediction in predictions]
 
-    def _history_length(self, model: str, version: int | None) -> int:
-        """The length that the model's histories must have, -1 where any will do."""
+    def rank(
+        self,
+        model: str,
+        histories: Sequence[Sequence[str]],
+        candidates: Sequence[Sequence[str]],
+        *,
+        users: Sequence[str] | None = None,
+        history_times: Sequence[Sequence[int]] | None = None,
+        times: Sequence[int] | None = None,
+        version: int | None = None,
+        batch_size: int = 64,
+    ) -> list[list[float]]:
+        """Score candidates after each of some histories, such as those that another model recommends.
+
+        Args:
+            model: Name of the model.
+            histories: As for `recommend`, like all that is not described here.
+            candidates: Item ids to score, of each history.
+            users: See `recommend`.
+            history_times: See `recommend`.
+            times: See `recommend`.
+            version: See `recommend`.
+            batch_size: See `recommend`.
+
+        Returns:
+            The score of each candidate, in their order; the lowest float32 where the model does not know the item.
+        """
+        requests = self._requests(model, version, "rank", histories, users, history_times, times)
+        rows = [
+            {**request, "candidates": row}
+            for request, row in zip(requests, _pad(candidates, -1, _PADDING), strict=True)
+        ]
+        predictions = self._predictions(model, rows, version, "rank", batch_size)
+        scores = [row["scores"] if isinstance(row, dict) else row for row in predictions]
+        return [row[: len(wanted)] for row, wanted in zip(scores, candidates, strict=True)]
+
+    def _predictions(self, model, requests, version, signature, batch_size):
+        for start in range(0, len(requests), batch_size):
+            part = requests[start : start + batch_size]
+            yield from self.predict(model, part, version=version, signature=signature)
+
+    def _requests(self, model, version, signature, histories, users, history_times, times) -> list[dict[str, Any]]:
+        """What the signature takes of each history; ValueError where it needs what is not given."""
         signatures = self.metadata(model, version=version)["metadata"]["signature_def"]["signature_def"]
-        signature = signatures.get("serving_default", {"inputs": {}, "outputs": {}})
-        inputs, outputs = signature["inputs"], signature["outputs"]
-        if list(inputs) != ["history"] or not {"items", "scores"} <= outputs.keys():
+        found = signatures.get(signature, {"inputs": {}, "outputs": {}})
+        inputs, outputs = found["inputs"], found["outputs"]
+        expected = {"scores"} if signature == "rank" else {"items", "scores"}
+        if "history" not in inputs or not expected <= outputs.keys():
+            wanted = " and ".join(f"`{name}`" for name in sorted(expected))
             raise ValueError(
-                f"Model `{model}` must take `history` and give `items` and `scores`, as `seqrec export` writes it; it "
-                f"takes {', '.join(sorted(inputs)) or 'nothing'} and gives {', '.join(sorted(outputs)) or 'nothing'}."
+                f"The signature `{signature}` of model `{model}` must take `history` and give {wanted}, as `seqrec "
+                f"export` writes it; it takes {', '.join(sorted(inputs)) or 'nothing'} and gives "
+                f"{', '.join(sorted(outputs)) or 'nothing'}."
             )
-        return int(inputs["history"]["tensor_shape"]["dim"][1]["size"])
+        length = int(inputs["history"]["tensor_shape"]["dim"][1]["size"])
+        given = {"history": _pad(histories, length, _PADDING)}
+        for name, values, option in (
+            ("user_id", users, "users (--user)"),
+            ("history_timestamps", history_times, "the times of the histories (--history-times)"),
+            ("timestamp", times, "the time of the recommendation (--time)"),
+        ):
+            if name in inputs:
+                if values is None:
+                    raise ValueError(f"Model `{model}` takes `{name}`: give {option}.")
+                given[name] = _pad(values, length, 0) if name == "history_timestamps" else list(values)
+        return [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]
 
     def _call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         request = urllib.request.Request(
@@ -169,11 +231,11 @@ def _path(model: str, version: int | None = None) -> str:
     return f"/v1/models/{quote(model, safe='')}" + ("" if version is None else f"/versions/{version}")
 
 
-def _pad(histories: Sequence[Sequence[str]], length: int) -> list[list[str]]:
-    """Histories of one length: padded on the right, cut to the newest items where the length is fixed and too small."""
+def _pad(rows: Sequence[Sequence[Any]], length: int, padding: Any) -> list[list[Any]]:
+    """Rows of one length: padded on the right, cut to their newest where the length is fixed and too small."""
     if length < 0:
-        length = max(1, *map(len, histories))
-    return [[*history[-length:], *[_PADDING] * (length - len(history))] for history in histories]
+        length = max(1, *map(len, rows)) if rows else 1
+    return [[*row[-length:], *[padding] * (length - len(row))] for row in rows]
 
 
 def _read_prediction(prediction: dict[str, Any], model: str, k: int | None) -> Recommendation:
@@ -242,6 +304,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", type=int, help="version of the model (default: the newest)")
     parser.add_argument("--history", default="", metavar="A,B,C", help="item ids, oldest first, separated by commas")
     parser.add_argument("--item", action="append", default=[], metavar="ID", help="one more item id, after --history")
+    parser.add_argument("--candidates", default="", metavar="X,Y,Z", help="rank these items, separated by commas")
+    parser.add_argument("--user", metavar="ID", help="who it is, for a model that knows users")
+    parser.add_argument("--history-times", default="", metavar="T,U,V", help="when each event was, seconds since 1970")
+    parser.add_argument("--time", type=int, help="when the recommendation is shown, seconds (default: now)")
     parser.add_argument("--k", type=int, help="how many items (default: all that the model returns)")
     parser.add_argument("--dataset", help="dataset folder to take the items' names from")
     parser.add_argument(
@@ -255,11 +321,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Ask for one recommendation and print it."""
-    history = [item for item in (part.strip() for part in args.history.split(",")) if item] + args.item
+    history, candidates = _split(args.history) + args.item, _split(args.candidates)
     if not history:
         raise ValueError("There is no history: give item ids with --history A,B,C or --item ID.")
+    history_times = [int(time_) for time_ in _split(args.history_times)]
+    if history_times and len(history_times) != len(history):
+        raise ValueError(
+            f"--history-times must have {len(history)} times, one of each event, got {len(history_times)}."
+        )
+    given: dict[str, Any] = {
+        "users": None if args.user is None else [args.user],
+        "history_times": [history_times] if history_times else None,
+        "times": [int(time.time()) if args.time is None else args.time],
+        "version": args.version,
+    }
     client = Client(args.url, timeout_s=args.timeout)
-    (recommendation,) = client.recommend(args.model, [history], k=args.k, version=args.version)
+    if candidates:
+        (scores,) = client.rank(args.model, [history], [candidates], **given)
+        ranked = sorted(zip(candidates, scores, strict=True), key=lambda pair: -pair[1])[: args.k]
+        recommendation = Recommendation([item for item, _ in ranked], [score for _, score in ranked], 0)
+    else:
+        (recommendation,) = client.recommend(args.model, [history], k=args.k, **given)
     if args.json:
         sys.stdout.write(json.dumps(dataclasses.asdict(recommendation), ensure_ascii=False) + "\n")
         return
@@ -272,6 +354,10 @@ def run(args: argparse.Namespace) -> None:
             f"{recommendation.num_unknown} of {len(history)} history items {verb} unknown to the model and {was} "
             "ignored\n"
         )
+
+
+def _split(text: str) -> list[str]:
+    return [part for part in (part.strip() for part in text.split(",")) if part]
 
 
 def _table(recommendation: Recommendation, names: dict[str, str]) -> str:

@@ -174,8 +174,7 @@ class SequenceModel(keras.Model):
 
     def freeze_item_table(self) -> None:
         """Compute the item table once, where it is made of side features, for a model that learns no more."""
-        table = self.item_table()
-        if not isinstance(table, tf.Variable):
+        if self.item_features is not None and not isinstance(table := self.item_table(), tf.Variable):
             self.frozen_table = tf.Variable(table, trainable=False, name="item_table")
 
     def _table_to_score(self):

@@ -1,5 +1,6 @@
 """Small SavedModels that the tests of this folder serve."""
 
+import contextlib
 import pathlib
 import shutil
 import threading
@@ -177,6 +178,18 @@ def store(models):
 @pytest.fixture(scope="session")
 def url(store):
     """The address of a real server of `store`."""
+    with _serving(store) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def serving():
+    """A context manager that serves a `ModelStore` and gives the server's address."""
+    return _serving
+
+
+@contextlib.contextmanager
+def _serving(store):
     with server_lib.listen("127.0.0.1", 0) as listener:
         server = server_lib.make_http_server(server_lib.RestApi(store, log=lambda line: None), listener)
     threading.Thread(target=server.serve_forever, daemon=True).start()

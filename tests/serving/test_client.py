@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from werkzeug.serving import make_server
@@ -16,6 +17,7 @@ from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import Feature, Schema
 from serving import client as client_lib
 from serving.client import Client, Recommendation, ServerError
+from serving.model_store import ModelStore
 
 
 @pytest.fixture
@@ -238,3 +240,69 @@ def test_a_name_feature_that_is_not_one_string_is_refused(url, dataset, capsys, 
 def test_the_client_needs_no_tensorflow():
     script = "import sys, serving.client; sys.exit('tensorflow' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False, timeout=60).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def personal(tmp_path_factory, serving):
+    """A server of BST, which knows users and times, and the model's golden requests."""
+    path, random = tmp_path_factory.mktemp("personal"), np.random.default_rng(0)
+    lines = [
+        f"u{user},i{random.integers(12)},{1_700_000_000 + 500 * place}" for user in range(20) for place in range(8)
+    ]
+    (path / "events.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(lines) + "\n")
+    settings = "model.num_negatives=2 model.dim=8 model.age_dim=8 model.user_dim=4 model.hidden_dims=[8] train.epochs=1"
+    for command in (
+        f"prepare --input {path / 'events.csv'} --output {path / 'dataset'}",
+        f"train --dataset {path / 'dataset'} --model bst --output {path / 'run'} --set {settings}",
+        f"export --run {path / 'run'} --output {path / 'models' / 'bst'} --k 5",
+    ):
+        assert cli.main(command.split()) == 0
+    store = ModelStore(path / "models", report=lambda line: None)
+    store.poll()
+    with serving(store) as address:
+        yield address, json.loads((path / "models" / "bst" / "1" / "assets.extra" / "golden_requests.json").read_text())
+
+
+def given(requests):
+    return {
+        "users": [request["user_id"] for request in requests],
+        "history_times": [request["history_timestamps"] for request in requests],
+        "times": [request["timestamp"] for request in requests],
+    }
+
+
+def test_users_and_times_are_sent_to_a_model_that_knows_them(personal):
+    address, golden = personal
+    histories = [request["history"] for request in golden]
+    recommendations = Client(address).recommend("bst", histories, **given(golden), batch_size=2)
+    for request, recommendation in zip(golden, recommendations, strict=True):
+        assert recommendation.scores == pytest.approx(request["scores"], abs=1e-4)
+
+
+def test_candidates_are_ranked_by_the_scores_that_they_are_recommended_with(personal):
+    address, golden = personal
+    histories, candidates = ([request[name] for request in golden] for name in ("history", "items"))
+    candidates[0] = candidates[0][::-1][:3]
+    scores = Client(address).rank("bst", histories, candidates, **given(golden))
+    assert scores[0] == pytest.approx(golden[0]["scores"][::-1][:3], abs=1e-4)
+    assert scores[1] == pytest.approx(golden[1]["scores"], abs=1e-4)
+
+
+def test_what_a_model_takes_and_is_not_given_is_named(personal):
+    address, golden = personal
+    with pytest.raises(ValueError, match=r"Model `bst` takes `user_id`: give users \(--user\)"):
+        Client(address).recommend("bst", [golden[0]["history"]])
+
+
+def test_the_command_ranks_candidates(personal, capsys):
+    address, golden = personal
+    request = golden[0]
+    arguments = ["--url", address, "--model", "bst", "--history", ",".join(request["history"])]
+    arguments += ["--user", request["user_id"], "--time", str(request["timestamp"]), "--history-times"]
+    arguments += [",".join(map(str, request["history_timestamps"])), "--candidates", ",".join(request["items"][::-1])]
+    assert run(*arguments, "--k", "2", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["items"] == request["items"][:2]
+    arguments[arguments.index("--history-times") + 1] = "1"
+    assert run(*arguments) == 2
+    assert "--history-times must have" in capsys.readouterr().err
