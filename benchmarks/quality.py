@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import random
 import shlex
 import subprocess
 import sys
@@ -54,6 +55,7 @@ DATASETS = {
     # Ratings of 4 and more are liked; the newest fifth of the events is for validation and test.
     "ml-100k-labels": "--preset movielens-100k --input {data}/ml-100k --label-column 2 --label-threshold 4 "
     "--split time --valid-from 889237269 --test-from 891382267",
+    "ordered": "--input {work}/ordered.csv --label-column label",
 }
 
 _TOP10 = {"ndcg@10": None, "hr@10": None}
@@ -61,6 +63,7 @@ _BOTH = {"full": _TOP10, "uniform_100": _TOP10}
 _SESSIONS = {"full": {"hr@20": None, "mrr@20": None}}
 _NO_USERS = "model.max_len=50 data.exclude_history=false"
 _LABELS = {"labels": {"auc": None, "gauc": None, "logloss": None, "calibration": None}}
+_ORDERED = "model.hidden_dims=[64,32] data.batch_size=16 train.epochs=6"
 _NEGATIVES = "model.num_negatives=4 data.batch_size=16 train.epochs=3"
 
 ROWS = {
@@ -114,6 +117,8 @@ ROWS = {
     "rr-spop": _row("retailrocket", "spop", **_SESSIONS),
     "rr-poprec": _row("retailrocket", "poprec", "data.exclude_history=false", **_SESSIONS),
     **{f"ml100k-{name}": _row("ml-100k-labels", name, **_LABELS) for name in ("bst", "din", "wide_deep")},
+    **{f"ordered-{name}": _row("ordered", name, _ORDERED, **_LABELS) for name in ("bst", "din")},
+    "ordered-wide_deep": _row("ordered", "wide_deep", f"{_ORDERED} model.use_history=true", **_LABELS),
 }
 
 
@@ -141,7 +146,10 @@ def measure(name: str, row: Row, seed: int, work: pathlib.Path) -> list[str]:
     dataset, run = work / row.dataset, work / "runs" / f"{name}-{seed}"
     figures_file = work / "runs" / f"{name}-{seed}.json"
     if not (dataset / "COMPLETED").exists():
-        seqrec(f"prepare {DATASETS[row.dataset].format(data=DATA)} --output {dataset}")
+        work.mkdir(parents=True, exist_ok=True)
+        if row.dataset == "ordered":
+            write_ordered(work / "ordered.csv")
+        seqrec(f"prepare {DATASETS[row.dataset].format(data=DATA, work=work)} --output {dataset}")
     if not (run / "COMPLETED").exists():
         config = ROOT / "configs" / f"{row.config}.toml"
         settings = f"--config {config} --set {row.settings} train.seed={seed}"
@@ -160,6 +168,25 @@ def measure(name: str, row: Row, seed: int, work: pathlib.Path) -> list[str]:
                 f"{measured['value']:>9.4f} ± {half:.4f}  " + (f"{figure[0]:.4f} ({figure[1]})" if figure else "")
             )
     return lines
+
+
+def write_ordered(path: pathlib.Path) -> None:
+    """Events whose label depends on the order of those before, which what is a mere set of events cannot tell.
+
+    Of 40 items a user is shown one at a time. If the last liked item has a larger number than the liked one before it,
+    they like even items, else odd ones, and tell the opposite one time in ten: the best AUC that there can be is 0.9.
+    """
+    rng = random.Random(0)
+    with path.open("w") as stream:
+        stream.write("user_id,item_id,timestamp,label\n")
+        for user in range(3000):
+            liked = [rng.randrange(40), rng.randrange(40)]
+            for second in range(60):
+                item = rng.randrange(40)
+                is_liked = ((item % 2 == 0) == (liked[-1] > liked[-2])) == (rng.random() < 0.9)
+                stream.write(f"u{user},i{item},{1_700_000_000 + second},{int(is_liked)}\n")
+                if is_liked:
+                    liked.append(item)
 
 
 def seqrec(command: str) -> None:
