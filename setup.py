@@ -22,7 +22,7 @@ setup(
         "keras>=3.15,<3.16",
         "tensorflow-recommenders>=0.7.7",
         "tensorflow-hub>=0.16.1",
-        "apache-beam>=2.77,<3",
+        "apache-beam[tfrecord]>=2.77,<3",
         # Writes the event files of a run; TensorFlow 2.21 no longer brings it.
         "tensorboard>=2.20",
         # PredictionLog, the record type of TF Serving's warm-up requests.

@@ -30,7 +30,7 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from beam_jobs import write_dataset
 from beam_jobs.options import Options, add_arguments, resolve
-from beam_jobs.pipeline import Plan, PrepareSequences, make_plan
+from beam_jobs.pipeline import PrepareSequences, make_plan
 from seqrec_tf import schema as schema_lib
 
 __all__ = ["NEEDS_TENSORFLOW", "TAKES_BEAM_OPTIONS", "add_arguments", "run"]
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     elif _exists(output):
         FileSystems.delete(_remote_files(output))
     try:
-        _run_pipeline(plan, pipeline_options)
+        run_pipeline("Prepare" >> PrepareSequences(plan), pipeline_options)
         stats = _read_stats(partial)
         _check_result(stats, partial, output, is_local=is_local)
         if is_local:
@@ -93,13 +93,14 @@ def _remote_files(folder: str) -> list[str]:
     return [file.path for file in FileSystems.match([f"{folder}/**"])[0].metadata_list]
 
 
-def _run_pipeline(plan: Plan, options: PipelineOptions) -> None:
+def run_pipeline(job: beam.PTransform, options: PipelineOptions) -> None:
+    """Run a whole job on the runner that the options ask for; with progress where that is local."""
     is_local = options.view_as(StandardOptions).runner in (None, "DirectRunner")
     with (
         _progress() if is_local else contextlib.nullcontext(),
         beam.Pipeline(local_runner(options) if is_local else None, options) as pipeline,
     ):
-        pipeline | "Prepare" >> PrepareSequences(plan)
+        pipeline | job
 
 
 def local_runner(options: PipelineOptions) -> fn_runner.FnApiRunner:
@@ -121,6 +122,8 @@ def local_runner(options: PipelineOptions) -> fn_runner.FnApiRunner:
 def _progress() -> Iterator[None]:
     """Show what the readers say, not what Beam says of its stages: an error of theirs comes as an exception, too."""
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    root_level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)  # Beam warns there that it cannot tell the memory of its model
     logger, handler = logging.getLogger("beam_jobs"), logging.StreamHandler()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -128,6 +131,7 @@ def _progress() -> Iterator[None]:
     try:
         yield
     finally:
+        logging.getLogger().setLevel(root_level)
         logger.removeHandler(handler)
         logger.propagate = True
 

@@ -22,6 +22,7 @@ import seqrec_tf
 COMMANDS = {
     "demo": ("seqrec_tf.demo", "the whole path on a generated shop, in a few minutes, without a network"),
     "prepare": ("beam_jobs.prepare_sequences", "raw events to a dataset folder of TFRecords (Apache Beam)"),
+    "embed": ("beam_jobs.embed_items", "texts and images of items to vectors, with TF Hub encoders (Apache Beam)"),
     "analyze": ("seqrec_tf.analyze", "what is in a dataset, what looks wrong, and whether the order says anything"),
     "train": ("seqrec_tf.train", "a dataset folder to a run folder with the best model"),
     "evaluate": ("seqrec_tf.evaluate", "ranking metrics of a run, beside popularity, with confidence intervals"),

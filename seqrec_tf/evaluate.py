@@ -328,10 +328,11 @@ def label_metrics(
     values = figures(np.ones(len(sizes), np.int64))
     draws = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=_NUM_LIST_RESAMPLES)
     resampled = [figures(count) for count in draws]
-    return {
-        name: Interval(value, *map(float, np.nanpercentile([sample[name] for sample in resampled], [2.5, 97.5])))
-        for name, value in values.items()
-    }
+    intervals = {}
+    for name, value in values.items():
+        finite = [sample[name] for sample in resampled if np.isfinite(sample[name])] or [np.nan]
+        intervals[name] = Interval(value, *map(float, np.percentile(finite, [2.5, 97.5])))
+    return intervals
 
 
 class _NegativeSampler:

@@ -6,6 +6,7 @@ reader (tf.data) cannot disagree. TensorFlow is imported when first needed: open
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -131,8 +132,25 @@ class DatasetFolder:
 
     @functools.cached_property
     def schema(self) -> Schema:
-        """What the records hold."""
-        return Schema.from_json(self.read_text(schema_lib.SCHEMA_FILE))
+        """What the records hold, and the vectors that were made of them since."""
+        schema = Schema.from_json(self.read_text(schema_lib.SCHEMA_FILE))
+        vectors = (
+            Feature(schema_lib.vector_name(column), "float32", (about["dim"],), f"by {about['encoder']}", "vector")
+            for column, about in self.vectors.items()
+        )
+        return dataclasses.replace(schema, item_features=(*schema.item_features, *vectors))
+
+    @functools.cached_property
+    def vectors(self) -> dict[str, dict[str, Any]]:
+        """Embedded columns: name to the content of its `encoder.json`."""
+        pattern = f"{schema_lib.VECTORS_FOLDER}/*/{schema_lib.ENCODER_FILE}"
+        if "://" in self.path:
+            import tensorflow as tf
+
+            names = [path[len(self.path) + 1 :] for path in tf.io.gfile.glob(self.file(pattern))]
+        else:
+            names = [str(path.relative_to(self.path)) for path in pathlib.Path(self.path).glob(pattern)]
+        return {name.split("/")[1]: json.loads(self.read_text(name)) for name in sorted(names)}
 
     @functools.cached_property
     def stats(self) -> dict[str, Any]:
@@ -194,23 +212,33 @@ class DatasetFolder:
         import tensorflow as tf
 
         names = set(names)
-        wanted = [feature for feature in self.schema.item_features if feature.name in names]
+        features = [feature for feature in self.schema.item_features if feature.name in names]
+        embedded = {schema_lib.vector_name(column): column for column in self.vectors}
+        wanted = [feature for feature in features if feature.name not in embedded]
         values = {}
-        for feature in wanted:
+        for feature in features:
             width: Any = {"categories": (feature.max_length,), "vector": feature.shape}.get(feature.kind, ())
             dtype = np.int32 if feature.dtype == "int64" else np.float32
             values[feature.name] = np.full(
                 [self.num_items + 1, *width], 0 if width or dtype == np.int32 else np.nan, dtype
             )
-        spec, row = parsing_spec(wanted), 1  # item records lie in the order of the ids
-        records = tf.data.TFRecordDataset(self.item_files(), compression_type=COMPRESSION).batch(10_000)
-        for batch in records.map(lambda serialized: tf.io.parse_example(serialized, spec)):
-            for feature in wanted:
-                parsed = batch[feature.name]
-                if isinstance(parsed, tf.RaggedTensor):
-                    parsed = parsed[:, : feature.max_length].to_tensor(shape=[None, feature.max_length])
-                values[feature.name][row : row + len(parsed)] = parsed
-            row += len(parsed)
+        if wanted:
+            row = 1  # item records lie in the order of the ids
+            for batch in _parsed(self.item_files(), wanted):
+                for feature in wanted:
+                    parsed = batch[feature.name]
+                    if isinstance(parsed, tf.RaggedTensor):
+                        parsed = parsed[:, : feature.max_length].to_tensor(shape=[None, feature.max_length])
+                    values[feature.name][row : row + len(parsed)] = parsed
+                row += len(parsed)
+        id_of = {item: number for number, item in enumerate(self.item_ids, start=1)} if embedded.keys() & names else {}
+        for name in sorted(embedded.keys() & names):
+            about, folder = self.vectors[embedded[name]], f"{schema_lib.VECTORS_FOLDER}/{embedded[name]}"
+            files = [self.file(f"{folder}/{file}") for file in about["files"]]
+            item_id, vector = Feature(schema_lib.ITEM_ID, "string", ()), Feature("vector", "float32", (about["dim"],))
+            for batch in _parsed(files, [item_id, vector]):
+                ids = [id_of[item.decode()] for item in batch[schema_lib.ITEM_ID].numpy()]
+                values[name][ids] = batch["vector"]
         return values
 
     def item_files(self) -> list[str]:
@@ -233,9 +261,15 @@ def read_split(folder: DatasetFolder, split: str, names: Iterable[str] = ()):
         split: "train", "valid" or "test"; of one without records, nothing comes.
         names: The features to read; all where empty.
     """
+    names = set(names)
+    wanted = [feature for feature in folder.schema.features if not names or feature.name in names]
+    return _parsed(folder.split_files(split), wanted)
+
+
+def _parsed(files: list[str], features: list[Feature]):
+    """The records of some files, many at a time."""
     import tensorflow as tf
 
-    names = set(names)
-    spec = parsing_spec(feature for feature in folder.schema.features if not names or feature.name in names)
-    records = tf.data.TFRecordDataset(folder.split_files(split), compression_type=COMPRESSION).batch(10_000)
+    spec = parsing_spec(features)
+    records = tf.data.TFRecordDataset(files, compression_type=COMPRESSION).batch(10_000)
     return records.map(lambda serialized: tf.io.parse_example(serialized, spec))

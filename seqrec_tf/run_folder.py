@@ -12,6 +12,7 @@ COMPLETED          last, empty
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -71,7 +72,11 @@ class RunFolder:
             ValueError: Its schema or its data differ.
         """
         folder = DatasetFolder(path or self.dataset_info["path"])
-        differences = Schema.from_dict(self.dataset_info["schema"]).differences(folder.schema)
+        ours = Schema.from_dict(self.dataset_info["schema"])
+        known = {feature.name for feature in ours.item_features}
+        # Vectors that were made since are nothing to this run.
+        kept = [feature for feature in folder.schema.item_features if feature.kind != "vector" or feature.name in known]
+        differences = ours.differences(dataclasses.replace(folder.schema, item_features=tuple(kept)))
         if not differences and folder.fingerprint != self.dataset_info["fingerprint"]:
             differences = ["the records or the vocabulary (the fingerprints differ)"]
         if differences:

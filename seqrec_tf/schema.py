@@ -41,6 +41,8 @@ COMPLETED_FILE = "COMPLETED"
 ITEM_VOCABULARY_FILE = "vocabularies/item_id.txt"  # line k (from 1) is the item with id k
 ITEM_COUNTS_FILE = "vocabularies/item_count.txt"  # line k: training events of item k
 FEATURES_FILE = "vocabularies/features.json"  # what was learned of the columns of the items file
+VECTORS_FOLDER = "vectors"  # of each embedded column a folder, whose ENCODER_FILE names the files
+ENCODER_FILE = "encoder.json"
 ITEMS_FOLDER = "items"  # one Example per item, in id order; only where an items file was given
 REJECTED_FOLDER = "rejected"
 
@@ -152,6 +154,11 @@ class Schema:
                 if described[0] != described[1]:
                     lines.append(f"{field}.{name}: {described[0]} against {described[1]}")
         return lines
+
+
+def vector_name(column: str) -> str:
+    """Name of the feature that holds the vectors of an embedded column."""
+    return f"{column}_vector"
 
 
 def _describe(feature: Feature | None) -> str:

@@ -91,7 +91,7 @@ def test_an_unknown_command_names_the_nearest(capsys):
 
 def test_an_unknown_command_like_no_other_lists_the_commands(capsys):
     assert cli.main(["xyzzy"]) == 2
-    assert "choose one of demo, prepare, analyze, train" in capsys.readouterr().err
+    assert "choose one of demo, prepare, embed, analyze, train" in capsys.readouterr().err
 
 
 def test_a_command_gets_its_arguments(command):

@@ -94,3 +94,13 @@ def data_dir() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"the public data sets are not in {folder}; set SEQREC_DATA_DIR")
     return folder
+
+
+@pytest.fixture
+def models_dir(data_dir) -> pathlib.Path:
+    """The folder of pretrained encoders, beside that of the data sets."""
+    pytest.importorskip("tensorflow_text")
+    folder = data_dir.parent / "models"
+    if not folder.is_dir():
+        pytest.skip(f"there are no pretrained encoders in {folder}")
+    return folder
