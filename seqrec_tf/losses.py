@@ -27,19 +27,75 @@ def binary_cross_entropy(positive, negatives):
     return (tf.nn.softplus(-positive) + tf.reduce_sum(tf.nn.softplus(negatives), axis=1)) / num_terms
 
 
-def cross_entropy(logits, targets):
-    """Cross-entropy of the true item among all items.
+# Logits that `cross_entropy` holds at once (64 MB), and the fewest targets whose logits these may be.
+BLOCK_LOGITS, LEAST_ROWS = 16_000_000, 64
 
-    loss = -log softmax(logits)[target]
+
+def cross_entropy(hidden, table, bias, targets):
+    """Cross-entropy of the true item among all items, without the logits of all targets at once.
+
+    loss = -log softmax(hidden table^T + bias)[target]
+
+    Targets are taken in blocks: a block's gradients are made right after its loss, from the same logits, and these are
+    forgotten. Where all targets have the same weight, as in a mean, these are the
+    gradients but for that factor; else they are computed anew in the backward pass. Either way they are exact.
 
     Args:
-        logits: float32 [N, V], unnormalised scores of every candidate.
-        targets: int32 [N], column of the true item, in [0, V).
+        hidden: float32 [N, D], states that predict.
+        table: float32 [V, D], vectors of all candidates.
+        bias: float32 [V], added to the logits.
+        targets: int32 [N], row of the true item, in [0, V).
 
     Returns:
         float32 [N], nats.
     """
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)
+    rows_at_once = max(LEAST_ROWS, BLOCK_LOGITS // table.shape[0])
+
+    def in_blocks(hidden, table, bias, weights):
+        """Losses [N], and gradients of their weighted sum: of hidden [N, D], of the table [V, D], of the bias [V]."""
+        number = tf.shape(hidden)[0]
+        num_blocks = tf.maximum(-(-number // rows_at_once), 1)
+
+        def block(index, losses, of_hidden, of_table, of_bias):
+            part = slice(index * rows_at_once, (index + 1) * rows_at_once)
+            logits = tf.matmul(hidden[part], table, transpose_b=True) + bias  # [rows, V]
+            loss, of_logits = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=targets[part])
+            if weights is not None:
+                of_logits *= weights[part, None]
+            return (
+                index + 1,
+                losses.write(index, loss),
+                of_hidden.write(index, tf.matmul(of_logits, table)),
+                of_table + tf.matmul(of_logits, hidden[part], transpose_a=True),
+                of_bias + tf.reduce_sum(of_logits, axis=0),
+            )
+
+        def array(*shape):
+            return tf.TensorArray(tf.float32, num_blocks, infer_shape=False, element_shape=[None, *shape])
+
+        _, losses, of_hidden, of_table, of_bias = tf.while_loop(
+            lambda index, *_: index < num_blocks,
+            block,
+            (0, array(), array(hidden.shape[1]), tf.zeros(table.shape), tf.zeros(bias.shape)),
+            parallel_iterations=1,  # more would hold more blocks
+        )
+        return losses.concat(), of_hidden.concat(), of_table, of_bias
+
+    @tf.custom_gradient
+    def loss_of(hidden, table, bias):
+        losses, *gradients = in_blocks(hidden, table, bias, None)
+
+        def backward(weights):
+            first = weights[:1]
+            return tf.cond(
+                tf.reduce_all(weights == first),
+                lambda: [gradient * tf.reduce_sum(first) for gradient in gradients],
+                lambda: list(in_blocks(hidden, table, bias, weights)[1:]),
+            )
+
+        return losses, backward
+
+    return loss_of(hidden, table, bias)
 
 
 def generalized_binary_cross_entropy(positive, negatives, *, num_items, calibration):

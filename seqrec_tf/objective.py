@@ -129,9 +129,9 @@ class NextItemObjective(keras.layers.Layer):
         config = self.config
         hidden = tf.cast(hidden, tf.float32)
         if config.loss == "softmax":
-            logits = tf.matmul(hidden, table[1 : self.num_items + 1], transpose_b=True)  # [N, V - 1]
-            logits = logits if bias is None else logits + bias[1:]
-            return losses.cross_entropy(logits / config.temperature, targets - 1)
+            items = tf.ensure_shape(table[1 : self.num_items + 1], [self.num_items, table.shape[1]])
+            bias = tf.zeros([self.num_items]) if bias is None else bias[1:] / config.temperature
+            return losses.cross_entropy(hidden / config.temperature, items, bias, targets - 1)
         positive = tf.reduce_sum(hidden * tf.gather(table, targets), axis=-1)
         positive = positive if bias is None else positive + tf.gather(bias, targets)
         if config.share_negatives or config.negatives == "in-batch":

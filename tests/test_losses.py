@@ -25,6 +25,12 @@ def slow_cross_entropy(logits, targets):
     return values
 
 
+def cross_entropy_of(logits, targets):
+    """Of given logits, which are what states have for the identity as a table."""
+    num_items = logits.shape[1]
+    return losses.cross_entropy(tf.convert_to_tensor(logits), tf.eye(num_items), tf.zeros([num_items]), targets)
+
+
 def test_binary_cross_entropy_of_zero_logits_is_log_2():
     value = losses.binary_cross_entropy(tf.zeros([1]), tf.zeros([1, 3]))
     np.testing.assert_allclose(value, [math.log(2)], rtol=1e-6)
@@ -67,14 +73,14 @@ def test_binary_cross_entropy_of_no_target_is_empty():
 
 
 def test_cross_entropy_of_equal_logits_is_the_log_of_their_number():
-    value = losses.cross_entropy(tf.fill([2, 5], 7.0), tf.constant([0, 4]))
+    value = cross_entropy_of(tf.fill([2, 5], 7.0), tf.constant([0, 4]))
     np.testing.assert_allclose(value, [math.log(5)] * 2, rtol=1e-6)
 
 
 def test_cross_entropy_follows_the_formula():
     # softmax of log 1, log 2, log 5 is 1/8, 2/8, 5/8
     logits = tf.math.log([[1.0, 2.0, 5.0]] * 3)
-    value = losses.cross_entropy(logits, tf.constant([0, 1, 2]))
+    value = cross_entropy_of(logits, tf.constant([0, 1, 2]))
     np.testing.assert_allclose(value, [math.log(8), math.log(4), math.log(8 / 5)], rtol=1e-6)
 
 
@@ -82,24 +88,49 @@ def test_cross_entropy_equals_a_slow_loop():
     random = np.random.default_rng(2)
     logits = random.normal(size=(7, 5), scale=3).astype(np.float32)
     targets = random.integers(0, 5, size=7).astype(np.int32)
-    np.testing.assert_allclose(losses.cross_entropy(logits, targets), slow_cross_entropy(logits, targets), rtol=1e-5)
+    np.testing.assert_allclose(cross_entropy_of(logits, targets), slow_cross_entropy(logits, targets), rtol=1e-5)
 
 
 def test_cross_entropy_of_extreme_logits_is_the_distance_from_the_largest():
     logits = tf.constant([[1e4, -1e4, 0.0]] * 3)
-    np.testing.assert_allclose(losses.cross_entropy(logits, tf.constant([0, 1, 2])), [0.0, 2e4, 1e4])
+    np.testing.assert_allclose(cross_entropy_of(logits, tf.constant([0, 1, 2])), [0.0, 2e4, 1e4])
 
 
 def test_cross_entropy_of_extreme_logits_has_finite_gradients():
     logits = tf.constant([[1e4, -1e4]])
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        value = losses.cross_entropy(logits, tf.constant([1]))
+        value = cross_entropy_of(logits, tf.constant([1]))
     np.testing.assert_allclose(tape.gradient(value, logits), [[1.0, -1.0]])  # softmax minus the target
 
 
+@pytest.mark.parametrize("num_targets", [1, 4, 5, 11])
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_cross_entropy_in_blocks_is_that_of_all_logits_with_its_gradients(monkeypatch, num_targets, is_weighted):
+    monkeypatch.setattr(losses, "BLOCK_LOGITS", 28)
+    monkeypatch.setattr(losses, "LEAST_ROWS", 2)
+    random = np.random.default_rng(0)
+    states = [tf.Variable(random.normal(size=shape), dtype=tf.float32) for shape in ([num_targets, 3], [7, 3], [7])]
+    targets = tf.constant(random.integers(0, 7, num_targets), tf.int32)
+    weights = tf.constant(random.uniform(size=num_targets), tf.float32) if is_weighted else 0.25
+
+    def results(function):
+        with tf.GradientTape() as tape:
+            values = function(*states)
+            total = tf.reduce_sum(values * weights)
+        return [values, *tape.gradient(total, states)]
+
+    def plain(hidden, table, bias):
+        logits = tf.matmul(hidden, table, transpose_b=True) + bias
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)
+
+    in_blocks = tf.function(lambda *states: losses.cross_entropy(*states, targets))
+    for ours, expected in zip(results(in_blocks), results(plain), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_cross_entropy_of_no_target_is_empty():
-    assert losses.cross_entropy(tf.zeros([0, 5]), tf.zeros([0], tf.int32)).shape == [0]
+    assert cross_entropy_of(tf.zeros([0, 5]), tf.zeros([0], tf.int32)).shape == [0]
 
 
 def sigmoid(value):

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from seqrec_tf import config as config_lib
-from seqrec_tf import metrics
+from seqrec_tf import losses, metrics
 from seqrec_tf.config import ModelConfig
 from seqrec_tf.layers.item_features import READABLE_KINDS, ItemFeatures
 from seqrec_tf.objective import NextItemObjective, ObjectiveConfig
@@ -254,7 +254,8 @@ class SequenceModel(keras.Model):
         if isinstance(config, ObjectiveConfig):
             scored = config.num_negatives * (1 if config.share_negatives else dim)
             if config.loss == "softmax":
-                scored = schema.num_items
+                block = max(losses.BLOCK_LOGITS, losses.LEAST_ROWS * schema.num_items)
+                return tables + attention + states + 3 * 4 * block
             elif config.negatives == "in-batch":
                 scored = config.num_negatives + tokens
         return tables + attention + states + 3 * 4 * tokens * scored
