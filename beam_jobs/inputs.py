@@ -24,7 +24,6 @@ from beam_jobs.options import FORMATS, NONE, Options
 from beam_jobs.parsing import Columns, LineError, TextFormat
 from beam_jobs.read_events import Range
 from seqrec_tf import features
-from seqrec_tf.config import check_choice
 from seqrec_tf.schema import ITEM_ID, Feature
 
 # The item's id among the features of an item record.
@@ -227,8 +226,7 @@ def _declared_kinds(declarations: Sequence[str], names: Sequence[str]) -> dict[s
             raise ValueError(f"--item-feature expects NAME:KIND, such as price:number, got {declaration!r}.")
         if name not in names:
             raise ValueError(f"The items files have no column {name!r} (--item-feature){_nearest(name, names)}.")
-        check_choice(f"The kind of --item-feature {name}", kind, features.KINDS)
-        kinds[name] = kind
+        kinds[name] = features.feature_of(name, kind).kind
     return kinds
 
 

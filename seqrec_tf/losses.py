@@ -31,6 +31,11 @@ def binary_cross_entropy(positive, negatives):
 BLOCK_LOGITS, LEAST_ROWS = 16_000_000, 64
 
 
+def logits_at_once(num_items: int) -> int:
+    """Logits that `cross_entropy` holds at once."""
+    return max(BLOCK_LOGITS, LEAST_ROWS * num_items)
+
+
 def cross_entropy(hidden, table, bias, targets):
     """Cross-entropy of the true item among all items, without the logits of all targets at once.
 
@@ -49,7 +54,7 @@ def cross_entropy(hidden, table, bias, targets):
     Returns:
         float32 [N], nats.
     """
-    rows_at_once = max(LEAST_ROWS, BLOCK_LOGITS // table.shape[0])
+    rows_at_once = logits_at_once(table.shape[0]) // table.shape[0]
 
     def in_blocks(hidden, table, bias, weights):
         """Losses [N], and gradients of their weighted sum: of hidden [N, D], of the table [V, D], of the bias [V]."""

@@ -16,9 +16,10 @@ import numpy as np
 import tensorflow as tf
 
 from seqrec_tf import config as config_lib
-from seqrec_tf import losses, metrics
+from seqrec_tf import metrics
 from seqrec_tf.config import ModelConfig
 from seqrec_tf.layers.item_features import READABLE_KINDS, ItemFeatures
+from seqrec_tf.losses import logits_at_once
 from seqrec_tf.objective import NextItemObjective, ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID, TIMESTAMPS, USER_ID, Schema
 
@@ -254,8 +255,7 @@ class SequenceModel(keras.Model):
         if isinstance(config, ObjectiveConfig):
             scored = config.num_negatives * (1 if config.share_negatives else dim)
             if config.loss == "softmax":
-                block = max(losses.BLOCK_LOGITS, losses.LEAST_ROWS * schema.num_items)
-                return tables + attention + states + 3 * 4 * block
+                return tables + attention + states + 3 * 4 * logits_at_once(schema.num_items)
             elif config.negatives == "in-batch":
                 scored = config.num_negatives + tokens
         return tables + attention + states + 3 * 4 * tokens * scored
@@ -371,8 +371,14 @@ class SequenceModel(keras.Model):
         return self._replica_logs({metric.name: metric.result() for metric in self.validation_metrics})
 
     def train_step(self, data):
-        """Keras' own step; only the validation metrics, which it does not update, stay out of its logs."""
-        super().train_step(data)
+        """As Keras' own, but the loss shown is the mean over batches: their weights are in it already."""
+        inputs, labels, weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(inputs, labels, self(inputs, training=True), weight)
+            scaled = self.optimizer.scale_loss(loss)
+        self._loss_tracker.update_state(loss * self.distribute_strategy.num_replicas_in_sync)
+        variables = self.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(scaled, variables), variables, strict=True))
         return self._replica_logs({"loss": self._loss_tracker.result()})
 
     # ---- Keras 3 under tf.distribute (keras issue 20585) ----
