@@ -97,8 +97,7 @@ ROWS = {
         f"ml1m-{name}": _row("ml-1m", name, **_BOTH)
         for name in ("caser", "fpmc", "fmc", "transrec", "neumf", "bprmf", "poprec")
     },
-    "ml1m-itemknn": _row("ml-1m", "itemknn", "model.max_len=200", **_BOTH),
-    "ml1m-spop": _row("ml-1m", "spop", **_BOTH),
+    "ml1m-itemknn": _row("ml-1m", "itemknn", "model.num_neighbors=1000", **_BOTH),
     **{f"ml1m-{name}": _row("ml-1m", name, _NEGATIVES, uniform_100=_TOP10) for name in ("bst", "din", "wide_deep")},
     "beauty-sasrec-softmax": _row(
         "beauty",

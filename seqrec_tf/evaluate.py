@@ -113,12 +113,15 @@ class Result:
         num_targets: Events predicted.
         num_impossible: Of these, targets that are in the history and so could not be recommended.
         metrics: Figure by name, such as "ndcg@10"; "coverage@k" (share of items in anybody's list) and "popularity@k"
-            (mean training events of what is recommended) only under `full`.
+            (mean training events of what is recommended) only under `full`; "cold hr@10" and "cold ndcg@10", of the
+            targets that are items without training events, where there are any.
+        num_cold: Targets that are items without training events.
     """
 
     num_targets: int
     num_impossible: int
     metrics: dict[str, Interval]
+    num_cold: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """This result as JSON-serialisable values."""
@@ -202,9 +205,11 @@ def evaluate(
         )
         return Result(sum(map(len, truths)), 0, figures)
     sampler = _NegativeSampler(folder, protocol) if protocol != "full" else None
-    ranks, lists = [], []
+    counts = np.array([0, *folder.item_counts])
+    ranks, lists, cold = [], [], []
     num_impossible = 0
     for inputs, labels in batches:
+        cold.append(counts[labels[TARGET].numpy()] == 0)
         if sampler is None:
             rank, items = rank_full(inputs, labels[TARGET], labels[EXCLUDED])
             lists.append(items.numpy())
@@ -213,10 +218,14 @@ def evaluate(
             negatives = np.stack([sampler(touched, rng) for touched in labels[data.TOUCHED].numpy()])
             rank = rank_sampled(inputs, labels[TARGET], negatives)
         ranks.append(rank.numpy())
-    metrics = rank_metrics(np.concatenate(ranks), rng=rng)
+    rank, is_cold = np.concatenate(ranks), np.concatenate(cold)
+    metrics = rank_metrics(rank, rng=rng)
     if lists:
-        metrics |= list_metrics(np.concatenate(lists), np.array([0, *folder.item_counts]), rng=rng)
-    return Result(sum(map(len, ranks)), num_impossible, metrics)
+        metrics |= list_metrics(np.concatenate(lists), counts, rng=rng)
+    if is_cold.any():
+        of_cold = rank_metrics(rank[is_cold], rng=rng)
+        metrics |= {f"cold {name}": of_cold[name] for name in ("hr@10", "ndcg@10")}
+    return Result(len(rank), num_impossible, metrics, int(is_cold.sum()))
 
 
 def rank_metrics(ranks: np.ndarray, *, rng: np.random.Generator) -> dict[str, Interval]:
@@ -373,6 +382,8 @@ def table(results: dict[str, Result], *, protocol: str, split: str) -> str:
             f"{first.num_impossible:,} targets ({share:.1%}) repeat an item of their history, which is not recommended "
             "again: they count as misses (--keep-history)"
         )
+    if first.num_cold:
+        lines.append(f"{first.num_cold:,} targets are items without training events: `cold`")
     lines.append(f"{'':<14}" + "".join(f"{name:>22}" for name in names))
     for metric in first.metrics:
         cells = []

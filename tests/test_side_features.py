@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import config, export, models
+from seqrec_tf import config, evaluate, export, models
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import ITEM_ID, Feature
 from seqrec_tf.train import train
@@ -61,3 +61,23 @@ def test_a_feature_that_the_dataset_lacks_names_the_nearest(dataset):
 def test_a_dataset_without_features_says_how_to_get_them(chain_dataset):
     with pytest.raises(ValueError, match=r"NOVA reads side features of items, and this dataset has none. .*--items"):
         models.NOVA.from_dataset(chain_dataset)
+
+
+def test_targets_without_training_events_have_figures_of_their_own(write_dataset, tmp_path):
+    """The newest event of every second user is of an item that nobody had before."""
+    sequences = {
+        f"user-{user}": [*(f"{'ab'[user % 2]}-{(user + place) % STEPS}" for place in range(5)), "new-4"]
+        if user % 2
+        else [f"a-{(user + place) % STEPS}" for place in range(6)]
+        for user in range(40)
+    }
+    folder = DatasetFolder(write_dataset(tmp_path / "dataset", sequences, FEATURES))
+    result = evaluate.evaluate(models.PopRec.from_dataset(folder), folder)
+    assert (result.num_targets, result.num_cold) == (40, 20)
+    assert 0 <= result.metrics["cold ndcg@10"].value <= result.metrics["cold hr@10"].value <= 1
+    assert "20 targets are items without training events" in evaluate.table(
+        {"poprec": result}, protocol="full", split="test"
+    )
+    everything = evaluate.evaluate(models.PopRec.from_dataset(folder), folder, split="valid")
+    assert everything.num_cold == 0
+    assert not any(name.startswith("cold") for name in everything.metrics)
