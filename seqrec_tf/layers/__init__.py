@@ -1,5 +1,6 @@
 """Layers that several models share."""
 
+from seqrec_tf.layers.dropout import Dropout
 from seqrec_tf.layers.embedding import Embedding
 from seqrec_tf.layers.item_features import ItemFeatures
 from seqrec_tf.layers.transformer import (
@@ -15,6 +16,7 @@ from seqrec_tf.layers.users import UserEmbedding
 
 __all__ = [
     "FUSIONS",
+    "Dropout",
     "Embedding",
     "EncoderConfig",
     "Fusion",

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf.config import ModelConfig, check_at_least, check_choice, check_rate
+from seqrec_tf.layers.dropout import Dropout
 from seqrec_tf.layers.embedding import Embedding
 
 FUSIONS = ("sum", "concat", "gating")
@@ -70,7 +71,7 @@ class SelfAttention(keras.layers.Layer):
             raise ValueError(f"model.num_heads must divide model.dim, got {self.num_heads} heads for dim {dim}.")
         self.query = keras.layers.Dense(dim, name="query", dtype=dtype)
         self.key_value = keras.layers.Dense(2 * dim, name="key_value", dtype=dtype)  # one matmul for both
-        self.dropout = keras.layers.Dropout(self.dropout_rate, dtype=dtype)
+        self.dropout = Dropout(self.dropout_rate, dtype=dtype)
         self.query.build(queries_shape)
         self.key_value.build(queries_shape)
 
@@ -88,7 +89,11 @@ class SelfAttention(keras.layers.Layer):
             )
         key, value = self._split_heads(key), self._split_heads(value)  # [B, H, L, D/H]
         logits = tf.matmul(query, key, transpose_b=True) + bias  # [B, H, Q, L]
-        weights = self.dropout(tf.nn.softmax(logits), training=training)
+        weights = tf.nn.softmax(logits)
+        if training and self.dropout_rate:
+            # The scale goes into the smaller tensor again.
+            weights = tf.where(self.dropout.keep(tf.shape(weights)), weights, tf.zeros([], weights.dtype))
+            value *= tf.cast(self.dropout.scale, value.dtype)
         attended = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])  # [B, Q, H, D/H]
         return tf.reshape(attended, tf.shape(queries))  # [B, Q, D]
 
@@ -172,7 +177,7 @@ class TransformerBlock(keras.layers.Layer):
             dtype=self.dtype_policy,
         )
         self.output_projection = keras.layers.Dense(dim, name="output", dtype=dtype)
-        self.dropout = keras.layers.Dropout(self.dropout_rate, dtype=dtype)
+        self.dropout = Dropout(self.dropout_rate, dtype=dtype)
         self.gates = []
         if self.is_gated:
             self.gates = [
@@ -343,7 +348,7 @@ class SequenceEncoder(keras.layers.Layer):
         dim, dtype = embedded_shape[-1], self.dtype_policy
         # Row p is the p-th newest event; row 0 is padding.
         self.positions = Embedding(self.config.max_len + 1, dim, name="positions", dtype=dtype)
-        self.dropout = keras.layers.Dropout(self.config.dropout_rate, dtype=dtype)
+        self.dropout = Dropout(self.config.dropout_rate, dtype=dtype)
         self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm", dtype=dtype)
         self.blocks = [
             TransformerBlock(

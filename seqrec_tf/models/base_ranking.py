@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from seqrec_tf import sampling
 from seqrec_tf.config import ModelConfig, check_at_least, check_rate
-from seqrec_tf.layers import UserEmbedding
+from seqrec_tf.layers import Dropout, UserEmbedding
 from seqrec_tf.models.base import SEEN, TARGET, TARGET_LABEL, TARGET_TIME, SequenceModel
 from seqrec_tf.schema import ITEM_IDS, LABELS, PADDING_ID, TIMESTAMPS, USER_ID
 
@@ -260,6 +260,6 @@ def perceptron(config, *, activation):
         layers += [
             keras.layers.Dense(dim, name=f"hidden_{number}"),
             activation(name=f"activation_{number}"),
-            keras.layers.Dropout(config.dropout_rate),
+            Dropout(config.dropout_rate),
         ]
     return keras.Sequential([*layers, keras.layers.Dense(1, name="logit")], name="perceptron")

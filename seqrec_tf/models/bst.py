@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf.config import check_at_least
-from seqrec_tf.layers import Embedding, TransformerBlock, attention_bias
+from seqrec_tf.layers import Dropout, Embedding, TransformerBlock, attention_bias
 from seqrec_tf.models.base_ranking import AGES, HISTORY, USER, RankingConfig, RankingModel, perceptron
 from seqrec_tf.schema import PADDING_ID, TIMESTAMPS
 
@@ -63,7 +63,7 @@ class BST(RankingModel):
         self.make_users()
         self.items = Embedding(self.num_items + 1, config.dim, initializer=0.05, name="items")
         self.ages = Embedding(self.num_ages, config.age_dim, initializer=0.05, name="ages")
-        self.dropout = keras.layers.Dropout(config.dropout_rate)
+        self.dropout = Dropout(config.dropout_rate)
         self.blocks = [
             TransformerBlock(
                 num_heads=config.num_heads,

@@ -18,7 +18,7 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf.config import check_at_least, check_rate
-from seqrec_tf.layers import Embedding, UserEmbedding
+from seqrec_tf.layers import Dropout, Embedding, UserEmbedding
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.models.gru4rec import align_left
 from seqrec_tf.objective import ObjectiveConfig
@@ -83,7 +83,7 @@ class Caser(SequenceModel):
             for height in range(1, config.window + 1)
         ]
         self.vertical = keras.layers.Dense(config.num_vertical, use_bias=False, name="vertical")
-        self.dropout = keras.layers.Dropout(config.dropout_rate)
+        self.dropout = Dropout(config.dropout_rate)
         self.hidden = keras.layers.Dense(config.dim, activation="relu", name="hidden")
 
     def item_table(self):

@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf.config import check_at_least
-from seqrec_tf.layers import Embedding
+from seqrec_tf.layers import Dropout, Embedding
 from seqrec_tf.models.base_ranking import HISTORY, USER, RankingConfig, RankingModel, perceptron
 from seqrec_tf.schema import PADDING_ID
 
@@ -51,7 +51,7 @@ class DIN(RankingModel):
         config = self.config
         self.make_users()
         self.items = Embedding(self.num_items + 1, config.dim, initializer=0.05, name="items")
-        self.dropout = keras.layers.Dropout(config.dropout_rate)
+        self.dropout = Dropout(config.dropout_rate)
         self.attention_hidden = keras.layers.Dense(config.attention_dim, name="attention_hidden")
         self.attention_activation = keras.layers.PReLU(shared_axes=[1, 2], name="attention_activation")
         self.attention_weight = keras.layers.Dense(1, name="attention_weight")

@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf.config import check_at_least
-from seqrec_tf.layers import Embedding
+from seqrec_tf.layers import Dropout, Embedding
 from seqrec_tf.models.base_ranking import HISTORY, USER, RankingConfig, RankingModel, perceptron
 from seqrec_tf.schema import PADDING_ID
 
@@ -58,7 +58,7 @@ class WideDeep(RankingModel):
         self.wide_crosses = None
         if config.use_history and config.num_crosses:
             self.wide_crosses = Embedding(config.num_crosses, 1, initializer="zeros", name="wide_crosses")
-        self.dropout = keras.layers.Dropout(config.dropout_rate)
+        self.dropout = Dropout(config.dropout_rate)
         self.perceptron = perceptron(config, activation=keras.layers.ReLU)
 
     def score(self, query, candidates, training=False):
