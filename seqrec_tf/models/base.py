@@ -249,6 +249,10 @@ class SequenceModel(keras.Model):
         dim = getattr(config, "units", getattr(config, "dim", 1))
         tokens = batch_size * config.max_len
         tables = 4 * 4 * schema.num_items * dim  # weights, gradient, two moments
+        names = getattr(config, "item_features", ())
+        for feature in schema.item_features:
+            if feature.kind == "vector" and ("*" in names or feature.name in names):
+                tables += 2 * schema.num_items * feature.shape[0]  # float16, not trained
         attention = 6 * 4 * tokens * config.max_len * getattr(config, "num_heads", 1) * getattr(config, "num_blocks", 0)
         states = 20 * 4 * tokens * dim * (1 + getattr(config, "num_blocks", 0))
         scored = 0  # per target: logits and, where each has its own negatives, their vectors

@@ -8,7 +8,7 @@ from seqrec_tf.models import SASRec, base
 from seqrec_tf.models.base import SEEN
 from seqrec_tf.models.sasrec import SASRecConfig
 from seqrec_tf.objective import NextItemObjective
-from seqrec_tf.schema import ITEM_IDS, Schema
+from seqrec_tf.schema import ITEM_IDS, Feature, Schema
 
 NUM_ITEMS = 5
 # Two users, L = 4; the second has seen two items.
@@ -245,3 +245,12 @@ def test_ranking_scores_only_items_of_the_catalogue():
     assert sorted(ids.numpy()[0]) == [1, 2, 3, 4, 5]
     best = ids.numpy()[:, 0]
     assert base.SequenceModel.rank_targets(model, query, tf.constant(best), tf.zeros([1, 1], tf.int32)).numpy() == [1]
+
+
+def test_the_memory_estimate_counts_vectors_of_items():
+    features = (Feature("image_vector", "float32", (4096,), kind="vector"),)
+    schema = Schema(num_items=100_000, item_features=features)
+    plain, with_vectors = (
+        SASRec.memory_estimate(SASRec.config_class(item_features=names), schema, batch_size=4) for names in ((), ("*",))
+    )
+    assert with_vectors - plain == 2 * 100_000 * 4096
