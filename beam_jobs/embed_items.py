@@ -44,7 +44,8 @@ NEEDS_TENSORFLOW = True
 
 REJECTED = "rejected"
 
-_VECTORS_A_SHARD = 100_000
+# A worker holds a shard while it writes it: 160 MB of vectors that are 4,096 wide.
+_VECTORS_A_SHARD = 10_000
 # A record of `vectors/NAME/`: the item, a digest of what was encoded, and the vector.
 _DIGEST, _VECTOR = "digest", "vector"
 
