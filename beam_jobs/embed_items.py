@@ -20,7 +20,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import logging
 import sys
 import time
 import uuid
@@ -37,7 +36,6 @@ from beam_jobs import prepare_sequences, storage
 from seqrec_tf import records
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.records import DatasetFolder
-from seqrec_tf.schema import Feature
 
 TAKES_BEAM_OPTIONS = True
 NEEDS_TENSORFLOW = True
@@ -46,10 +44,6 @@ REJECTED = "rejected"
 
 # A worker holds a shard while it writes it: 160 MB of vectors that are 4,096 wide.
 _VECTORS_A_SHARD = 10_000
-# A record of `vectors/NAME/`: the item, a digest of what was encoded, and the vector.
-_DIGEST, _VECTOR = "digest", "vector"
-
-_LOGGER = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -261,21 +255,13 @@ def _example(record: bytes) -> dict[str, Any]:
     values = {}
     for name, feature in example_pb2.Example.FromString(record).features.feature.items():
         several = feature.bytes_list.value or feature.float_list.value or feature.int64_list.value
-        values[name] = several if name == _VECTOR else several[0] if several else b""
+        values[name] = several if name == schema_lib.VECTOR else several[0] if several else b""
     return values
 
 
 def _item_and_field(record: bytes, feature: str) -> tuple[str, str]:
     values = _example(record)
     return values[schema_lib.ITEM_ID].decode(), values[feature].decode()
-
-
-def _record_features(dim: int) -> tuple[Feature, ...]:
-    return (
-        Feature(schema_lib.ITEM_ID, "string", ()),
-        Feature(_DIGEST, "string", ()),
-        Feature(_VECTOR, "float32", (dim,)),
-    )
 
 
 def _shard(item: str, num_shards: int) -> int:
@@ -301,7 +287,7 @@ class _SortOut(beam.DoFn):
             content = _read_image(job, field) if job.image_size else field.encode()
             digest = hashlib.sha256(content).hexdigest()[:32]
             for record in grouped["old"]:
-                if _example(record)[_DIGEST].decode() == digest:
+                if _example(record)[schema_lib.DIGEST].decode() == digest:
                     yield TaggedOutput("kept", (item, record))
                     return
             yield (item, digest), decode_image(content, job.image_size) if job.image_size else field
@@ -322,7 +308,7 @@ class _ToRecord(beam.DoFn):
     """((item, digest), PredictionResult) to (item, record); rejected: (item, reason)."""
 
     def __init__(self, job: Job):
-        self._features = _record_features(job.dim)
+        self._features = schema_lib.vector_record(job.dim)
 
     def process(self, element) -> Iterator[Any]:
         """Encode one record."""
@@ -331,7 +317,7 @@ class _ToRecord(beam.DoFn):
         if not np.all(np.isfinite(vector)):
             yield TaggedOutput(REJECTED, (item, "the encoder gave NaN or infinite numbers"))
             return
-        values = {schema_lib.ITEM_ID: item, _DIGEST: digest, _VECTOR: vector.tolist()}
+        values = {schema_lib.ITEM_ID: item, schema_lib.DIGEST: digest, schema_lib.VECTOR: vector.tolist()}
         yield item, records.encode_example(values, self._features)
 
 
@@ -346,7 +332,7 @@ class _WriteVectors(beam.DoFn):
         """Write one file."""
         shard, pairs = element
         ordered = [record for _, record in sorted(pairs)]
-        lengths = [float(np.linalg.norm(_example(record)[_VECTOR])) for record in ordered]
+        lengths = [float(np.linalg.norm(_example(record)[schema_lib.VECTOR])) for record in ordered]
         name = f"{self._job.name}-{records.shard_name(shard, self._num_shards)}"
         storage.write_records(f"{self._job.output}/{name}", ordered)
         yield name, len(ordered), min(lengths), max(lengths)

@@ -347,8 +347,9 @@ def _vocabulary_counts(element: tuple[tuple[str, str], int], *, keep_unseen: boo
 
 def _ids_and_counts(vocabulary: list[tuple[str, int]]):
     """(item, (id, training events))."""
-    for number, (item, count) in enumerate(vocabulary, start=1):
-        yield item, (number, count)
+    ids = write_dataset.ids_of(vocabulary)
+    for item, count in vocabulary:
+        yield item, (ids[item], count)
 
 
 def _training_user(element):

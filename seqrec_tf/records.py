@@ -235,10 +235,9 @@ class DatasetFolder:
         for name in sorted(embedded.keys() & names):
             about, folder = self.vectors[embedded[name]], f"{schema_lib.VECTORS_FOLDER}/{embedded[name]}"
             files = [self.file(f"{folder}/{file}") for file in about["files"]]
-            item_id, vector = Feature(schema_lib.ITEM_ID, "string", ()), Feature("vector", "float32", (about["dim"],))
-            for batch in _parsed(files, [item_id, vector]):
+            for batch in _parsed(files, schema_lib.vector_record(about["dim"])):
                 ids = [id_of[item.decode()] for item in batch[schema_lib.ITEM_ID].numpy()]
-                values[name][ids] = batch["vector"]
+                values[name][ids] = batch[schema_lib.VECTOR]
         return values
 
     def item_files(self) -> list[str]:
@@ -266,7 +265,7 @@ def read_split(folder: DatasetFolder, split: str, names: Iterable[str] = ()):
     return _parsed(folder.split_files(split), wanted)
 
 
-def _parsed(files: list[str], features: list[Feature]):
+def _parsed(files: list[str], features: Iterable[Feature]):
     """The records of some files, many at a time."""
     import tensorflow as tf
 

@@ -43,6 +43,7 @@ ITEM_COUNTS_FILE = "vocabularies/item_count.txt"  # line k: training events of i
 FEATURES_FILE = "vocabularies/features.json"  # what was learned of the columns of the items file
 VECTORS_FOLDER = "vectors"  # of each embedded column a folder, whose ENCODER_FILE names the files
 ENCODER_FILE = "encoder.json"
+DIGEST, VECTOR = "digest", "vector"  # in their records, beside the item's id
 ITEMS_FOLDER = "items"  # one Example per item, in id order; only where an items file was given
 REJECTED_FOLDER = "rejected"
 
@@ -154,6 +155,11 @@ class Schema:
                 if described[0] != described[1]:
                     lines.append(f"{field}.{name}: {described[0]} against {described[1]}")
         return lines
+
+
+def vector_record(dim: int) -> tuple[Feature, ...]:
+    """The features of a record of `vectors/`: the item, a digest of what was encoded, and its vector."""
+    return (Feature(ITEM_ID, "string", ()), Feature(DIGEST, "string", ()), Feature(VECTOR, "float32", (dim,)))
 
 
 def vector_name(column: str) -> str:
