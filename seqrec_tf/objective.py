@@ -32,8 +32,8 @@ class ObjectiveConfig(ModelConfig):
             "top1-max" (GRU4Rec+).
         num_negatives: Drawn for each target, or for the whole batch where they are shared.
         negatives: "uniform" (never an item of the sequence or, where shared, the target), "popular" (by training
-            events to the power of `popularity_exponent`; never the target) or "in-batch" (the other targets of the
-            batch, and `num_negatives` popular ones beside them).
+            events to the power of `popularity_exponent`; never the target) or "in-batch" (the targets of the
+            batch's other sequences, and `num_negatives` popular ones beside them).
         share_negatives: Whether all targets of a batch have the same negatives: one matrix product instead of a
             gather for each target. "in-batch" always shares.
         popularity_exponent: 1 draws by popularity, 0 uniformly.
@@ -153,7 +153,12 @@ class NextItemObjective(keras.layers.Layer):
                 num_targets = tf.size(targets)
                 positive -= self._log_expected(targets, num_targets)
                 negatives -= self._log_expected(ids, num_targets)
-        return self.loss_of_scores(positive, tf.where(ids == targets[:, None], -np.inf, negatives))
+        is_no_negative = ids == targets[:, None]
+        if config.negatives == "in-batch":  # what else the sequence holds was chosen too
+            row = tf.where(is_target)[:, 0]
+            own = tf.pad(row[:, None] == row[None, :], [[0, 0], [0, config.num_negatives]])
+            is_no_negative |= own
+        return self.loss_of_scores(positive, tf.where(is_no_negative, -np.inf, negatives))
 
     def draw(self, sequence, is_target):
         """Negatives of each target: int32 [N, K]."""

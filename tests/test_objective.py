@@ -18,6 +18,7 @@ NUM_ITEMS = 5
 SEQUENCE = np.array([[1, 3, 3, 2], [5, 0, 3, 0]], np.int32)  # the histories, then the targets
 IS_TARGET = np.array([[True, True], [True, False]])
 TARGETS = np.array([3, 2, 3], np.int32)
+OF_OTHER_SEQUENCES = [[], [3], [2]]  # for each target, those of the other sequences that are not the same item
 HIDDEN = np.array([[0.5, -1.0], [1.5, 0.3], [-0.7, 0.2]], np.float32)
 TABLE = np.array([[9.0, 9.0], [0.1, -0.4], [1.2, 0.5], [-0.3, 0.8], [0.6, -1.1], [-0.9, 0.2]], np.float32)
 BIAS = np.array([9.0, 0.3, -0.2, 0.1, 0.0, -0.5], np.float32)
@@ -166,11 +167,11 @@ def test_corrected_negatives_share_the_gradient_as_in_the_full_softmax(exponent)
     np.testing.assert_allclose(gradient[others] / np.sum(gradient[others]), powers / np.sum(powers), rtol=0.05)
 
 
-def test_in_batch_negatives_are_the_other_targets_and_the_drawn_but_not_the_own_target(monkeypatch):
+def test_in_batch_negatives_are_the_targets_of_other_sequences_and_the_drawn_but_not_the_own_target(monkeypatch):
     fix_draw(monkeypatch, [4, 2])
     values = losses_of(make_objective(loss="sampled-softmax", negatives="in-batch", num_negatives=2))
-    # The targets are 3, 2, 3; beside them 4 and 2 are drawn.
-    negatives = [[2, 4, 2], [3, 3, 4], [2, 4, 2]]
+    # The targets are 3 and 2 of one sequence, and 3 of the other; beside them 4 and 2 are drawn.
+    negatives = [[4, 2], [3, 4], [2, 4, 2]]
 
     def corrected(n, item):
         return slow_score(n, item) - log_share(item, 1.0)
@@ -192,8 +193,8 @@ def test_in_batch_negatives_are_corrected_by_their_share_of_events_whatever_the_
         return slow_score(n, item) - log_share(item, 1.0)
 
     expected = [
-        slow_sampled_softmax(corrected(n, target), [corrected(n, item) for item in TARGETS if item != target])
-        for n, target in enumerate(TARGETS)
+        slow_sampled_softmax(corrected(n, target), [corrected(n, item) for item in others])
+        for n, (target, others) in enumerate(zip(TARGETS, OF_OTHER_SEQUENCES, strict=True))
     ]
     np.testing.assert_allclose(values, expected, rtol=1e-5)
 
@@ -201,8 +202,8 @@ def test_in_batch_negatives_are_corrected_by_their_share_of_events_whatever_the_
 def test_in_batch_negatives_need_no_others_beside_them():
     values = losses_of(make_objective(loss="bpr-max", negatives="in-batch", num_negatives=0))
     expected = [
-        slow_bpr_max(slow_score(n, target), [slow_score(n, item) for item in TARGETS if item != target], 1.0)
-        for n, target in enumerate(TARGETS)
+        slow_bpr_max(slow_score(n, target), [slow_score(n, item) for item in others], 1.0) if others else 0.0
+        for n, (target, others) in enumerate(zip(TARGETS, OF_OTHER_SEQUENCES, strict=True))
     ]
     np.testing.assert_allclose(values, expected, rtol=1e-5)
 
