@@ -204,8 +204,7 @@ def shuffled_histories(
 
     @tf.function(input_signature=[inputs_spec, labels_spec[TARGET], labels_spec[EXCLUDED]])
     def rank_and_recommend(inputs, target, excluded):
-        query = model.query(inputs)
-        return model.rank_targets(query, target, excluded), model.recommend(query, excluded, k=k)[0]
+        return model.rank_and_recommend(model.query(inputs), target, excluded, k=k)[:2]
 
     random = np.random.default_rng(seed)
     ranks: list[list[np.ndarray]] = [[] for _ in range(shuffles + 1)]

@@ -176,9 +176,7 @@ def evaluate(
 
     @tf.function(input_signature=[inputs_spec, labels_spec[TARGET], labels_spec[EXCLUDED]])
     def rank_full(inputs, target, excluded):
-        query = model.query(inputs)
-        rank = model.rank_targets(query, target, excluded)
-        items, scores = model.recommend(query, excluded, k=length)
+        rank, items, scores = model.rank_and_recommend(model.query(inputs), target, excluded, k=length)
         return rank, tf.where(tf.math.is_finite(scores), items, 0)
 
     @tf.function(input_signature=[inputs_spec, labels_spec[TARGET], tf.TensorSpec([None, NUM_NEGATIVES], tf.int32)])

@@ -16,21 +16,22 @@ import tensorflow as tf
 TIE_TOLERANCE = 1e-6
 
 
-def count_not_below(target_scores, scores, *, is_rival):
+def count_not_below(target_scores, scores, *, num_rivals):
     """How many rivals the target does not clearly beat; its rank is this plus one.
 
     Args:
         target_scores: float32 [B], of the true items.
-        scores: float32 [B, C], of the candidates.
-        is_rival: bool [B, C], True where the candidate competes: neither the target itself nor excluded.
+        scores: float32 [B, C], of the candidates; -inf where one does not compete.
+        num_rivals: int32 [B], how many compete.
 
     Returns:
         int32 [B].
     """
     threshold = target_scores - TIE_TOLERANCE * tf.abs(target_scores)
     # Counted by a difference: TensorFlow's graph optimizer rewrites not(a < b) to a >= b, which is False for NaN.
-    is_below = is_rival & (scores < threshold[:, None])
-    return tf.reduce_sum(tf.cast(is_rival, tf.int32), axis=1) - tf.reduce_sum(tf.cast(is_below, tf.int32), axis=1)
+    num_below = tf.reduce_sum(tf.cast(scores < threshold[:, None], tf.int32), axis=1)
+    # What does not compete is below every finite threshold.
+    return tf.where(tf.math.is_finite(threshold), tf.shape(scores)[1] - num_below, num_rivals)
 
 
 def hit_rate(rank, k):

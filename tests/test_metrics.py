@@ -12,9 +12,10 @@ NAN = float("nan")
 
 def rank(target_score, scores):
     """Rank of one target among rivals."""
-    scores = tf.constant([scores], tf.float32)
-    is_rival = tf.ones_like(scores, tf.bool)
-    return 1 + int(metrics.count_not_below(tf.constant([target_score]), scores, is_rival=is_rival)[0])
+    num_rivals = tf.constant([len(scores)])
+    return 1 + int(
+        metrics.count_not_below(tf.constant([target_score]), tf.constant([scores]), num_rivals=num_rivals)[0]
+    )
 
 
 def test_the_rank_is_one_more_than_the_number_of_higher_scores():
@@ -57,9 +58,9 @@ def test_rivals_of_minus_infinity_stand_behind_the_target():
 
 
 def test_candidates_that_are_no_rivals_do_not_count():
-    scores = tf.constant([[0.9, 0.5, NAN, 0.9]])
-    is_rival = tf.constant([[True, False, False, False]])
-    assert metrics.count_not_below(tf.constant([0.5]), scores, is_rival=is_rival).numpy().tolist() == [1]
+    scores = tf.constant([[0.9, -math.inf, -math.inf]] * 3)
+    targets, num_rivals = tf.constant([0.5, NAN, -math.inf]), tf.constant([1, 1, 1])
+    assert metrics.count_not_below(targets, scores, num_rivals=num_rivals).numpy().tolist() == [1, 1, 1]
 
 
 # In a graph, TensorFlow rewrites expressions in ways that are wrong for NaN.
@@ -78,8 +79,9 @@ def test_counting_equals_a_slow_loop(wrap):
             if is_rival[row, column] and not scores[row, column] < target_scores[row]:
                 count += 1
         expected.append(count)
-    count_not_below = wrap(lambda *inputs: metrics.count_not_below(*inputs[:2], is_rival=inputs[2]))
-    result = count_not_below(tf.constant(target_scores), tf.constant(scores), tf.constant(is_rival))
+    count_not_below = wrap(lambda *inputs: metrics.count_not_below(*inputs[:2], num_rivals=inputs[2]))
+    rivals = np.where(is_rival, scores, -np.inf)
+    result = count_not_below(*map(tf.constant, (target_scores, rivals, is_rival.sum(axis=1).astype(np.int32))))
     np.testing.assert_array_equal(result, expected)
 
 

@@ -307,8 +307,6 @@ class SequenceModel(keras.Model):
     def rank_targets(self, query, target, excluded):
         """Rank of each target among all items, ties against it (see `metrics`).
 
-        Items are scored in blocks, so memory does not grow with the catalogue.
-
         Args:
             query: What `query` returned for the histories.
             target: int32 [B].
@@ -317,15 +315,7 @@ class SequenceModel(keras.Model):
         Returns:
             int32 [B], from 1; `num_items + 1` where the target itself is excluded.
         """
-        target_scores = self.score_candidates(query, target[:, None])[:, 0]
-        before = tf.zeros_like(target)
-        for start in range(1, self.num_items + 1, RANKING_BLOCK):
-            stop = min(start + RANKING_BLOCK, self.num_items + 1)
-            scores = self.score_block(query, start, stop)
-            is_rival = is_allowed(tf.concat([excluded, target[:, None]], axis=1), start, stop)
-            before += metrics.count_not_below(target_scores, scores, is_rival=is_rival)
-        is_excluded = tf.reduce_any(excluded == target[:, None], axis=1)
-        return tf.where(is_excluded, self.num_items + 1, before + 1)
+        return self.rank_and_recommend(query, target, excluded, k=0)[0]
 
     def rank_among(self, query, target, candidates):
         """Rank of each target among its own candidates, ties against it: int32 [B], from 1.
@@ -337,7 +327,9 @@ class SequenceModel(keras.Model):
         """
         scores = self.score_candidates(query, tf.concat([target[:, None], candidates], axis=1))
         is_rival = (candidates != PADDING_ID) & (candidates != target[:, None])
-        return 1 + metrics.count_not_below(scores[:, 0], scores[:, 1:], is_rival=is_rival)
+        num_rivals = tf.reduce_sum(tf.cast(is_rival, tf.int32), axis=1)
+        rivals = tf.where(is_rival, scores[:, 1:], -np.inf)
+        return 1 + metrics.count_not_below(scores[:, 0], rivals, num_rivals=num_rivals)
 
     def recommend(self, query, excluded, *, k):
         """The k items with the highest scores, equal scores by the smaller id (the more frequent item).
@@ -351,19 +343,51 @@ class SequenceModel(keras.Model):
             ids: int32 [B, k].
             scores: float32 [B, k], descending; -inf, beside an id that means nothing, where fewer than k are left.
         """
-        best_ids = tf.zeros([tf.shape(excluded)[0], 0], tf.int32)
-        best_scores = tf.zeros([tf.shape(excluded)[0], 0], tf.float32)
+        return self.rank_and_recommend(query, None, excluded, k=k)[1:]
+
+    def rank_and_recommend(self, query, target, excluded, *, k):
+        """What `rank_targets` and `recommend` say, from one pass over the catalogue.
+
+        Items are scored in blocks, so memory does not grow with the catalogue.
+
+        Args:
+            query: What `query` returned for the histories.
+            target: int32 [B]; None where there is nothing to rank.
+            excluded: int32 [B, S], items that may not be recommended; 0 is ignored.
+            k: Items a row, at most `num_items`; 0 where nothing is to be recommended.
+
+        Returns:
+            rank: int32 [B]; None without targets.
+            ids: int32 [B, k].
+            scores: float32 [B, k].
+        """
+        rank, best_ids = None, tf.zeros([tf.shape(excluded)[0], 0], tf.int32)
+        best_scores = tf.cast(best_ids, tf.float32)
+        if target is not None:
+            rank = tf.ones_like(target)
+            target_scores = self.score_candidates(query, target[:, None])[:, 0]
         for start in range(1, self.num_items + 1, RANKING_BLOCK):
             stop = min(start + RANKING_BLOCK, self.num_items + 1)
-            scores = self.score_block(query, start, stop)
-            scores = tf.where(is_allowed(excluded, start, stop) & ~tf.math.is_nan(scores), scores, -np.inf)
-            scores, columns = tf.math.top_k(scores, min(k, stop - start))
-            # Blocks come in order of ids, and top_k prefers the earlier of equals.
-            scores = tf.concat([best_scores, scores], axis=1)
-            ids = tf.concat([best_ids, columns + start], axis=1)
-            best_scores, columns = tf.math.top_k(scores, min(k, scores.shape[1]))
-            best_ids = tf.gather(ids, columns, batch_dims=1)
-        return best_ids, best_scores
+            scores, num_excluded = exclude(self.score_block(query, start, stop), excluded, start)
+            if target is not None:
+                num_rivals = tf.fill(tf.shape(target), stop - start) - num_excluded
+                rank += metrics.count_not_below(target_scores, scores, num_rivals=num_rivals)
+                # The target is in its block too, and no rival of itself.
+                place = target - start
+                is_here = (0 <= place) & (place < stop - start)
+                own = tf.gather(scores, tf.where(is_here, place, 0)[:, None], batch_dims=1)
+                is_rival = tf.cast(is_here & ~tf.reduce_any(excluded == target[:, None], axis=1), tf.int32)
+                rank -= is_rival * metrics.count_not_below(target_scores, own, num_rivals=tf.ones_like(target))
+            if k:
+                scores, columns = tf.math.top_k(tf.where(tf.math.is_nan(scores), -np.inf, scores), min(k, stop - start))
+                # Blocks come in order of ids, and top_k prefers the earlier of equals.
+                scores = tf.concat([best_scores, scores], axis=1)
+                ids = tf.concat([best_ids, columns + start], axis=1)
+                best_scores, columns = tf.math.top_k(scores, min(k, scores.shape[1]))
+                best_ids = tf.gather(ids, columns, batch_dims=1)
+        if target is not None:
+            rank = tf.where(tf.reduce_any(excluded == target[:, None], axis=1), self.num_items + 1, rank)
+        return rank, best_ids, best_scores
 
     def test_step(self, data):
         """Full-ranking metrics of a batch that `data.load` made from `valid` or `test`."""
@@ -432,21 +456,28 @@ def newest_position(item_ids):
     return tf.maximum(0, tf.reduce_max(tf.where(item_ids != PADDING_ID, positions, 0), axis=1))
 
 
-def is_allowed(excluded, start, stop):
-    """Which items of a block may be recommended.
+def exclude(scores, excluded, start):
+    """Take some items out of a block of scores.
 
     Args:
+        scores: float32 [B, V'], of the items with ids from `start` on.
         excluded: int32 [B, S]; ids outside the block are ignored.
         start: First id of the block.
-        stop: Id after the last.
 
     Returns:
-        bool [B, stop - start], False at the excluded ids.
+        scores: float32 [B, V'], -inf at the excluded ids.
+        number: int32 [B], how many these are.
     """
-    batch, width = tf.shape(excluded)[0], stop - start
-    in_block = (excluded >= start) & (excluded < stop)
-    column = tf.where(in_block, excluded - start, width)  # others fall into a column that is cut off
-    rows = tf.broadcast_to(tf.range(batch)[:, None], tf.shape(column))
-    indices = tf.stack([rows, column], axis=-1)
-    hits = tf.scatter_nd(indices, tf.ones_like(column), [batch, width + 1])
-    return hits[:, :width] == 0
+    rows, width = tf.shape(scores)[0], tf.shape(scores)[1]
+    ids = tf.sort(excluded, axis=1)
+    is_new = tf.concat([tf.ones_like(ids[:, :1], tf.bool), ids[:, 1:] != ids[:, :-1]], axis=1)
+    number = tf.reduce_sum(tf.cast(is_new & (ids >= start) & (ids < start + width), tf.int32), axis=1)
+    place = tf.stack([tf.broadcast_to(tf.range(rows)[:, None], tf.shape(ids)), ids - start], axis=-1)
+    # In place, and only there: a mask of all items would cost as much as their scores.
+    scores = tf.raw_ops.TensorScatterUpdate(
+        tensor=scores,
+        indices=place,
+        updates=tf.fill(tf.shape(ids), tf.constant(-np.inf, scores.dtype)),
+        bad_indices_policy="IGNORE",
+    )
+    return scores, number

@@ -10,7 +10,7 @@ import tensorflow as tf
 from seqrec_tf import models
 from seqrec_tf.config import ModelConfig
 from seqrec_tf.models import base
-from seqrec_tf.models.base import EXCLUDED, TARGET, SequenceModel, is_allowed, newest_position, pad
+from seqrec_tf.models.base import EXCLUDED, TARGET, SequenceModel, exclude, newest_position, pad
 from seqrec_tf.schema import ITEM_IDS, Schema
 
 NAN = float("nan")
@@ -189,60 +189,26 @@ def test_padding_goes_to_the_right():
     assert pad(ragged).numpy().tolist() == [[1, 2, 3], [4, 0, 0], [0, 0, 0]]
 
 
-def test_excluded_items_are_not_allowed_in_their_block():
-    allowed = is_allowed(excluded([3, 5, 3, 9, 1, 0], [0]), 3, 6)
-    assert allowed.numpy().tolist() == [[False, True, False], [True, True, True]]
+@in_both_modes
+def test_excluded_items_lose_their_score_in_their_block(wrap):
+    block = tf.constant([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
+    result, number = wrap(lambda block, out: exclude(block, out, 3))(block, excluded([3, 5, 3, 9, 1, 0], [0]))
+    np.testing.assert_array_equal(result, np.array([[-math.inf, 0.2, -math.inf], [0.4, 0.5, 0.6]], np.float32))
+    assert number.numpy().tolist() == [2, 0]
 
 
-def test_nothing_excluded_allows_all():
-    assert is_allowed(tf.zeros([2, 0], tf.int32), 1, 4).numpy().tolist() == [[True] * 3] * 2
+def test_where_nothing_is_excluded_scores_stay():
+    result, number = exclude(tf.ones([2, 3]), tf.zeros([2, 0], tf.int32), 1)
+    assert result.numpy().tolist() == [[1.0] * 3] * 2
+    assert number.numpy().tolist() == [0, 0]
 
 
-def test_a_model_without_a_schema_says_what_it_needs():
-    with pytest.raises(TypeError, match=r"Given needs the schema of its dataset, such as Schema\(num_items=1000\)"):
-        Given()
-
-
-def test_a_model_is_found_by_its_name():
-    assert models.find("sasrec") is models.SASRec
-
-
-def test_a_model_outside_is_found_by_its_path(tmp_path, monkeypatch):
-    (tmp_path / "our_shop").mkdir()
-    (tmp_path / "our_shop" / "own_model.py").write_text(
-        "from seqrec_tf.models import SequenceModel\n\n\nclass OwnModel(SequenceModel):\n    pass\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    found = models.find("our_shop.own_model")
-    assert found.__name__ == "OwnModel"
-    assert issubclass(found, SequenceModel)
-
-
-def test_an_unknown_model_names_the_nearest():
-    with pytest.raises(ValueError, match=r"--model must be one of .*got 'sasrek'\. Did you mean 'sasrec'\?"):
-        models.find("sasrek")
-
-
-def test_an_unknown_module_outside_is_named():
-    with pytest.raises(ValueError, match=r"--model nowhere\.model: there is no module nowhere"):
-        models.find("nowhere.model")
-
-
-def test_a_module_without_a_model_is_refused():
-    with pytest.raises(ValueError, match=r"seqrec_tf\.losses must define one SequenceModel, found 0"):
-        models.find("seqrec_tf.losses")
-
-
-def test_the_base_is_no_model():
-    assert "base" not in models.names()
-    with pytest.raises(ValueError, match="--model must be one of"):
-        models.find("base")
-
-
-def test_a_name_that_is_no_model_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="has no attribute 'SASRek'"):
-        _ = models.SASRek
-
-
-def test_the_default_configuration_is_that_of_the_class():
-    assert Given(schema=Schema(3)).config == ModelConfig()
+@pytest.mark.usefixtures("block")
+@in_both_modes
+def test_one_pass_ranks_and_recommends_as_two(wrap):
+    query, target, out = map(tf.constant, random_case(11))
+    model = Given(schema=Schema(11))
+    rank, ids, values = wrap(lambda *inputs: model.rank_and_recommend(*inputs, k=5))(query, target, out)
+    np.testing.assert_array_equal(rank, model.rank_targets(query, target, out))
+    for ours, alone in zip((ids, values), model.recommend(query, out, k=5), strict=True):
+        np.testing.assert_array_equal(ours, alone)
