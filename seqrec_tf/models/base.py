@@ -374,7 +374,7 @@ class SequenceModel(keras.Model):
                 rank += metrics.count_not_below(target_scores, scores, num_rivals=num_rivals)
                 # The target is in its block too, and no rival of itself.
                 place = target - start
-                is_here = (0 <= place) & (place < stop - start)
+                is_here = (place >= 0) & (place < stop - start)
                 own = tf.gather(scores, tf.where(is_here, place, 0)[:, None], batch_dims=1)
                 is_rival = tf.cast(is_here & ~tf.reduce_any(excluded == target[:, None], axis=1), tf.int32)
                 rank -= is_rival * metrics.count_not_below(target_scores, own, num_rivals=tf.ones_like(target))

@@ -212,3 +212,53 @@ def test_one_pass_ranks_and_recommends_as_two(wrap):
     np.testing.assert_array_equal(rank, model.rank_targets(query, target, out))
     for ours, alone in zip((ids, values), model.recommend(query, out, k=5), strict=True):
         np.testing.assert_array_equal(ours, alone)
+
+
+def test_a_model_without_a_schema_says_what_it_needs():
+    with pytest.raises(TypeError, match=r"Given needs the schema of its dataset, such as Schema\(num_items=1000\)"):
+        Given()
+
+
+def test_a_model_is_found_by_its_name():
+    assert models.find("sasrec") is models.SASRec
+
+
+def test_a_model_outside_is_found_by_its_path(tmp_path, monkeypatch):
+    (tmp_path / "our_shop").mkdir()
+    (tmp_path / "our_shop" / "own_model.py").write_text(
+        "from seqrec_tf.models import SequenceModel\n\n\nclass OwnModel(SequenceModel):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = models.find("our_shop.own_model")
+    assert found.__name__ == "OwnModel"
+    assert issubclass(found, SequenceModel)
+
+
+def test_an_unknown_model_names_the_nearest():
+    with pytest.raises(ValueError, match=r"--model must be one of .*got 'sasrek'\. Did you mean 'sasrec'\?"):
+        models.find("sasrek")
+
+
+def test_an_unknown_module_outside_is_named():
+    with pytest.raises(ValueError, match=r"--model nowhere\.model: there is no module nowhere"):
+        models.find("nowhere.model")
+
+
+def test_a_module_without_a_model_is_refused():
+    with pytest.raises(ValueError, match=r"seqrec_tf\.losses must define one SequenceModel, found 0"):
+        models.find("seqrec_tf.losses")
+
+
+def test_the_base_is_no_model():
+    assert "base" not in models.names()
+    with pytest.raises(ValueError, match="--model must be one of"):
+        models.find("base")
+
+
+def test_a_name_that_is_no_model_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'SASRek'"):
+        _ = models.SASRek
+
+
+def test_the_default_configuration_is_that_of_the_class():
+    assert Given(schema=Schema(3)).config == ModelConfig()
