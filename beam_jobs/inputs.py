@@ -24,10 +24,8 @@ from beam_jobs.options import FORMATS, NONE, Options
 from beam_jobs.parsing import Columns, LineError, TextFormat
 from beam_jobs.read_events import Range
 from seqrec_tf import features
+from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import ITEM_ID, Feature
-
-# The item's id among the features of an item record.
-ITEM_ID_FEATURE = Feature(ITEM_ID, "string", (), "the item")
 
 _BY_EXTENSION = {
     ".csv": "csv",
@@ -39,7 +37,7 @@ _BY_EXTENSION = {
 }
 _DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "pipe": "|", "semicolon": ";"}
 _LINES_TO_PEEK = 100
-_ITEMS_TO_PEEK = 1_000
+_ROWS_TO_PEEK = 1_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +64,8 @@ class EventsInput:
 
 
 @dataclasses.dataclass(frozen=True)
-class ItemsInput:
-    """The items files: what to read, the features that come of it (the item's id first), what was inferred."""
+class TableInput:
+    """The items or users files: what to read, the features that come of it, what was inferred."""
 
     parts: tuple[Range, ...]
     text_format: TextFormat | None
@@ -152,25 +150,30 @@ def inspect_events(options: Options) -> EventsInput:
     return EventsInput(tuple(parts), len(files), num_bytes, text_format, columns, time_format, tuple(notes))
 
 
-def inspect_items(options: Options, *, first_number: int) -> ItemsInput:
-    """Look at the items files.
+def inspect_table(options: Options, one: str, *, first_number: int) -> TableInput:
+    """Look at the files that describe items or users.
 
     Args:
         options: The options.
+        one: "item" or "user".
         first_number: Number of the first range.
     """
-    files = find_files(options.items, "--items")
+
+    def option(name: str) -> Any:
+        return getattr(options, f"{one}{name}")
+
+    files = find_files(option("s"), f"--{one}s")
     path = files[0].path
-    format_ = _format(options.items_format, [file.path for file in files])
+    format_ = _format(option("s_format"), [file.path for file in files])
     parts = cut_files(
         files,
-        "items",
+        f"{one}s",
         is_parquet=format_ == "parquet",
         first_rank=0,
         first_number=first_number,
         range_bytes=options.range_bytes,
     )
-    names = [name.strip() for name in options.items_columns.split(",") if name.strip()]
+    names = [name.strip() for name in option("s_columns").split(",") if name.strip()]
     text_format = None
     columns: list[str | int]
     if format_ == "parquet":
@@ -178,7 +181,7 @@ def inspect_items(options: Options, *, first_number: int) -> ItemsInput:
         columns = list(names)
     else:
         text_format = _text_format(
-            format_, options.items_delimiter, options.items_encoding, quoted=True, has_header=not names
+            format_, option("s_delimiter"), option("s_encoding"), quoted=True, has_header=not names
         )
         if format_ == "jsonl":
             names = names or _json_names(path, text_format)
@@ -191,41 +194,45 @@ def inspect_items(options: Options, *, first_number: int) -> ItemsInput:
             columns = list(names)
     repeated = [name for name, number in collections.Counter(names).items() if number > 1]
     if repeated:
-        raise ValueError(f"{path} has more than one column named {repeated[0]!r}; name them with --items-columns.")
-    id_name = options.item_id_column
+        raise ValueError(f"{path} has more than one column named {repeated[0]!r}; name them with --{one}s-columns.")
+    id_name = option("_id_column")
     if id_name not in names:
-        raise ValueError(f"{path} has no column {id_name!r} (--item-id-column){_nearest(id_name, names)}.")
+        raise ValueError(f"{path} has no column {id_name!r} (--{one}-id-column){_nearest(id_name, names)}.")
     id_column = columns[names.index(id_name)]
     others = [(name, column) for name, column in zip(names, columns, strict=True) if name != id_name]
-    if any(name == ITEM_ID for name, _ in others):
-        raise ValueError(f"{path} has a column {ITEM_ID!r} that is not the --item-id-column; name it differently.")
+    reserved = {ITEM_ID} if one == "item" else schema_lib.RESERVED_NAMES
+    if taken := sorted(reserved.intersection(name for name, _ in others)):
+        raise ValueError(
+            f"{path} has a column {taken[0]!r} that is not the --{one}-id-column, and records have something else by "
+            f"that name; name it differently with --{one}s-columns."
+        )
     other_names, other_columns = [name for name, _ in others], tuple(column for _, column in others)
-    kinds = _declared_kinds(options.item_feature, other_names)
+    kinds = _declared_kinds(option("_feature"), one, other_names)
     notes = []
     if missing := [name for name in other_names if name not in kinds]:
-        peeked = read_events.ReadItems(text_format, id_column, other_columns).peek(parts[0], _ITEMS_TO_PEEK)
+        peeked = read_events.ReadTable(text_format, id_column, other_columns).peek(parts[0], _ROWS_TO_PEEK)
         fields = dict(zip(other_names, zip(*peeked, strict=True), strict=False))
         inferred = {name: features.infer(fields.get(name, ())) for name in missing}
         kinds |= inferred
-        notes.append(f"item features {' '.join(f'{name}:{kind}' for name, kind in inferred.items())}")
-    return ItemsInput(
+        notes.append(f"{one} features {' '.join(f'{name}:{kind}' for name, kind in inferred.items())}")
+    return TableInput(
         tuple(parts),
         text_format,
         id_column,
         other_columns,
-        (ITEM_ID_FEATURE, *(features.feature_of(name, kinds[name]) for name in other_names)),
+        tuple(features.feature_of(name, kinds[name]) for name in other_names),
         tuple(notes),
     )
 
 
-def _declared_kinds(declarations: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+def _declared_kinds(declarations: Sequence[str], one: str, names: Sequence[str]) -> dict[str, str]:
     kinds = {}
     for declaration in declarations:
         name, colon, kind = declaration.rpartition(":")
         if not colon:
-            raise ValueError(f"--item-feature expects NAME:KIND, such as price:number, got {declaration!r}.")
+            raise ValueError(f"--{one}-feature expects NAME:KIND, such as price:number, got {declaration!r}.")
         if name not in names:
-            raise ValueError(f"The items files have no column {name!r} (--item-feature){_nearest(name, names)}.")
+            raise ValueError(f"The {one}s files have no column {name!r} (--{one}-feature){_nearest(name, names)}.")
         kinds[name] = features.feature_of(name, kind).kind
     return kinds
 

@@ -50,6 +50,14 @@ class Options:
     item_id_column: str = "item_id"
     item_feature: tuple[str, ...] = ()
     require_items: bool = False
+    require_item_features: str = ""
+    users: tuple[str, ...] = ()
+    users_format: str = "auto"
+    users_delimiter: str = ""
+    users_encoding: str = "utf-8"
+    users_columns: str = ""
+    user_id_column: str = "user_id"
+    user_feature: tuple[str, ...] = ()
     duplicates: str = "keep"
     min_item_events: int = 1
     min_user_events: int = 1
@@ -111,23 +119,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(columns, "time-format", "auto looks at the first line", choices=("auto", *parsing.TIME_FORMATS))
     option(columns, "label-threshold", "smallest value that is positive (default: labels are 0 or 1)", type=float)
 
-    side = parser.add_argument_group("items")
-    option(side, "items", "items files or patterns", nargs="+", metavar="FILE")
-    option(side, "items-format", "of the items files", choices=("auto", *FORMATS[:-1]))
-    option(side, "items-delimiter", "between fields (default: by format)")
-    option(side, "items-encoding", "of the items files")
-    option(side, "items-columns", "names of the columns, comma-separated, where the files have no header")
-    option(side, "item-id-column", "name of the column with the item's id")
-    option(
-        side,
-        "item-feature",
-        f"what a column holds, NAME:KIND, such as price:number; KIND is one of {', '.join(features.KINDS)} (several, "
-        "as in a|b); columns that are not named here are looked at, and what they seem to hold is shown",
-        nargs="+",
-        action="extend",
-        metavar="NAME:KIND",
-    )
-    option(side, "require-items", "drop events of items that the items files lack")
+    for one, example in (("item", "price:number"), ("user", "country:category")):
+        side = parser.add_argument_group(f"{one}s")
+        option(side, f"{one}s", f"{one}s files or patterns", nargs="+", metavar="FILE")
+        option(side, f"{one}s-format", f"of the {one}s files", choices=("auto", *FORMATS[:-1]))
+        option(side, f"{one}s-delimiter", "between fields (default: by format)")
+        option(side, f"{one}s-encoding", f"of the {one}s files")
+        option(side, f"{one}s-columns", "names of the columns, comma-separated, where the files have no header")
+        option(side, f"{one}-id-column", f"name of the column with the {one}'s id")
+        option(
+            side,
+            f"{one}-feature",
+            f"what a column holds, NAME:KIND, such as {example}; KIND is one of {', '.join(features.KINDS)} (several, "
+            "as in a|b); columns that are not named here are looked at, and what they seem to hold is shown",
+            nargs="+",
+            action="extend",
+            metavar="NAME:KIND",
+        )
+        if one == "item":
+            option(side, "require-items", "drop events of items that the items files lack")
+            option(
+                side,
+                "require-item-features",
+                "drop events of items without one of these features, such as title,photo",
+                metavar="NAME,NAME",
+            )
 
     filters = parser.add_argument_group("filters, in this order")
     option(filters, "max-events", "newest events of a sequence that are looked at", type=int)
@@ -189,9 +205,10 @@ def resolve(args: argparse.Namespace) -> Options:
                 if option == "input" or is_there(name):
                     known[option] = (f"{folder}/{name}",)
     values = known | given
-    if not values.get("items") and "item_feature" not in given:
-        values.pop("item_feature", None)  # the preset's
-    for name in ("input", "test_input", "valid_input", "items", "item_feature"):
+    for table, declared in (("items", "item_feature"), ("users", "user_feature")):
+        if not values.get(table) and declared not in given:
+            values.pop(declared, None)  # the preset's
+    for name in ("input", "test_input", "valid_input", "items", "item_feature", "users", "user_feature"):
         values[name] = tuple(values.get(name, ()))
     return Options(**values)
 
@@ -224,9 +241,16 @@ def check_options(options: Options) -> None:
         raise ValueError("--positive-only needs --label-column.")
     if options.label_threshold is not None and options.label_column == NONE:
         raise ValueError("--label-threshold needs --label-column.")
-    for name in ("require_items", "item_feature"):
-        if getattr(options, name) and not options.items:
-            raise ValueError(f"--{name.replace('_', '-')} needs --items.")
+    for name, table in (
+        ("require_items", "items"),
+        ("require_item_features", "items"),
+        ("item_feature", "items"),
+        ("user_feature", "users"),
+    ):
+        if getattr(options, name) and not getattr(options, table):
+            raise ValueError(f"--{name.replace('_', '-')} needs --{table}.")
+    if options.users and options.user_column == NONE:
+        raise ValueError("--users needs --user-column: whose the events are.")
     by_files = options.split == "files"
     for name in ("test_input", "valid_input", "valid_sequences"):
         if getattr(options, name) and not by_files:

@@ -10,10 +10,11 @@ import apache_beam as beam
 from apache_beam.pvalue import AsDict, AsList, AsSingleton
 
 from beam_jobs import inputs, parsing, read_events, sequences, write_dataset
-from beam_jobs.inputs import EventsInput, ItemsInput
+from beam_jobs.inputs import EventsInput, TableInput
 from beam_jobs.options import Options, check_options
 from beam_jobs.read_events import COUNTS, ITEMS, LINES, REJECTED
 from seqrec_tf import schema as schema_lib
+from seqrec_tf.config import check_choice
 from seqrec_tf.schema import Schema
 
 _SECONDS_A_DAY = 86_400
@@ -27,7 +28,7 @@ class Plan:
 
     options: Options
     events: EventsInput
-    items: ItemsInput | None
+    tables: dict[str, TableInput]  # of "items" and "users", those that there are
     splitter: sequences.Splitter
     schema: Schema
     num_shards: int
@@ -36,7 +37,7 @@ class Plan:
     @property
     def parts(self) -> tuple[read_events.Range, ...]:
         """All ranges."""
-        return self.events.parts + (self.items.parts if self.items else ())
+        return sum((table.parts for table in self.tables.values()), self.events.parts)
 
     @property
     def units_per_second(self) -> int:
@@ -57,9 +58,14 @@ def make_plan(options: Options, output: str) -> Plan:
     """
     check_options(options)
     events = inputs.inspect_events(options)
-    items = None
-    if options.items:
-        items = inputs.inspect_items(options, first_number=len(events.parts))
+    tables: dict[str, TableInput] = {}
+    for one in ("item", "user"):
+        if getattr(options, f"{one}s"):
+            number = len(events.parts) + sum(len(table.parts) for table in tables.values())
+            tables[f"{one}s"] = inputs.inspect_table(options, one, first_number=number)
+    required = [name for name in options.require_item_features.split(",") if name]
+    for name in required:
+        check_choice("--require-item-features", name, [feature.name for feature in tables["items"].features])
     features = [schema_lib.ITEM_IDS_FEATURE, schema_lib.TARGET_START_FEATURE]
     for column, feature in (
         (events.time_format or None, schema_lib.TIMESTAMPS_FEATURE),
@@ -74,9 +80,15 @@ def make_plan(options: Options, output: str) -> Plan:
     return Plan(
         options=options,
         events=events,
-        items=items,
+        tables=tables,
         splitter=_splitter(options, events),
-        schema=Schema(0, tuple(features), items.features if items else (), 0, time_unit),
+        schema=Schema(
+            num_items=0,
+            features=tuple(features),
+            item_features=(schema_lib.ITEM_ID_FEATURE, *tables["items"].features) if "items" in tables else (),
+            user_features=tables["users"].features if "users" in tables else (),
+            time_unit=time_unit,
+        ),
         num_shards=options.num_shards or -(-events.num_bytes // _SHARD_BYTES) or 1,
         output=output,
     )
@@ -147,26 +159,30 @@ class PrepareSequences(beam.PTransform):
         )
         read = begin | "Events" >> _Read(plan.events.parts, reader)
         counts, rejected, lines = [read[COUNTS]], [read[REJECTED]], [read[LINES]]
-        rows = None
-        learned = begin | "No features" >> beam.Create([{}])
-        if plan.items:
-            items_reader = read_events.ReadItems(
-                plan.items.text_format,
-                plan.items.id_column,
-                plan.items.columns,
-                [feature.kind for feature in plan.items.features[1:]],
-            )
-            read_items = begin | "Items" >> _Read(plan.items.parts, items_reader)
-            counts.append(read_items[COUNTS])
-            rejected.append(read_items[REJECTED])
-            lines.append(read_items[LINES])
-            rows = read_items["main"]
+        rows = {}
+        learned = dict.fromkeys(("items", "users"), begin | "No features" >> beam.Create([{}]))
+        for name, table in plan.tables.items():
+            kinds = [feature.kind for feature in table.features]
+            table_reader = read_events.ReadTable(table.text_format, table.id_column, table.columns, kinds)
+            read_table = begin | name.capitalize() >> _Read(table.parts, table_reader)
+            counts.append(read_table[COUNTS])
+            rejected.append(read_table[REJECTED])
+            lines.append(read_table[LINES])
+            rows[name] = read_table["main"]
 
         ordered = read["main"] | "Order" >> beam.CombinePerKey(sequences.NewestEvents(options.max_events))
+        required = [name for name in options.require_item_features.split(",") if name]
         clean = sequences.Clean(
-            positive_only=options.positive_only, duplicates=options.duplicates, require_items=options.require_items
+            positive_only=options.positive_only,
+            duplicates=options.duplicates,
+            require_items=options.require_items or bool(required),
         )
-        known_items = [AsSingleton(_as_set(rows | beam.Keys(), "Known"))] if options.require_items else []
+        known_items = []
+        if options.require_items or required:
+            names = [feature.name for feature in plan.tables["items"].features]
+            places = [names.index(name) for name in required]
+            complete = rows["items"] | "Complete" >> beam.Filter(_has_fields, places)
+            known_items = [AsSingleton(_as_set(complete | beam.Keys(), "Known"))]
         stage = _counting_pardo(ordered, "Clean", clean, *known_items)
         steps = list(clean.steps)
         counts.append(stage[COUNTS])
@@ -211,25 +227,39 @@ class PrepareSequences(beam.PTransform):
             | "Count users" >> beam.combiners.Count.Globally()
         )
         ids = AsSingleton(vocabulary | "Ids" >> beam.Map(write_dataset.ids_of))
+        whole = stage["main"]
+        if "users" in rows:
+            of_user = {
+                "sequences": whole | "By user" >> beam.Map(lambda element: (element[0][1], element)),
+                "rows": rows["users"],
+            } | "Group users" >> beam.CoGroupByKey()
+            learned["users"] = (
+                of_user
+                | "Training users' rows" >> beam.FlatMap(write_dataset.training_user_fields)
+                | "Learn of users" >> beam.CombineGlobally(write_dataset.LearnFeatures(plan.schema.user_features))
+            )
+            joined = _counting_pardo(of_user, "Join users", write_dataset.JoinUsers(len(plan.schema.user_features)))
+            counts.append(joined[COUNTS])
+            whole = joined["main"]
         encode = write_dataset.EncodeSequences(
-            plan.schema.features, num_shards=plan.num_shards, units_per_second=plan.units_per_second
+            plan.schema, num_shards=plan.num_shards, units_per_second=plan.units_per_second
         )
-        encoded = _counting_pardo(stage["main"], "Encode", encode, ids)
+        encoded = _counting_pardo(whole, "Encode", encode, ids, AsSingleton(learned["users"]))
         counts.append(encoded[COUNTS])
         digests = [self._write(encoded["main"], "Sequences", plan.num_shards)]
-        if rows is not None:
+        if "items" in rows:
             grouped = {
                 "id": vocabulary | "Items to ids" >> beam.FlatMap(_ids_and_counts),
-                "rows": rows,
+                "rows": rows["items"],
             } | "Join items" >> beam.CoGroupByKey()
-            learned = (
+            learned["items"] = (
                 grouped
                 | "Training items" >> beam.FlatMap(write_dataset.training_fields)
                 | "Learn features" >> beam.CombineGlobally(write_dataset.LearnFeatures(plan.schema.item_features[1:]))
             )
             encode_items = write_dataset.EncodeItems(plan.schema.item_features, num_shards=1)
             num_items = AsSingleton(vocabulary | "Size" >> beam.Map(len))
-            encoded = _counting_pardo(grouped, "Encode items", encode_items, num_items, AsSingleton(learned))
+            encoded = _counting_pardo(grouped, "Encode items", encode_items, num_items, AsSingleton(learned["items"]))
             counts.append(encoded[COUNTS])
             digests.append(self._write(encoded["main"], "Items", 1))
 
@@ -257,7 +287,7 @@ class PrepareSequences(beam.PTransform):
             options=options.recorded(),
             num_files=plan.events.num_files,
             max_rejected=options.max_rejected,
-            has_items_file=plan.items is not None,
+            tables=tuple(plan.tables),
         )
         return (
             begin
@@ -267,7 +297,8 @@ class PrepareSequences(beam.PTransform):
                 finish,
                 AsSingleton(vocabulary),
                 AsSingleton(num_users),
-                AsSingleton(learned),
+                AsSingleton(learned["items"]),
+                AsSingleton(learned["users"]),
                 AsDict(totals),
                 AsDict(by_step),
                 AsDict(digests | "All files" >> beam.Flatten()),
@@ -329,6 +360,11 @@ def _sum(items, label: str):
 
 def _as_set(items, label: str):
     return items | label >> beam.combiners.ToSet()
+
+
+def _has_fields(row: tuple[str, tuple[int, list[str]]], places: Sequence[int]) -> bool:
+    _, (_, fields) = row
+    return all(fields[place].strip() for place in places)
 
 
 def _rare_items(element: tuple[tuple[str, str], int], step: str, least: int):

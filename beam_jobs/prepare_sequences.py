@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     # A local folder gets its name when it is whole. A remote one has no rename; there COMPLETED, written last, tells.
     partial = f"{output}.partial-{uuid.uuid4().hex[:8]}" if is_local else output
     plan = make_plan(options, partial)
-    for note in (*plan.events.notes, *(plan.items.notes if plan.items else ())):
+    for note in (*plan.events.notes, *(note for table in plan.tables.values() for note in table.notes)):
         sys.stderr.write(f"Inferred {note}.\n")
     if is_local:
         os.makedirs(partial)
@@ -187,12 +187,18 @@ def summary(stats: dict[str, Any], output: str, seconds: float) -> str:
     beyond = stats["input"]["events_beyond_the_newest"]
     if beyond:
         lines.append(f"too old: {beyond:,} events beyond the newest {stats['options']['max_events']:,} of a sequence")
-    if "without_side_information" in items:
-        lines.append(
-            f"items files: {items['without_side_information']:,} items have no row, "
-            f"{items['in_items_file_without_events']:,} rows have no events"
-        )
-    for what, part in (("lines", stats["input"]), ("lines of items files", stats["input"].get("items_file"))):
+    for table in ("items", "users"):
+        about = stats.get(table, {})
+        if "without_side_information" in about:
+            lines.append(
+                f"{table} files: {about['without_side_information']:,} {table} have no row, "
+                f"{about[f'in_{table}_file_without_events']:,} rows have no events"
+            )
+    of_input = stats["input"]
+    for what, part in (
+        ("lines", of_input),
+        *((f"lines of {table} files", of_input.get(f"{table}_file")) for table in ("items", "users")),
+    ):
         if part and part["rejected"]:
             reasons = ", ".join(f"{number:,} {reason}" for reason, number in part["rejected_by_reason"].items())
             lines.append(f"rejected: {part['rejected']:,} of {part['lines']:,} {what}: {reasons}")

@@ -51,7 +51,7 @@ class Range:
 
     Attributes:
         path: The file.
-        role: The split that the file was given for ("" where the job splits), or "items".
+        role: The split that the file was given for ("" where the job splits), "items" or "users".
         rank: Place of the file in the order of the input.
         number: Place of the range among all ranges.
         first_number: `number` of the first range of the same file.
@@ -165,6 +165,25 @@ class Counting(beam.DoFn):
         self.counts["users", step] += 1
         self.items[step].update([event[parsing.ITEM] for event in events])
 
+    def fields_of(self, table: str, rows: Iterable[tuple[int, list[str]]], number: int, has_events: bool) -> list[str]:
+        """The fields of one item or user, those of its first row; empty ones where it has none. Counts what is odd.
+
+        Args:
+            table: "items" or "users".
+            rows: (position, fields) of each row.
+            number: Fields of a row.
+            has_events: Whether there is anything that they describe.
+        """
+        rows = sorted(rows)
+        self.counts[table, "duplicates"] += max(len(rows) - 1, 0)
+        if not has_events:
+            self.counts[table, "without_events"] += 1
+        elif not rows:
+            self.counts[table, "without_side_information"] += 1
+        elif any(fields != rows[0][1] for _, fields in rows):
+            self.counts[table, "conflicts"] += 1
+        return rows[0][1] if rows else [""] * number
+
     def finish_bundle(self):
         """Send the sums."""
         windowed = _at_the_end
@@ -202,7 +221,7 @@ class ReadRange(Counting):
 
     def process(self, part: Range) -> Iterator[Any]:
         """Read one range."""
-        kind = "items" if part.role == "items" else "events"
+        kind = part.role if part.role in ("items", "users") else "events"
         rejected: list[tuple[int, str, str, str]] = []
         num_lines = 0
         parse, records = self._open(part)
@@ -299,12 +318,12 @@ class ReadEvents(ReadRange):
         return held
 
 
-class ReadItems(ReadRange):
-    """Ranges of items files to (item, (position, [the other columns as text])).
+class ReadTable(ReadRange):
+    """Ranges of items or users files to (id, (position, [the other columns as text])).
 
     Args:
         text_format: How lines are written, None for Parquet.
-        id_column: Which column is the item's id.
+        id_column: Which column is the id.
         columns: The others.
         kinds: Of the features that the others hold, so that fields that cannot be of them are rejected.
     """
@@ -336,17 +355,18 @@ class ReadItems(ReadRange):
         self._rows: list[tuple[str, tuple[int, list[str]]]] = []
 
     def handle(self, part: Range, position: int, values: Sequence[Any]) -> None:
-        """Hold one item."""
-        item, fields = parsing.parse_id(values[0], "item id"), [_column_text(value) for value in values[1:]]
+        """Hold one row."""
+        key = parsing.parse_id(values[0], f"{part.role.removesuffix('s')} id")
+        fields = [_column_text(value) for value in values[1:]]
         for kind, field in zip(self._kinds, fields, strict=False):
             try:
                 features.parse(kind, field)
             except ValueError as error:
                 raise LineError(f"bad {kind}", str(error)) from None
-        self._rows.append((item, (position, fields)))
+        self._rows.append((key, (position, fields)))
 
     def flush(self, *, at_least: int = 0) -> Iterable[Any]:
-        """The items held."""
+        """The rows held."""
         if len(self._rows) < max(at_least, 1):
             return ()
         rows, self._rows = self._rows, []

@@ -37,25 +37,33 @@ def ids_of(vocabulary: Sequence[tuple[str, int]]) -> dict[str, int]:
 class EncodeSequences(Counting):
     """(key, events, cuts) to ((split, shard), (order in the shard, Example)).
 
+    Where users have features, an element is (key, events, cuts, the user's fields).
+
     Records lie in the order of a hash of their key, so that a file read from its beginning is in random order already.
 
     Args:
-        features: The features of a record.
+        schema: What a record holds.
         num_shards: Files of a split.
         units_per_second: Of the events' times.
     """
 
-    def __init__(self, features: Sequence[Feature], *, num_shards: int, units_per_second: int):
-        self._features = tuple(features)
-        self._names = {feature.name for feature in features}
+    def __init__(self, schema: Schema, *, num_shards: int, units_per_second: int):
+        self._features = schema.record_features
+        self._user_features = schema.user_features
+        self._names = {feature.name for feature in self._features}
+        self._encode_user: features.Encoder | None = None
         self._num_shards = num_shards
         self._units_per_second = units_per_second
 
     def process(
-        self, element: tuple[Key, list[Event], list[Cut]], ids: Mapping[str, int]
+        self, element, ids: Mapping[str, int], learned: dict[str, dict[str, Any]]
     ) -> Iterator[tuple[tuple[str, int], tuple[bytes, bytes]]]:
-        """Encode the records of one sequence."""
-        key, events, cuts = element
+        """Encode the records of one sequence; `learned` is of the users' features."""
+        key, events, cuts, *fields = element
+        user: dict[str, Any] = {}
+        if fields:
+            self._encode_user = self._encode_user or features.Encoder(self._user_features, learned)
+            user = self._encode_user(fields[0])
         order = hashlib.blake2b("\x1f".join(key).encode(), digest_size=16).digest()
         shard = int.from_bytes(order[:8], "big") % self._num_shards
         # Which events are of a known item is the same for every cut: all of them unless unseen items are dropped.
@@ -71,6 +79,7 @@ class EncodeSequences(Counting):
                     self.counts["dropped_sequences", split] += 1
                     continue
             record = {name: column[:end] for name, column in values.items()}
+            record |= user
             record[schema_lib.TARGET_START] = start
             if schema_lib.USER_ID in self._names:
                 record[schema_lib.USER_ID] = key[1]
@@ -98,22 +107,49 @@ def training_fields(element) -> Iterator[list[str]]:
         yield min(grouped["rows"])[1]
 
 
-class LearnFeatures(beam.CombineFn):
-    """Fields of items to what was learned of each feature, by its name.
+def training_user_fields(element) -> Iterator[list[str]]:
+    """The fields of a user who has training records; `element` as in `JoinUsers`."""
+    _, grouped = element
+    if grouped["rows"] and any(split == "train" for _, _, cuts in grouped["sequences"] for split, _, _ in cuts):
+        yield min(grouped["rows"])[1]
+
+
+class JoinUsers(Counting):
+    """Sequences of a user to the same, each with the user's fields: (key, events, cuts, fields).
+
+    An element is (user, {"sequences": [(key, events, cuts), ...], "rows": [(position, fields), ...]}).
 
     Args:
-        item_features: The features, in the order of the fields.
+        num_fields: Columns beside the id.
     """
 
-    def __init__(self, item_features: Sequence[Feature]):
-        self._features = tuple(item_features)
+    def __init__(self, num_fields: int):
+        self._num_fields = num_fields
+
+    def process(self, element) -> Iterator[tuple[Key, list[Event], list[Cut], list[str]]]:
+        """Join one user."""
+        _, grouped = element
+        fields = self.fields_of("users", grouped["rows"], self._num_fields, bool(grouped["sequences"]))
+        for sequence in grouped["sequences"]:
+            yield *sequence, fields
+
+
+class LearnFeatures(beam.CombineFn):
+    """Fields of items or users to what was learned of each feature, by its name.
+
+    Args:
+        of: The features, in the order of the fields.
+    """
+
+    def __init__(self, of: Sequence[Feature]):
+        self._features = tuple(of)
 
     def create_accumulator(self) -> list[features.Learner]:
         """Nothing learned yet."""
         return [features.Learner(feature.kind) for feature in self._features]
 
     def add_input(self, learners: list[features.Learner], fields: Sequence[str]) -> list[features.Learner]:
-        """Learn from one item."""
+        """Learn from one row."""
         for learner, field in zip(learners, fields, strict=True):
             learner.add(field)
         return learners
@@ -151,17 +187,11 @@ class EncodeItems(Counting):
     ) -> Iterator[tuple[tuple[str, int], tuple[bytes, bytes]]]:
         """Encode one item."""
         item, grouped = element
-        ids, rows = list(grouped["id"]), sorted(grouped["rows"])
+        ids = list(grouped["id"])
         self._encode = self._encode or features.Encoder(self._features[1:], learned)
-        self.counts["items_file_duplicates",] += max(len(rows) - 1, 0)
+        fields = self.fields_of("items", grouped["rows"], len(self._features) - 1, bool(ids))
         if not ids:
-            self.counts["items_file_without_events",] += 1
             return
-        if not rows:
-            self.counts["items_without_side_information",] += 1
-        if any(fields != rows[0][1] for _, fields in rows):
-            self.counts["items_file_conflicts",] += 1
-        fields = rows[0][1] if rows else [""] * (len(self._features) - 1)  # the first row of an item counts
         record = {self._features[0].name: item, **self._encode(fields)}
         number, _ = ids[0]
         shard = (number - 1) * self._num_shards // num_items
@@ -206,7 +236,7 @@ class Finish:
         options: What `stats.json` repeats of the command.
         num_files: Input files.
         max_rejected: Largest share of lines that may be rejected.
-        has_items_file: Whether there was one.
+        tables: Which of items and users have files.
     """
 
     output: str
@@ -215,7 +245,7 @@ class Finish:
     options: dict[str, Any]
     num_files: int
     max_rejected: float
-    has_items_file: bool
+    tables: tuple[str, ...]
 
     def __call__(
         self,
@@ -223,6 +253,7 @@ class Finish:
         vocabulary: list[tuple[str, int]],
         num_users: int,
         learned: dict[str, dict[str, Any]],
+        learned_of_users: dict[str, dict[str, Any]],
         counts: dict[tuple, int],
         step_items: dict[str, tuple[int, int]],
         digests: dict[str, str],
@@ -238,18 +269,28 @@ class Finish:
             num_items=len(vocabulary),
             num_users=num_users,
             item_features=features.with_sizes(self.schema.item_features, learned),
+            user_features=features.with_sizes(self.schema.user_features, learned_of_users),
             max_len=max((length for counter in lengths.values() for length in counter), default=0),
         )
         vocabulary_text = "".join(f"{item}\n" for item, _ in vocabulary)
         counts_text = "".join(f"{number}\n" for _, number in vocabulary)
         stats = self._stats(vocabulary, counts, step_items, lengths)
         stats["fingerprint"] = hashlib.sha256(
-            json.dumps([schema.to_dict(), vocabulary_text, counts_text, learned, sorted(digests.items())]).encode()
+            json.dumps(
+                [schema.to_dict(), vocabulary_text, counts_text, learned, learned_of_users, sorted(digests.items())]
+            ).encode()
         ).hexdigest()
         for file, text in (
             (schema_lib.ITEM_VOCABULARY_FILE, vocabulary_text),
             (schema_lib.ITEM_COUNTS_FILE, counts_text),
-            *([(schema_lib.FEATURES_FILE, json.dumps(learned, indent=1) + "\n")] if learned else []),
+            *(
+                (file, json.dumps(what, indent=1) + "\n")
+                for file, what in (
+                    (schema_lib.FEATURES_FILE, learned),
+                    (schema_lib.USER_FEATURES_FILE, learned_of_users),
+                )
+                if what
+            ),
             (schema_lib.SCHEMA_FILE, schema.to_json()),
             (schema_lib.STATS_FILE, json.dumps(stats, indent=2, ensure_ascii=False) + "\n"),
         ):
@@ -283,13 +324,15 @@ class Finish:
             "without_training_events": sum(number == 0 for _, number in vocabulary),
             "dropped_as_unseen": step_items.get("all", (0, 0))[0] - len(vocabulary),
         }
-        if self.has_items_file:
-            items |= {
-                "without_side_information": count("items_without_side_information"),
-                "in_items_file_without_events": count("items_file_without_events"),
-                "duplicates_in_items_file": count("items_file_duplicates"),
-                "conflicting_in_items_file": count("items_file_conflicts"),
+        described = {
+            table: {
+                "without_side_information": count(table, "without_side_information"),
+                f"in_{table}_file_without_events": count(table, "without_events"),
+                f"duplicates_in_{table}_file": count(table, "duplicates"),
+                f"conflicting_in_{table}_file": count(table, "conflicts"),
             }
+            for table in self.tables
+        }
         return {
             "made_by": {"seqrec_tf": seqrec_tf.__version__, "apache_beam": beam.__version__},
             "options": self.options,
@@ -298,7 +341,7 @@ class Finish:
                 "events": count("events"),
                 "events_beyond_the_newest": count("too_old"),
                 **rejected("events"),
-                **({"items_file": rejected("items")} if self.has_items_file else {}),
+                **{f"{table}_file": rejected(table) for table in self.tables},
             },
             "steps": [
                 {
@@ -330,7 +373,8 @@ class Finish:
                 for split in schema_lib.SPLITS
             },
             "training_sequences_of_one_event": count("train_without_target"),
-            "items": items,
+            "items": items | described.get("items", {}),
+            **({"users": described["users"]} if "users" in described else {}),
         }
 
 
@@ -338,7 +382,8 @@ def failures(stats: Mapping[str, Any]) -> list[str]:
     """Why a dataset with these stats must not be used, a sentence each; empty where it may."""
     max_rejected = stats["options"]["max_rejected"]
     sentences = []
-    for what, part in (("input", stats["input"]), ("items", stats["input"].get("items_file", {}))):
+    of_input = stats["input"]
+    for what, part in (("input", of_input), *((one, of_input.get(f"{one}_file")) for one in ("items", "users"))):
         if part and part["rejected"] > max_rejected * part["lines"]:
             reasons = ", ".join(f"{number:,} {reason}" for reason, number in part["rejected_by_reason"].items())
             sentences.append(

@@ -32,6 +32,20 @@ LABELS = "labels"
 WEIGHTS = "weights"
 TARGET_START = "target_start"
 
+# The inputs of a saved model, beside USER_ID and the features of users.
+HISTORY = "history"
+HISTORY_TIMESTAMPS = "history_timestamps"
+TIMESTAMP = "timestamp"
+CANDIDATES = "candidates"
+
+# Names that no feature of users may have, as records, batches or requests hold something else by them.
+RESERVED_NAMES = frozenset(
+    [
+        *(USER_ID, SESSION_ID, ITEM_IDS, TIMESTAMPS, LABELS, WEIGHTS, TARGET_START),
+        *(HISTORY, HISTORY_TIMESTAMPS, TIMESTAMP, CANDIDATES, "seen", "target_time"),
+    ]
+)
+
 SPLITS = ("train", "valid", "test")
 
 # The files of a dataset folder.
@@ -41,6 +55,7 @@ COMPLETED_FILE = "COMPLETED"
 ITEM_VOCABULARY_FILE = "vocabularies/item_id.txt"  # line k (from 1) is the item with id k
 ITEM_COUNTS_FILE = "vocabularies/item_count.txt"  # line k: training events of item k
 FEATURES_FILE = "vocabularies/features.json"  # what was learned of the columns of the items file
+USER_FEATURES_FILE = "vocabularies/user_features.json"  # and of the users file
 VECTORS_FOLDER = "vectors"  # of each embedded column a folder, whose ENCODER_FILE names the files
 ENCODER_FILE = "encoder.json"
 DIGEST, VECTOR = "digest", "vector"  # in their records, beside the item's id
@@ -85,6 +100,7 @@ TIMESTAMPS_FEATURE = Feature(TIMESTAMPS, "int64", (None,), "time of each event, 
 LABELS_FEATURE = Feature(LABELS, "int64", (None,), "1 where the event is positive (click, high rating), else 0")
 WEIGHTS_FEATURE = Feature(WEIGHTS, "float32", (None,), "weight of each event")
 TARGET_START_FEATURE = Feature(TARGET_START, "int64", (), "position of the first event to predict")
+ITEM_ID_FEATURE = Feature(ITEM_ID, "string", (), "the item")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +114,7 @@ class Schema:
         max_len: Length of the longest sequence, events.
         time_unit: "seconds", "order", or "" where events have no time.
         num_users: Users that have training sequences; 0 where records have no `user_id`.
+        user_features: Features of the user of a sequence, in its record; empty where no users file was given.
     """
 
     num_items: int
@@ -106,9 +123,15 @@ class Schema:
     max_len: int = 0
     time_unit: str = ""
     num_users: int = 0
+    user_features: tuple[Feature, ...] = ()
 
     def __contains__(self, name: str) -> bool:
         return any(feature.name == name for feature in self.features)
+
+    @property
+    def record_features(self) -> tuple[Feature, ...]:
+        """All that a sequence record holds."""
+        return self.features + self.user_features
 
     def to_dict(self) -> dict[str, Any]:
         """This schema as JSON-serialisable values."""
@@ -129,8 +152,9 @@ class Schema:
                 "version of seqrec_tf."
             )
         try:
-            for key in ("features", "item_features"):
-                values[key] = tuple(Feature(**{**feature, "shape": tuple(feature["shape"])}) for feature in values[key])
+            for key in ("features", "item_features", "user_features"):
+                given = values.get(key, ())
+                values[key] = tuple(Feature(**{**feature, "shape": tuple(feature["shape"])}) for feature in given)
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"This is not a schema of version {SCHEMA_VERSION}: {error}.") from error
@@ -147,7 +171,7 @@ class Schema:
             ours, theirs = getattr(self, field), getattr(other, field)
             if ours != theirs:
                 lines.append(f"{field}: {ours!r} against {theirs!r}")
-        for field in ("features", "item_features"):
+        for field in ("features", "item_features", "user_features"):
             ours = {feature.name: feature for feature in getattr(self, field)}
             theirs = {feature.name: feature for feature in getattr(other, field)}
             for name in sorted(ours.keys() | theirs.keys()):

@@ -20,6 +20,10 @@ FUSIONS = ("sum", "concat", "gating")
 # Added to the logit of a key that may not be seen. Finite, so that a row without any key is uniform instead of NaN.
 _HIDDEN = -1e9
 
+# Standard deviation of the weights of what each half block adds (GPT-2's): it starts as nearly nothing, so that the
+# state of an event starts as the event's own vector, instead of vanishing behind random projections of it.
+_SMALL = 0.02
+
 
 def attention_bias(is_real, *, causal, dtype):
     """What to add to attention logits so that only allowed keys are seen.
@@ -38,6 +42,12 @@ def attention_bias(is_real, *, causal, dtype):
         is_seen &= tf.range(length)[:, None] >= tf.range(length)[None, :]
     # Half of the lowest float16, so that a logit below 0 cannot make it -inf.
     return tf.where(is_seen, tf.zeros([], dtype), tf.constant(max(_HIDDEN, float(tf.as_dtype(dtype).min) / 2), dtype))
+
+
+def _keys_then_small_values(shape, dtype=None):
+    keys = keras.initializers.GlorotUniform()([shape[0], shape[1] // 2], dtype=dtype)
+    values = keras.initializers.RandomNormal(stddev=_SMALL)([shape[0], shape[1] // 2], dtype=dtype)
+    return keras.ops.concatenate([keys, values], axis=1)
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")
@@ -70,7 +80,9 @@ class SelfAttention(keras.layers.Layer):
         if dim % self.num_heads:
             raise ValueError(f"model.num_heads must divide model.dim, got {self.num_heads} heads for dim {dim}.")
         self.query = keras.layers.Dense(dim, name="query", dtype=dtype)
-        self.key_value = keras.layers.Dense(2 * dim, name="key_value", dtype=dtype)  # one matmul for both
+        self.key_value = keras.layers.Dense(  # one matmul for both
+            2 * dim, kernel_initializer=_keys_then_small_values, name="key_value", dtype=dtype
+        )
         self.dropout = Dropout(self.dropout_rate, dtype=dtype)
         self.query.build(queries_shape)
         self.key_value.build(queries_shape)
@@ -176,7 +188,9 @@ class TransformerBlock(keras.layers.Layer):
             name="hidden",
             dtype=self.dtype_policy,
         )
-        self.output_projection = keras.layers.Dense(dim, name="output", dtype=dtype)
+        self.output_projection = keras.layers.Dense(
+            dim, kernel_initializer=keras.initializers.RandomNormal(stddev=_SMALL), name="output", dtype=dtype
+        )
         self.dropout = Dropout(self.dropout_rate, dtype=dtype)
         self.gates = []
         if self.is_gated:

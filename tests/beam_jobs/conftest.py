@@ -39,7 +39,9 @@ class Outcome:
         for file in folder.split_files(split):
             for example in tf.data.TFRecordDataset(file, compression_type="GZIP"):
                 row = {}
-                for name, value in tf.io.parse_single_example(example, parsing_spec(folder.schema.features)).items():
+                for name, value in tf.io.parse_single_example(
+                    example, parsing_spec(folder.schema.record_features)
+                ).items():
                     value = value.numpy()
                     row[name] = value.decode() if isinstance(value, bytes) else value.tolist()
                 row["items"] = [folder.item_ids[number - 1] for number in row.pop("item_ids")]

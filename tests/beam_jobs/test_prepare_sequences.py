@@ -396,6 +396,77 @@ def test_a_wrong_declaration_of_an_item_feature_says_what_is_expected(prepare, t
     assert re.search(message, outcome.err)
 
 
+def test_features_of_users_are_in_their_records_and_learned_from_training_users_alone(prepare, tmp_path):
+    (tmp_path / "users.csv").write_text(
+        "who,country,age,hobbies\nt,no,20,x|y\nu,se,40,y\nlate,fi,100,z\nnobody,dk,3,q\nu,se,41,y\n,se,1,x\n"
+    )
+    text = log("t a 1", "t b 2", "u b 1", "u a 2", "w a 3", "w b 4", "late a 21", "late b 22", "u a 23")
+    outcome = prepare(
+        text,
+        "--split time --test-from 20 --max-rejected 0.5 --users",
+        str(tmp_path / "users.csv"),
+        "--user-id-column who --user-feature country:category age:number",
+    )
+    assert outcome.status == 0, outcome.err
+    assert "Inferred user features hobbies:categories.\n" in outcome.err
+    learned = json.loads((outcome.output / schema.USER_FEATURES_FILE).read_text())
+    assert learned == {
+        "country": {"values": ["no", "se"]},
+        "age": {"mean": 30.0, "deviation": 10.0},
+        "hobbies": {"values": ["y", "x"], "most": 2},
+    }
+    train = {row["user_id"]: (row["country"], row["age"], row["hobbies"]) for row in outcome.records("train")}
+    assert train["t"] == (2, -1.0, [3, 2])
+    assert train["u"] == (3, 1.0, [2])
+    assert train["w"] == (0, pytest.approx(float("nan"), nan_ok=True), [])
+    test = {row["user_id"]: (row["country"], row["age"], row["hobbies"]) for row in outcome.records("test")}
+    assert test == {"late": (1, 7.0, [1]), "u": (3, 1.0, [2])}
+    sizes = {feature.name: feature.num_values for feature in outcome.folder.schema.user_features}
+    assert sizes == {"country": 4, "age": 0, "hobbies": 4}
+    assert outcome.stats["users"] == {
+        "without_side_information": 1,
+        "in_users_file_without_events": 1,
+        "duplicates_in_users_file": 1,
+        "conflicting_in_users_file": 1,
+    }
+    assert [(row["line"], row["reason"]) for row in outcome.rejected()] == [(7, "empty user id")]
+    assert "users files: 1 users have no row, 1 rows have no events" in outcome.out
+
+
+def test_users_files_do_not_change_the_sequences(prepare, tmp_path):
+    (tmp_path / "users.csv").write_text("user_id,country\nann,no\n")
+    plain = prepare(THREE_USERS, output="plain")
+    described = prepare(THREE_USERS, "--users", str(tmp_path / "users.csv"), "--user-feature country:category")
+    for split in schema.SPLITS:
+        assert described.histories(split) == plain.histories(split)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--user-feature labels:number", "has a column 'labels' that is not the --user-id-column"),
+        ("--user-column none --session-column user_id", "--users needs --user-column"),
+    ],
+)
+def test_users_files_that_cannot_be_joined_are_refused(prepare, tmp_path, options, message):
+    (tmp_path / "users.csv").write_text("user_id,labels\nann,1\n")
+    outcome = prepare(THREE_USERS, "--users", str(tmp_path / "users.csv"), options)
+    assert outcome.status == 2
+    assert message in outcome.err
+
+
+def test_events_of_items_without_a_required_feature_are_dropped(prepare, tmp_path):
+    (tmp_path / "items.csv").write_text("item_id,title,photo\na,A,a.jpg\nb,B,\nc,,c.jpg\nd,D,d.jpg\n")
+    text = log(*(f"{user} {item} {time}" for user in "tu" for time, item in enumerate("abcdad")))
+    items = ("--items", str(tmp_path / "items.csv"), "--item-feature title:text photo:image-path")
+    outcome = prepare(text, *items, "--require-item-features title,photo")
+    assert outcome.status == 0, outcome.err
+    assert [row["items"] for row in outcome.records("test")] == [list("adad")] * 2
+    outcome = prepare(text, *items, "--require-item-features titel", output="other")
+    assert outcome.status == 2
+    assert "--require-item-features must be one of title, photo, got 'titel'. Did you mean 'title'?" in outcome.err
+
+
 UNSEEN = ["t a 1", "t b 2", "u a 1", "u new 11", "u b 12", "v b 11", "v new 12", "v2 new 21", "v2 new 22", "u a 22"]
 
 
