@@ -207,6 +207,11 @@ def inspect_table(options: Options, one: str, *, first_number: int) -> TableInpu
             f"that name; name it differently with --{one}s-columns."
         )
     other_names, other_columns = [name for name, _ in others], tuple(column for _, column in others)
+    for name in options.required_item_features if one == "item" else ():
+        if name not in other_names:
+            raise ValueError(
+                f"The items files have no column {name!r} (--require-item-features){_nearest(name, other_names)}."
+            )
     kinds = _declared_kinds(option("_feature"), one, other_names)
     notes = []
     if missing := [name for name in other_names if name not in kinds]:

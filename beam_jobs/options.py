@@ -76,6 +76,11 @@ class Options:
     max_rejected: float = 0.01
     overwrite: bool = False
 
+    @property
+    def required_item_features(self) -> list[str]:
+        """Features that every item must have."""
+        return [name.strip() for name in self.require_item_features.split(",") if name.strip()]
+
     def recorded(self) -> dict[str, Any]:
         """What belongs in `stats.json`: everything but the name of the folder."""
         values = dataclasses.asdict(self)

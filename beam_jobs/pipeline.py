@@ -14,7 +14,6 @@ from beam_jobs.inputs import EventsInput, TableInput
 from beam_jobs.options import Options, check_options
 from beam_jobs.read_events import COUNTS, ITEMS, LINES, REJECTED
 from seqrec_tf import schema as schema_lib
-from seqrec_tf.config import check_choice
 from seqrec_tf.schema import Schema
 
 _SECONDS_A_DAY = 86_400
@@ -63,9 +62,6 @@ def make_plan(options: Options, output: str) -> Plan:
         if getattr(options, f"{one}s"):
             number = len(events.parts) + sum(len(table.parts) for table in tables.values())
             tables[f"{one}s"] = inputs.inspect_table(options, one, first_number=number)
-    required = [name for name in options.require_item_features.split(",") if name]
-    for name in required:
-        check_choice("--require-item-features", name, [feature.name for feature in tables["items"].features])
     features = [schema_lib.ITEM_IDS_FEATURE, schema_lib.TARGET_START_FEATURE]
     for column, feature in (
         (events.time_format or None, schema_lib.TIMESTAMPS_FEATURE),
@@ -171,7 +167,7 @@ class PrepareSequences(beam.PTransform):
             rows[name] = read_table["main"]
 
         ordered = read["main"] | "Order" >> beam.CombinePerKey(sequences.NewestEvents(options.max_events))
-        required = [name for name in options.require_item_features.split(",") if name]
+        required = options.required_item_features
         clean = sequences.Clean(
             positive_only=options.positive_only,
             duplicates=options.duplicates,

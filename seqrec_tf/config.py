@@ -58,6 +58,17 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ItemFeaturesConfig(ModelConfig):
+    """Options of models that know items by their side features too.
+
+    Attributes:
+        item_features: Side features of items to read, by name; ["*"] is all that the dataset has.
+    """
+
+    item_features: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """How records become batches.
 

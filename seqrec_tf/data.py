@@ -115,7 +115,8 @@ def evaluation_batches(
     Returns:
         Batches, in the same order each time, of
         inputs: `item_ids` int32 [B, L], the newest `max_len` events before the target, and what else the model reads:
-        `timestamps` int64 [B, L] with `target_time` int64 [B], `labels` int64 [B, L], `user_id` int64 [B];
+        `timestamps` int64 [B, L] with `target_time` int64 [B], `labels` int64 [B, L], `user_id` int64 [B], features of
+        users [B, ...];
         labels: `target` int32 [B]; `excluded` int32 [B, S], all items before the target (or nothing, [B, 0]); `touched`
         int32 [B, T], all items of the sequence; and, where the dataset has them, `target_label` int64 [B] and `user_id`
         string [B].
@@ -125,6 +126,7 @@ def evaluation_batches(
 
     def to_batches(serialized):
         parsed = tf.io.parse_example(serialized, spec)
+        of_user = _of_user(parsed, model)
         items, first_target = parsed[ITEM_IDS], parsed[TARGET_START]
         lengths = items.row_lengths()
         # One row a target: the sequence it is in, and its position there.
@@ -146,7 +148,8 @@ def evaluation_batches(
                 return events(tf.maximum(start, target - max_len), target, name)
 
             inputs = {ITEM_IDS: tf.cast(history(ITEM_IDS), tf.int32)}
-            inputs |= {name: history(name) for name in model.reads if name != USER_ID}
+            inputs |= {name: history(name) for name in model.reads if name not in model.reads_of_user}
+            inputs |= {name: tf.gather(value, sequence[part]) for name, value in of_user.items()}
             if TIMESTAMPS in model.reads:
                 inputs[TARGET_TIME] = tf.gather(parsed[TIMESTAMPS].flat_values, target)
             labels = {
@@ -158,8 +161,6 @@ def evaluation_batches(
                 labels[TARGET_LABEL] = tf.gather(parsed[LABELS].flat_values, target)
             if USER_ID in parsed:
                 labels[USER_ID] = tf.gather(parsed[USER_ID], sequence[part])
-            if USER_ID in model.reads:
-                inputs[USER_ID] = user_fingerprint(labels[USER_ID])
             return inputs, labels
 
         num_batches = -(-tf.size(position, tf.int64) // batch_size)
@@ -182,13 +183,12 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
         first, limit = _window(parsed[ITEM_IDS].row_lengths(), model.training_events, window, draw + 2)
         events = tf.ragged.range(parsed[ITEM_IDS].row_starts() + first, parsed[ITEM_IDS].row_starts() + limit)
         sequences = {
-            name: tf.gather(value.flat_values, events)
-            for name, value in parsed.items()
-            if isinstance(value, tf.RaggedTensor)
+            feature.name: tf.gather(parsed[feature.name].flat_values, events)
+            for feature in folder.schema.features
+            if feature.shape == (None,)
         }
         sequences[SEEN] = parsed[ITEM_IDS]
-        if USER_ID in model.reads:
-            sequences[USER_ID] = user_fingerprint(parsed[USER_ID])
+        sequences |= _of_user(parsed, model)
         lengths = tf.cast(limit - first, tf.float32)
         num_targets = model.num_targets(lengths)
         noise = tf.random.stateless_uniform(tf.shape(lengths), draw, -_LENGTH_NOISE, _LENGTH_NOISE)
@@ -228,5 +228,20 @@ def _window(lengths, width, kind, seed):
     return tf.maximum(limit - width, 0), limit
 
 
+def _of_user(parsed, model):
+    """What a model reads of the user of each sequence: name to a tensor [B, ...]."""
+    features = {feature.name: feature for feature in model.schema.user_features}
+    values = {}
+    for name in model.reads_of_user:
+        value = parsed[name]
+        if name == USER_ID:
+            value = user_fingerprint(value)
+        elif features[name].kind == "categories":
+            width = features[name].max_length
+            value = value[:, :width].to_tensor(shape=[None, width])
+        values[name] = value
+    return values
+
+
 def _parsing_spec(folder):
-    return records.parsing_spec(folder.schema.features)
+    return records.parsing_spec(folder.schema.record_features)

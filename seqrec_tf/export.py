@@ -13,7 +13,9 @@ Signature `rank`, how good each of some candidates is:
   num_unknown  as above
 
 Both take more where the model reads it: `user_id` string [batch]; `history_timestamps` int64 [batch, length] and
-`timestamp` int64 [batch], seconds, when the events happened and when the answer is for.
+`timestamp` int64 [batch], seconds, when the events happened and when the answer is for; features of users by their
+names, as in the users file: a number as float32 [batch] (NaN where missing), a category as string [batch], several as
+string [batch, number] ("" where missing).
 
 A history without any known item gets the most popular items, scored by the logarithm of their share of the events.
 
@@ -41,7 +43,9 @@ import numpy as np
 
 from seqrec_tf import run_folder as run_lib
 from seqrec_tf import schema as schema_lib
+from seqrec_tf.features import MISSING, UNKNOWN
 from seqrec_tf.run_folder import RunFolder
+from seqrec_tf.schema import CANDIDATES, HISTORY, HISTORY_TIMESTAMPS, TIMESTAMP
 
 if TYPE_CHECKING:
     from seqrec_tf.models.base import SequenceModel
@@ -50,8 +54,7 @@ if TYPE_CHECKING:
 NEEDS_TENSORFLOW = True
 
 SIGNATURE, RANK_SIGNATURE = "serving_default", "rank"
-HISTORY, HISTORY_TIMESTAMPS, TIMESTAMP = "history", "history_timestamps", "timestamp"
-CANDIDATES, ITEMS, SCORES, NUM_UNKNOWN = "candidates", "items", "scores", "num_unknown"
+ITEMS, SCORES, NUM_UNKNOWN = "items", "scores", "num_unknown"
 EXTRA_FOLDER = "assets.extra"
 WARM_UP_FILE = "tf_serving_warmup_requests"  # TF Serving's name for it
 GOLDEN_FILE = "golden_requests.json"
@@ -183,7 +186,16 @@ def input_specs(model: SequenceModel, history_length: int | None) -> dict[str, A
     if schema_lib.TIMESTAMPS in model.reads:
         specs[HISTORY_TIMESTAMPS] = tf.TensorSpec([None, history_length], tf.int64, name=HISTORY_TIMESTAMPS)
         specs[TIMESTAMP] = tf.TensorSpec([None], tf.int64, name=TIMESTAMP)
+    for feature in user_features(model):
+        shape = [None, None] if feature.kind == "categories" else [None]
+        dtype = tf.float32 if feature.kind == "number" else tf.string
+        specs[feature.name] = tf.TensorSpec(shape, dtype, name=feature.name)
     return specs
+
+
+def user_features(model: SequenceModel) -> list[schema_lib.Feature]:
+    """Features of users that the model reads."""
+    return [feature for feature in model.schema.user_features if feature.name in model.reads]
 
 
 def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary: str, *, k: int, exclude_history: bool):
@@ -194,6 +206,7 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
     from seqrec_tf.records import user_fingerprint
     from seqrec_tf.schema import ITEM_IDS, PADDING_ID, TIMESTAMPS, USER_ID
 
+    learned = folder.learned_of_users
     counts = np.asarray(folder.item_counts, np.float64)
     with np.errstate(divide="ignore"):
         log_share = np.maximum(np.log(counts / counts.sum()), np.finfo(np.float32).min)  # of the item with id i + 1
@@ -212,6 +225,19 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
             self.item_of_line = tf.lookup.StaticHashTable(
                 tf.lookup.TextFileInitializer(vocabulary, tf.int64, line, tf.string, whole), default_value=""
             )
+            self.categories = {
+                feature.name: tf.lookup.StaticHashTable(
+                    tf.lookup.KeyValueTensorInitializer(
+                        ["", *learned[feature.name]["values"]],
+                        [MISSING, *range(UNKNOWN + 1, feature.num_values)],
+                        tf.string,
+                        tf.int64,
+                    ),
+                    default_value=UNKNOWN,
+                )
+                for feature in user_features(model)
+                if "values" in learned[feature.name]
+            }
 
         @tf.function
         def recommend(self, **request):
@@ -262,6 +288,13 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
             if TIMESTAMP in request:
                 inputs[TIMESTAMPS] = newest(request[HISTORY_TIMESTAMPS])
                 inputs[TARGET_TIME] = request[TIMESTAMP]
+            for feature in user_features(model):
+                value = request[feature.name]
+                if feature.kind == "number":
+                    value = (value - learned[feature.name]["mean"]) / learned[feature.name]["deviation"]
+                else:
+                    value = self.categories[feature.name].lookup(value)
+                inputs[feature.name] = value
             return ids, inputs, num_unknown
 
     return Recommender()
@@ -293,10 +326,21 @@ def golden_requests(
             times = inputs[TIMESTAMPS].numpy()[0].tolist()
             request[HISTORY_TIMESTAMPS] = [0] * (len(history) - len(times)) + times  # older ones than the model reads
             request[TIMESTAMP] = int(inputs[TARGET_TIME][0])
+        for feature in user_features(model):
+            request[feature.name] = _raw(inputs[feature.name].numpy()[0], folder.learned_of_users[feature.name])
         request[ITEMS] = [folder.item_ids[item - 1] for item in items.numpy()[0][is_there]]
         request[SCORES] = scores.numpy()[0][is_there].tolist()
         requests.append(request)
     return requests
+
+
+def _raw(value: Any, learned: dict[str, Any]) -> Any:
+    """A user's value as a request has it, from what the records hold: the inverse of `features.Encoder`."""
+    if "mean" in learned:
+        return float(value * learned["deviation"] + learned["mean"])
+    # What training has not seen is any string that it has not seen.
+    names = {MISSING: "", UNKNOWN: "\0", **dict(enumerate(learned["values"], start=UNKNOWN + 1))}
+    return [names[int(one)] for one in value] if np.ndim(value) else names[int(value)]
 
 
 def check_golden(saved_model: pathlib.Path, golden: list[dict[str, Any]], history_length: int | None) -> None:
@@ -371,16 +415,11 @@ def _feeds(requests: list[dict[str, Any]], history_length: int | None) -> dict[s
     """Requests as one batch: an array for each input that they have, padded on the right."""
     length = history_length or max(len(request[HISTORY]) for request in requests)
     feeds = {}
-    for name, dtype in (
-        (HISTORY, object),
-        (HISTORY_TIMESTAMPS, np.int64),
-        (TIMESTAMP, np.int64),
-        (schema_lib.USER_ID, object),
-    ):
-        if name in requests[0]:
-            values = [request[name] for request in requests]
-            if isinstance(values[0], list):
-                padding = "" if dtype is object else 0
-                values = [value + [padding] * (length - len(value)) for value in values]
-            feeds[name] = np.array(values, dtype)
+    for name in requests[0].keys() - {ITEMS, SCORES}:
+        values = [request[name] for request in requests]
+        if name in (HISTORY, HISTORY_TIMESTAMPS):
+            padding = "" if name == HISTORY else 0
+            values = [value + [padding] * (length - len(value)) for value in values]
+        first = values[0][0] if isinstance(values[0], list) else values[0]
+        feeds[name] = np.array(values, {str: object, int: np.int64, float: np.float32}[type(first)])
     return feeds

@@ -81,7 +81,8 @@ class NextItemObjective(keras.layers.Layer):
         targets: int32 [N], true items.
         sequence: int32 [B, S], the items of each sequence; "uniform" negatives are none of them.
         is_target: bool [B, L], where the N targets are.
-        table: float32 [V, D], item vectors; a `tf.Variable`, or a tensor.
+        table: float32 [V, D], item vectors, a `tf.Variable` or a tensor; for sampled losses also a function that gives
+            the rows of ids, int32 [...] to float [..., D].
         bias: float32 [V], item biases, or None.
 
     Returns:
@@ -132,15 +133,19 @@ class NextItemObjective(keras.layers.Layer):
             items = tf.ensure_shape(table[1 : self.num_items + 1], [self.num_items, table.shape[1]])
             bias = tf.zeros([self.num_items]) if bias is None else bias[1:] / config.temperature
             return losses.cross_entropy(hidden / config.temperature, items, bias, targets - 1)
-        positive = tf.reduce_sum(hidden * tf.gather(table, targets), axis=-1)
+
+        def vectors(ids):
+            return tf.cast(table(ids, training=True), tf.float32) if callable(table) else tf.gather(table, ids)
+
+        positive = tf.reduce_sum(hidden * vectors(targets), axis=-1)
         positive = positive if bias is None else positive + tf.gather(bias, targets)
         if config.share_negatives or config.negatives == "in-batch":
             ids = self._draw_shared(targets)  # [K]
-            negatives = tf.matmul(hidden, tf.gather(table, ids), transpose_b=True)
+            negatives = tf.matmul(hidden, vectors(ids), transpose_b=True)
             ids = ids[None, :]
         else:
             ids = self.draw(sequence, is_target)  # [N, K]
-            negatives = tf.einsum("nd,nkd->nk", hidden, tf.gather(table, ids))
+            negatives = tf.einsum("nd,nkd->nk", hidden, vectors(ids))
         negatives = negatives if bias is None else negatives + tf.gather(bias, ids)
         if config.elu:
             positive, negatives = (

@@ -168,6 +168,13 @@ class DatasetFolder:
         return self.schema.num_items
 
     @functools.cached_property
+    def learned_of_users(self) -> dict[str, dict[str, Any]]:
+        """What was learned of the features of users: name to what `features.Encoder` takes."""
+        if not self.schema.user_features:
+            return {}
+        return json.loads(self.read_text(schema_lib.USER_FEATURES_FILE))
+
+    @functools.cached_property
     def item_ids(self) -> list[str]:
         """The item ids as they came; `item_ids[k - 1]` is the item with id `k`."""
         return self.read_text(schema_lib.ITEM_VOCABULARY_FILE).split("\n")[:-1]
@@ -261,7 +268,7 @@ def read_split(folder: DatasetFolder, split: str, names: Iterable[str] = ()):
         names: The features to read; all where empty.
     """
     names = set(names)
-    wanted = [feature for feature in folder.schema.features if not names or feature.name in names]
+    wanted = [feature for feature in folder.schema.record_features if not names or feature.name in names]
     return _parsed(folder.split_files(split), wanted)
 
 

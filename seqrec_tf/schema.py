@@ -126,7 +126,7 @@ class Schema:
     user_features: tuple[Feature, ...] = ()
 
     def __contains__(self, name: str) -> bool:
-        return any(feature.name == name for feature in self.features)
+        return any(feature.name == name for feature in self.record_features)
 
     @property
     def record_features(self) -> tuple[Feature, ...]:

@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -51,6 +51,14 @@ class Recommendation:
     items: list[str]
     scores: list[float]
     num_unknown: int
+
+
+# How to give what a model takes.
+_OPTIONS = {
+    "user_id": "users (--user)",
+    "history_timestamps": "the times of the histories (--history-times)",
+    "timestamp": "the time of the recommendation (--time)",
+}
 
 
 class Client:
@@ -91,6 +99,7 @@ class Client:
         histories: Sequence[Sequence[str]],
         *,
         users: Sequence[str] | None = None,
+        user_features: Mapping[str, Sequence[Any]] | None = None,
         history_times: Sequence[Sequence[int]] | None = None,
         times: Sequence[int] | None = None,
         k: int | None = None,
@@ -103,6 +112,7 @@ class Client:
             model: Name of the model.
             histories: Item ids of each user, oldest first; an empty history is allowed.
             users: Who they are, for a model that knows users.
+            user_features: What is known of them, for a model that reads it: name of a feature to one value of each.
             history_times: When each event was, seconds, for a model that knows times.
             times: When the recommendation is shown, seconds, for such a model.
             k: How many items; all that the model returns where None.
@@ -118,7 +128,8 @@ class Client:
         """
         if k is not None and k < 1:
             raise ValueError(f"k must be at least 1, got {k}.")
-        requests = self._requests(model, version, "serving_default", histories, users, history_times, times)
+        given = _given(users, user_features, history_times, times)
+        requests = self._requests(model, version, "serving_default", histories, given)
         predictions = self._predictions(model, requests, version, "serving_default", batch_size)
         return [_read_prediction(prediction, model, k) for prediction in predictions]
 
@@ -129,6 +140,7 @@ class Client:
         candidates: Sequence[Sequence[str]],
         *,
         users: Sequence[str] | None = None,
+        user_features: Mapping[str, Sequence[Any]] | None = None,
         history_times: Sequence[Sequence[int]] | None = None,
         times: Sequence[int] | None = None,
         version: int | None = None,
@@ -141,6 +153,7 @@ class Client:
             histories: As for `recommend`, like all that is not described here.
             candidates: Item ids to score, of each history.
             users: See `recommend`.
+            user_features: See `recommend`.
             history_times: See `recommend`.
             times: See `recommend`.
             version: See `recommend`.
@@ -149,7 +162,8 @@ class Client:
         Returns:
             The score of each candidate, in their order; the lowest float32 where the model does not know the item.
         """
-        requests = self._requests(model, version, "rank", histories, users, history_times, times)
+        given = _given(users, user_features, history_times, times)
+        requests = self._requests(model, version, "rank", histories, given)
         rows = [
             {**request, "candidates": row}
             for request, row in zip(requests, _pad(candidates, -1, _PADDING), strict=True)
@@ -163,7 +177,7 @@ class Client:
             part = requests[start : start + batch_size]
             yield from self.predict(model, part, version=version, signature=signature)
 
-    def _requests(self, model, version, signature, histories, users, history_times, times) -> list[dict[str, Any]]:
+    def _requests(self, model, version, signature, histories, given) -> list[dict[str, Any]]:
         """What the signature takes of each history; ValueError where it needs what is not given."""
         signatures = self.metadata(model, version=version)["metadata"]["signature_def"]["signature_def"]
         found = signatures.get(signature, {"inputs": {}, "outputs": {}})
@@ -177,17 +191,17 @@ class Client:
                 f"{', '.join(sorted(outputs)) or 'nothing'}."
             )
         length = int(inputs["history"]["tensor_shape"]["dim"][1]["size"])
-        given = {"history": _pad(histories, length, _PADDING)}
-        for name, values, option in (
-            ("user_id", users, "users (--user)"),
-            ("history_timestamps", history_times, "the times of the histories (--history-times)"),
-            ("timestamp", times, "the time of the recommendation (--time)"),
-        ):
-            if name in inputs:
-                if values is None:
-                    raise ValueError(f"Model `{model}` takes `{name}`: give {option}.")
-                given[name] = _pad(values, length, 0) if name == "history_timestamps" else list(values)
-        return [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]
+        columns = {"history": _pad(histories, length, _PADDING)}
+        for name in inputs.keys() - {"history", "candidates"}:
+            values = given.get(name)
+            if values is None:
+                option = _OPTIONS.get(name, f"the feature of the users (--user-feature {name}=VALUE)")
+                raise ValueError(f"Model `{model}` takes `{name}`: give {option}.")
+            if len(inputs[name]["tensor_shape"]["dim"]) > 1:
+                is_of_event = name == "history_timestamps"
+                values = _pad(values, length if is_of_event else -1, 0 if is_of_event else _PADDING)
+            columns[name] = list(values)
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def _call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         request = urllib.request.Request(
@@ -225,6 +239,11 @@ class Client:
             f"No server answers at {self.url} ({reason}). Start one with `seqrec serve --models MODELS`, or give "
             "another address with --url."
         )
+
+
+def _given(users, user_features, history_times, times) -> dict[str, Any]:
+    """What a model may take beside histories, by the name of the input."""
+    return {**(user_features or {}), "user_id": users, "history_timestamps": history_times, "timestamp": times}
 
 
 def _path(model: str, version: int | None = None) -> str:
@@ -306,6 +325,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--item", action="append", default=[], metavar="ID", help="one more item id, after --history")
     parser.add_argument("--candidates", default="", metavar="X,Y,Z", help="rank these items, separated by commas")
     parser.add_argument("--user", metavar="ID", help="who it is, for a model that knows users")
+    parser.add_argument(
+        "--user-feature",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what is known of the user, for a model that reads it; several categories as A|B",
+    )
     parser.add_argument("--history-times", default="", metavar="T,U,V", help="when each event was, seconds since 1970")
     parser.add_argument("--time", type=int, help="when the recommendation is shown, seconds (default: now)")
     parser.add_argument("--k", type=int, help="how many items (default: all that the model returns)")
@@ -329,13 +356,14 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--history-times must have {len(history)} times, one of each event, got {len(history_times)}."
         )
+    client = Client(args.url, timeout_s=args.timeout)
     given: dict[str, Any] = {
+        "user_features": _user_features(args.user_feature, client, args.model, args.version),
         "users": None if args.user is None else [args.user],
         "history_times": [history_times] if history_times else None,
         "times": [int(time.time()) if args.time is None else args.time],
         "version": args.version,
     }
-    client = Client(args.url, timeout_s=args.timeout)
     if candidates:
         (scores,) = client.rank(args.model, [history], [candidates], **given)
         ranked = sorted(zip(candidates, scores, strict=True), key=lambda pair: -pair[1])[: args.k]
@@ -354,6 +382,30 @@ def run(args: argparse.Namespace) -> None:
             f"{recommendation.num_unknown} of {len(history)} history items {verb} unknown to the model and {was} "
             "ignored\n"
         )
+
+
+def _user_features(
+    assignments: Sequence[str], client: Client, model: str, version: int | None
+) -> dict[str, list[Any]] | None:
+    """The values of NAME=VALUE, one user's, as the signature takes them."""
+    if not assignments:
+        return None
+    signatures = client.metadata(model, version=version)["metadata"]["signature_def"]["signature_def"]
+    inputs = signatures.get("serving_default", {"inputs": {}})["inputs"]
+    values: dict[str, list[Any]] = {}
+    for assignment in assignments:
+        name, is_given, text = assignment.partition("=")
+        if not is_given or name not in inputs:
+            raise ValueError(
+                f"--user-feature expects NAME=VALUE, NAME being an input of model `{model}` "
+                f"({', '.join(sorted(inputs))}), got {assignment!r}."
+            )
+        if inputs[name]["dtype"] != "DT_STRING":
+            values[name] = [float(text)]
+        else:
+            is_list = len(inputs[name]["tensor_shape"].get("dim", ())) == 2
+            values[name] = [text.split("|") if is_list else text]
+    return values
 
 
 def _split(text: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from seqrec_tf.layers.dropout import Dropout
 from seqrec_tf.layers.embedding import Embedding
-from seqrec_tf.layers.item_features import ItemFeatures
+from seqrec_tf.layers.features import FeatureVectors, ItemFeatures
 from seqrec_tf.layers.transformer import (
     FUSIONS,
     EncoderConfig,
@@ -19,6 +19,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "EncoderConfig",
+    "FeatureVectors",
     "Fusion",
     "ItemFeatures",
     "SelfAttention",

@@ -18,10 +18,10 @@ import tensorflow as tf
 from seqrec_tf import config as config_lib
 from seqrec_tf import metrics
 from seqrec_tf.config import ModelConfig
-from seqrec_tf.layers.item_features import READABLE_KINDS, ItemFeatures
+from seqrec_tf.layers.features import READABLE_KINDS, FeatureVectors, ItemFeatures
 from seqrec_tf.losses import logits_at_once
 from seqrec_tf.objective import NextItemObjective, ObjectiveConfig
-from seqrec_tf.schema import ITEM_IDS, PADDING_ID, TIMESTAMPS, USER_ID, Schema
+from seqrec_tf.schema import ITEM_IDS, PADDING_ID, TIMESTAMPS, USER_ID, Feature, Schema
 
 # Keys of the labels that `data.load` makes for validation and test.
 TARGET = "target"
@@ -50,12 +50,14 @@ class SequenceModel(keras.Model):
 
     Attributes:
         reads: Features of a sequence that the model takes beside `item_ids`: of `user_id` (as a fingerprint),
-            `timestamps` (with `target_time`) and `labels`, those that its class names and the schema has.
+            `timestamps` (with `target_time`), `labels` and features of users, those that its class or its configuration
+            names and the schema has.
     """
 
     config_class: ClassVar[type[ModelConfig]] = ModelConfig
     reads: tuple[str, ...] = ()
     item_features: Any = None  # an ItemFeatures, where `make_item_features` made one
+    user_features: Any = None  # a FeatureVectors, where `make_user_features` made one
     frozen_table: Any = None  # a tf.Variable, where `freeze_item_table` made one
     config: Any  # an instance of config_class
 
@@ -84,6 +86,12 @@ class SequenceModel(keras.Model):
         raise NotImplementedError
 
     @property
+    def reads_of_user(self) -> tuple[str, ...]:
+        """Those of `reads` that a sequence has once, and not one of each event."""
+        once = {USER_ID, *(feature.name for feature in self.schema.user_features)}
+        return tuple(name for name in self.reads if name in once)
+
+    @property
     def gives_probabilities(self) -> bool:
         """Whether a score is the logit of the probability that the event's label is 1."""
         return False
@@ -107,21 +115,35 @@ class SequenceModel(keras.Model):
         Raises:
             ValueError: The dataset has no such feature.
         """
-        self.item_features = None
-        readable = {feature.name: feature for feature in self.schema.item_features if feature.kind in READABLE_KINDS}
-        if not names:
-            return
-        chosen = list(readable) if "*" in names else list(names)
-        if not chosen:
-            raise ValueError(
-                f"{type(self).__name__} reads side features of items, and this dataset has none. Prepare it with "
-                "--items, and --item-feature NAME:KIND for what its columns hold."
-            )
-        for name in chosen:
-            config_lib.check_choice("model.item_features", name, readable)
-        self.item_features = ItemFeatures(
-            [readable[name] for name in chosen], self.num_items, dim, name="item_features"
-        )
+        chosen = chosen_features(names, self.schema.item_features, "item", type(self).__name__)
+        self.item_features = ItemFeatures(chosen, self.num_items, dim, name="item_features") if chosen else None
+
+    def make_user_features(self, names, dim) -> None:
+        """Features of users as the layer `user_features`, as `make_item_features` does for items."""
+        chosen = chosen_features(names, self.schema.user_features, "user", type(self).__name__)
+        self.user_features = FeatureVectors(chosen, dim, name="user_features") if chosen else None
+
+    def represent(self, item_ids, training=False):
+        """Vectors of items, by their row of the layer `items` and, where there are any, by their features.
+
+        Args:
+            item_ids: int32 [...].
+            training: Whether rows are read in place.
+
+        Returns:
+            float [..., D].
+        """
+        vectors = self.items(item_ids, training=training)
+        if self.item_features is None:
+            return vectors
+        vectors = self.item_features.known_by_id(vectors, item_ids)
+        return tf.add_n([vectors, *self.item_features(item_ids, training=training)])
+
+    def represented_table(self):
+        """What `represent` gives for every item, as an `item_table`: the table itself where there are no features."""
+        if self.item_features is None:
+            return self.items.table
+        return tf.cast(self.represent(tf.range(self.num_items + 1), training=True), tf.float32)
 
     def features_to_read(self) -> tuple[str, ...]:
         """What `reads` would be if the schema had everything; a model whose options decide it overrides this."""
@@ -175,7 +197,7 @@ class SequenceModel(keras.Model):
 
     def freeze_item_table(self) -> None:
         """Compute the item table once, where it is made of side features, for a model that learns no more."""
-        if self.item_features is not None and not isinstance(table := self.item_table(), tf.Variable):
+        if self.item_features is not None and not _is_variable(table := self.item_table()):
             self.frozen_table = tf.Variable(table, trainable=False, name="item_table")
 
     def _table_to_score(self):
@@ -188,7 +210,7 @@ class SequenceModel(keras.Model):
 
         Args:
             sequences: dict of `tf.RaggedTensor` [B, None], a key for each per-event feature of the schema, cut to
-                `training_events` events, and `seen`, all its items; `user_id` int64 [B] where the model reads it.
+                `training_events` events, and `seen`, all its items; of `reads_of_user`, tensors [B, ...].
             seed: int32 [2], of this batch in this epoch, for what is random.
 
         Returns:
@@ -197,8 +219,7 @@ class SequenceModel(keras.Model):
         """
         item_ids = sequences[ITEM_IDS]
         inputs = {ITEM_IDS: pad(item_ids[:, :-1])}
-        if USER_ID in self.reads:
-            inputs[USER_ID] = sequences[USER_ID]
+        inputs |= {name: sequences[name] for name in self.reads_of_user}
         if self.objective is not None and self.objective.needs_seen:
             inputs[SEEN] = pad(sequences[SEEN])
         return inputs, pad(item_ids[:, 1:])
@@ -267,7 +288,12 @@ class SequenceModel(keras.Model):
     def example_inputs(self):
         """Inputs of the smallest batch, to build the model with."""
         inputs = {ITEM_IDS: tf.zeros([1, 2], tf.int32)}
-        inputs |= {name: tf.zeros([1] if name == USER_ID else [1, 2], tf.int64) for name in self.reads}
+        inputs |= {name: tf.zeros([1, 2], tf.int64) for name in self.reads if name not in self.reads_of_user}
+        features = {feature.name: feature for feature in self.schema.user_features}
+        for name in self.reads_of_user:
+            feature = features.get(name)
+            shape = [1, feature.max_length] if feature and feature.kind == "categories" else [1]
+            inputs[name] = tf.zeros(shape, feature.dtype if feature else tf.int64)
         return inputs | ({TARGET_TIME: tf.zeros([1], tf.int64)} if TIMESTAMPS in self.reads else {})
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -295,12 +321,15 @@ class SequenceModel(keras.Model):
         if self.objective is None:
             raise NotImplementedError(f"{type(self).__name__} has no loss: it learns nothing by gradients.")
         is_target = y != PADDING_ID
+        table = self.item_table()
+        if self.item_features is not None and self.objective.config.loss != "softmax" and not _is_variable(table):
+            table = self.represent  # of the rows that the samples need, and of no others
         return self.objective(
             self.project(tf.boolean_mask(y_pred, is_target)),
             tf.boolean_mask(y, is_target),
             sequence=negatives_avoid(x, y),
             is_target=is_target,
-            table=self.item_table(),
+            table=table,
             bias=self.item_bias(),
         )
 
@@ -438,6 +467,35 @@ class SequenceModel(keras.Model):
 
     def build_from_config(self, config):
         """Nothing: the constructor has built the model."""
+
+
+def _is_variable(table) -> bool:
+    """Whether an item table is one, and not made of side features."""
+    return isinstance(table, tf.Variable)
+
+
+def chosen_features(names, features, one, model) -> list[Feature]:
+    """Features by their names; none where no names are given.
+
+    Args:
+        names: Of features; "*" stands for all that a model can read.
+        features: What the schema has.
+        one: "item" or "user".
+        model: Who asks, for messages.
+
+    Raises:
+        ValueError: The dataset has no such feature.
+    """
+    readable = {feature.name: feature for feature in features if feature.kind in READABLE_KINDS}
+    if names and not readable:
+        raise ValueError(
+            f"{model} reads side features of {one}s, and this dataset has none. Prepare it with --{one}s, and "
+            f"--{one}-feature NAME:KIND for what its columns hold."
+        )
+    for name in names:
+        if name != "*":
+            config_lib.check_choice(f"model.{one}_features", name, readable)
+    return list(readable.values()) if "*" in names else [readable[name] for name in names]
 
 
 def pad(ragged):

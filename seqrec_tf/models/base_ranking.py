@@ -16,17 +16,14 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf import sampling
-from seqrec_tf.config import ModelConfig, check_at_least, check_rate
+from seqrec_tf.config import ItemFeaturesConfig, check_at_least, check_rate
 from seqrec_tf.layers import Dropout, UserEmbedding
-from seqrec_tf.models.base import SEEN, TARGET, TARGET_LABEL, TARGET_TIME, SequenceModel
-from seqrec_tf.schema import ITEM_IDS, LABELS, PADDING_ID, TIMESTAMPS, USER_ID
+from seqrec_tf.models.base import SEEN, TARGET, TARGET_LABEL, TARGET_TIME, SequenceModel, chosen_features
+from seqrec_tf.schema import CANDIDATES, HISTORY, ITEM_IDS, LABELS, PADDING_ID, TIMESTAMPS, USER_ID
 
-# Key of the training inputs that holds the items to score, int32 [N, K].
-CANDIDATES = "candidates"
-
-# What a query holds: the liked events, newest first, int32 [B, L]; how long ago they were, as a row of an embedding,
-# int32 [B, L]; the vector of the user, float [B, U].
-HISTORY, AGES, USER = "history", "ages", "user"
+# What a query holds: as HISTORY the liked events, newest first, int32 [B, L]; how long ago they were, as a row of an
+# embedding, int32 [B, L]; what is known of the user, float [B, U].
+AGES, USER = "ages", "user"
 
 # Rows of an embedding of ages: 0 is padding, row 1 + b holds gaps of [2^b, 2^(b+1)) - 1 seconds, the last all longer.
 _NUM_GAPS = 36
@@ -36,7 +33,7 @@ _CANDIDATE_BLOCK = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class RankingConfig(ModelConfig):
+class RankingConfig(ItemFeaturesConfig):
     """Options that every ranking model has.
 
     Attributes:
@@ -46,6 +43,7 @@ class RankingConfig(ModelConfig):
             label 0 are the negatives.
         dim: Width of the item embeddings.
         user_dim: Width of a vector of each user, by who they are; none where 0.
+        user_features: Features of users to read, by name; ["*"] is all that the dataset has.
         hidden_dims: Widths of the layers of the multi-layer perceptron.
         dropout_rate: Of embeddings and of the perceptron's hidden layers.
     """
@@ -55,6 +53,7 @@ class RankingConfig(ModelConfig):
     num_negatives: int = 0
     dim: int = 32
     user_dim: int = 0
+    user_features: tuple[str, ...] = ()
     hidden_dims: tuple[int, ...] = (1024, 512, 256)
     dropout_rate: float = 0.2
 
@@ -104,14 +103,16 @@ class RankingModel(SequenceModel):
 
     def features_to_read(self):
         """Labels of the history; times where a model uses ages; the user where they have a vector."""
-        return (*super().features_to_read(), LABELS, *((USER_ID,) if self.config.user_dim else ()))
+        chosen = chosen_features(self.config.user_features, self.schema.user_features, "user", type(self).__name__)
+        names = (USER_ID,) if self.config.user_dim else ()
+        return (*super().features_to_read(), LABELS, *names, *(feature.name for feature in chosen))
 
     def score(self, query, candidates, training=False):
         """Logits of candidates.
 
         Args:
             query: dict of `history` int32 [B, L], `ages` int32 [B, L], both newest first and 0 at padding, L being
-                `max_len`; `user` float [B, U] where users have vectors.
+                `max_len`; `user` float [B, U] where something is known of them.
             candidates: int32 [B, K].
             training: Whether dropout is on.
 
@@ -130,11 +131,12 @@ class RankingModel(SequenceModel):
         """Whether ages are gaps of time; they count events where times are unknown, or a mere order."""
         return TIMESTAMPS in self.reads and self.schema.time_unit == "seconds"
 
-    def make_users(self):
-        """The vectors of users, where there are any, as the layer `users`."""
-        self.users = None
-        if self.config.user_dim:
-            self.users = UserEmbedding(self.schema.num_users, self.config.user_dim, name="users")
+    def make_sides(self):
+        """What there is to know of users (the layers `users` and `user_features`) and items (`item_features`)."""
+        config = self.config
+        self.users = UserEmbedding(self.schema.num_users, config.user_dim, name="users") if config.user_dim else None
+        self.make_user_features(config.user_features, config.dim)
+        self.make_item_features(config.item_features, config.dim)
 
     def query(self, inputs):
         """What `score` takes of the histories."""
@@ -159,7 +161,10 @@ class RankingModel(SequenceModel):
         else:
             ages = tf.range(1, self.config.max_len + 1)[None]
         query = {HISTORY: history, AGES: tf.where(history != PADDING_ID, ages, 0)}
-        return query | ({USER: self.users(inputs[USER_ID])} if self.users else {})
+        user = [self.users(inputs[USER_ID])] if self.users else []
+        if self.user_features is not None:
+            user += self.user_features([inputs[feature.name] for feature in self.user_features.features])
+        return query | ({USER: tf.concat(user, axis=1)} if user else {})
 
     def call(self, inputs, training=False):
         """Logits of the candidates, float [N, K]; of item 1 alone where there are none."""
@@ -217,7 +222,7 @@ class RankingModel(SequenceModel):
         target = tf.cast(tf.gather(items.flat_values, first + place), tf.int32)[:, None]
         inputs = {ITEM_IDS: tf.cast(of_history(ITEM_IDS), tf.int32), CANDIDATES: target}
         for name in self.reads:
-            inputs[name] = tf.gather(sequences[name], row) if name == USER_ID else of_history(name)
+            inputs[name] = tf.gather(sequences[name], row) if name in self.reads_of_user else of_history(name)
         if TIMESTAMPS in self.reads:
             inputs[TARGET_TIME] = tf.gather(sequences[TIMESTAMPS].flat_values, first + place)
         if self.learns_from_labels:

@@ -19,7 +19,7 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from seqrec_tf.config import check_rate
+from seqrec_tf.config import ItemFeaturesConfig, check_rate
 from seqrec_tf.layers import Embedding, EncoderConfig, SequenceEncoder
 from seqrec_tf.models.base import SequenceModel, pad
 from seqrec_tf.objective import ObjectiveConfig
@@ -27,7 +27,7 @@ from seqrec_tf.schema import ITEM_IDS, PADDING_ID
 
 
 @dataclasses.dataclass(frozen=True)
-class BERT4RecConfig(EncoderConfig, ObjectiveConfig):
+class BERT4RecConfig(EncoderConfig, ObjectiveConfig, ItemFeaturesConfig):
     """Hyper-parameters of BERT4Rec: those of the encoder, of the loss, and of the cloze task.
 
     Attributes:
@@ -57,6 +57,7 @@ class BERT4Rec(SequenceModel):
         # The row after the last item is the mask.
         initializer = keras.initializers.TruncatedNormal(stddev=0.02)
         self.items = Embedding(self.num_items + 2, config.dim, initializer=initializer, name="items")
+        self.make_item_features(config.item_features, config.dim)
         self.encoder = SequenceEncoder(config, is_causal=False, name="encoder")
         self.projection = keras.layers.Dense(config.dim, activation="gelu", name="projection")
         self.projection.build([None, config.dim])
@@ -65,8 +66,16 @@ class BERT4Rec(SequenceModel):
         self.bias = self.add_weight(name="bias", shape=[self.num_items + 1], initializer="zeros", dtype="float32")
 
     def item_table(self):
-        """The table that also embeds the inputs, its last row being the mask: float [V + 1, D]."""
-        return self.items.table
+        """The table that also embeds the inputs: float [V, D]; without side features with a last row, the mask's."""
+        return self.represented_table()
+
+    def represent(self, item_ids, training=False):
+        """Vectors of items and, by its row alone, of the mask: float [..., D]."""
+        if self.item_features is None:
+            return super().represent(item_ids, training=training)
+        is_item = item_ids <= self.num_items
+        of_items = super().represent(tf.where(is_item, item_ids, PADDING_ID), training=training)
+        return tf.where(is_item[..., None], of_items, self.items(item_ids, training=training))
 
     def item_bias(self):
         """A score of each item for itself: float32 [V]."""
@@ -94,7 +103,8 @@ class BERT4Rec(SequenceModel):
         Where a position is given, int32 [B], only its state, float [B, D].
         """
         item_ids = inputs[ITEM_IDS]
-        return self.encoder(self.items(item_ids), item_ids != PADDING_ID, position=position, training=training)
+        embedded = self.represent(item_ids, training=training)
+        return self.encoder(embedded, item_ids != PADDING_ID, position=position, training=training)
 
     def project(self, hidden):
         """States to what is compared with the item table: float [..., D]."""

@@ -20,7 +20,7 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from seqrec_tf.config import check_at_least, check_rate
+from seqrec_tf.config import ItemFeaturesConfig, check_at_least, check_rate
 from seqrec_tf.layers import Dropout, Embedding
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.objective import ObjectiveConfig
@@ -28,7 +28,7 @@ from seqrec_tf.schema import ITEM_IDS, PADDING_ID
 
 
 @dataclasses.dataclass(frozen=True)
-class GRU4RecConfig(ObjectiveConfig):
+class GRU4RecConfig(ObjectiveConfig, ItemFeaturesConfig):
     """Hyper-parameters of GRU4Rec; those of the loss are in `ObjectiveConfig`.
 
     Attributes:
@@ -70,9 +70,10 @@ class GRU4Rec(SequenceModel):
         config = self.config
         num_rows = self.num_items + 1
         self.outputs = Embedding(num_rows, config.units, initializer="glorot_uniform", name="outputs")
-        self.inputs = self.outputs
+        self.items = self.outputs
         if not config.is_tied:
-            self.inputs = Embedding(num_rows, config.dim, initializer="glorot_uniform", name="inputs")
+            self.items = Embedding(num_rows, config.dim, initializer="glorot_uniform", name="inputs")
+        self.make_item_features(config.item_features, self.items.dim)
         self.bias = self.add_weight(name="bias", shape=[num_rows], initializer="zeros", dtype="float32")
         self.embedding_dropout = Dropout(config.embedding_dropout_rate)
         self.hidden_dropout = Dropout(config.hidden_dropout_rate)
@@ -81,8 +82,8 @@ class GRU4Rec(SequenceModel):
         ]
 
     def item_table(self):
-        """Output embeddings: float [V, D]."""
-        return self.outputs.table
+        """Output embeddings: float [V, D]; made of side features too where they are those of the inputs."""
+        return self.represented_table() if self.config.is_tied else self.outputs.table
 
     def item_bias(self):
         """A score of each item for itself: float32 [V]."""
@@ -91,7 +92,7 @@ class GRU4Rec(SequenceModel):
     def call(self, inputs, training=False):
         """Hidden states, float [B, L, units], of `item_ids`, int32 [B, L]."""
         aligned, place = align_left(inputs[ITEM_IDS])  # so that the recurrence needs no mask
-        hidden = self.embedding_dropout(self.inputs(aligned), training=training)
+        hidden = self.embedding_dropout(self.represent(aligned, training), training=training)
         for gru in self.layers_of_gru:
             hidden = self.hidden_dropout(gru(hidden, training=training), training=training)
         return tf.gather(hidden, place, batch_dims=1)  # [B, L, units]

@@ -14,8 +14,8 @@ from __future__ import annotations
 import dataclasses
 
 import keras
-import tensorflow as tf
 
+from seqrec_tf.config import ItemFeaturesConfig
 from seqrec_tf.layers import Embedding, EncoderConfig, SequenceEncoder
 from seqrec_tf.models.base import SequenceModel, newest_position
 from seqrec_tf.objective import ObjectiveConfig
@@ -23,14 +23,13 @@ from seqrec_tf.schema import ITEM_IDS, PADDING_ID
 
 
 @dataclasses.dataclass(frozen=True)
-class SASRecConfig(EncoderConfig, ObjectiveConfig):
+class SASRecConfig(EncoderConfig, ObjectiveConfig, ItemFeaturesConfig):
     """Hyper-parameters of SASRec: those of the encoder and of the loss, whose defaults are the paper's.
 
     norm="pre" is the paper's text; "post" is near to the authors' code, which normalises states before each half block
     and keeps no others.
 
     Attributes:
-        item_features: Side features of items to read, by name; ["*"] is all that the dataset has.
         score_with_features: Whether an item is recommended by its side features too, not by its id alone. Then items
             without training events, whose id says nothing, are recommended by their features.
     """
@@ -40,7 +39,6 @@ class SASRecConfig(EncoderConfig, ObjectiveConfig):
     feed_forward_ratio: float = 1.0
     dropout_rate: float = 0.2
     activation: str = "relu"
-    item_features: tuple[str, ...] = ()
     score_with_features: bool = True
 
 
@@ -63,17 +61,7 @@ class SASRec(SequenceModel):
 
     def item_table(self):
         """The table that also embeds the inputs: float [V, D]; a `tf.Variable` where there are no side features."""
-        if self.item_features is None or not self.config.score_with_features:
-            return self.items.table
-        return tf.cast(self.represent(tf.range(self.num_items + 1), training=True), tf.float32)
-
-    def represent(self, item_ids, training=False):
-        """Vectors of items by their ids and, where there are any, their features: float [..., D] of int32 [...]."""
-        vectors = self.items(item_ids, training=training)
-        if self.item_features is None:
-            return vectors
-        vectors = self.item_features.known_by_id(vectors, item_ids)
-        return tf.add_n([vectors, *self.item_features(item_ids, training=training)])
+        return self.represented_table() if self.config.score_with_features else self.items.table
 
     def encode(self, item_ids, position=None, training=False):
         """Hidden states of int32 [B, L]: float [B, L, D], or [B, D] where a position is given, int32 [B]."""

@@ -52,7 +52,7 @@ class WideDeep(RankingModel):
     def create_layers(self):
         """Table of items, weights of the wide part, perceptron."""
         config = self.config
-        self.make_users()
+        self.make_sides()
         self.items = Embedding(self.num_items + 1, config.dim, initializer=0.05, name="items")
         self.wide_items = Embedding(self.num_items + 1, 1, initializer="zeros", name="wide_items")
         self.wide_crosses = None
@@ -66,9 +66,9 @@ class WideDeep(RankingModel):
         history = query[HISTORY]
         rows, number = tf.shape(candidates)[0], tf.shape(candidates)[1]
         wide = self.wide_items(candidates)[..., 0]
-        parts = [self.dropout(self.items(candidates), training=training)]
+        parts = [self.dropout(self.represent(candidates), training=training)]
         if self.config.use_history:
-            events = self.dropout(self.items(history), training=training)
+            events = self.dropout(self.represent(history), training=training)
             is_real = tf.cast(history != PADDING_ID, events.dtype)  # [B, L]
             mean = tf.reduce_sum(events * is_real[..., None], axis=1)
             mean /= tf.maximum(tf.reduce_sum(is_real, axis=1, keepdims=True), 1)

@@ -464,7 +464,7 @@ def test_events_of_items_without_a_required_feature_are_dropped(prepare, tmp_pat
     assert [row["items"] for row in outcome.records("test")] == [list("adad")] * 2
     outcome = prepare(text, *items, "--require-item-features titel", output="other")
     assert outcome.status == 2
-    assert "--require-item-features must be one of title, photo, got 'titel'. Did you mean 'title'?" in outcome.err
+    assert "no column 'titel' (--require-item-features); did you mean 'title'" in outcome.err
 
 
 UNSEEN = ["t a 1", "t b 2", "u a 1", "u new 11", "u b 12", "v b 11", "v new 12", "v2 new 21", "v2 new 22", "u a 22"]

@@ -41,6 +41,11 @@ SCHEMA = Schema(
         Feature("tags", "int64", (None,), kind="categories", num_values=5, max_length=2),
         Feature("image", "float32", (3,), kind="vector"),
     ),
+    user_features=(
+        Feature("age", "float32", (), kind="number"),
+        Feature("country", "int64", (), kind="category", num_values=4),
+        Feature("hobbies", "int64", (None,), kind="categories", num_values=5, max_length=2),
+    ),
 )
 # Of the padding row and of 12 items, some without.
 ITEM_VALUES = {
@@ -49,8 +54,11 @@ ITEM_VALUES = {
     "tags": np.array([[0, 0], [2, 3], [4, 0], [0, 0], *[[2 + k % 3, k % 2] for k in range(9)]], np.int32),
     "image": np.sin(np.arange(39)).reshape(13, 3).astype(np.float32),
 }
-# Options that make a model small, where it has them.
-SMALL = {"max_len": 8, "dim": 8, "num_blocks": 1, "dropout_rate": 0.0, "hidden_dims": (16, 8), "age_dim": 8}
+# Options that make a model small, and let it read all that it can, where it has them.
+SMALL = {
+    **{"max_len": 8, "dim": 8, "num_blocks": 1, "dropout_rate": 0.0, "hidden_dims": (16, 8), "age_dim": 8, "units": 8},
+    **{"item_features": ("*",), "user_features": ("*",)},
+}
 HISTORIES = [[3, 1, 4, 12, 5], [9, 2, 6], [7]]
 
 every_model = pytest.mark.parametrize("cls", [models.find(name) for name in models.names()], ids=models.names())
@@ -106,9 +114,17 @@ def complete(model, item_ids):
     item_ids = tf.cast(item_ids, tf.int32)
     rows = tf.range(tf.shape(item_ids)[0], dtype=tf.int64)
     times = 1000 * tf.cast(item_ids, tf.int64)
-    everything = {USER_ID: rows, TIMESTAMPS: times, LABELS: tf.ones_like(times)}
+    everything = {USER_ID: rows, TIMESTAMPS: times, LABELS: tf.ones_like(times), **features_of_users(rows)}
     inputs = {ITEM_IDS: item_ids, **{name: everything[name] for name in model.reads}}
     return inputs | ({TARGET_TIME: 100_000 + rows} if TIMESTAMPS in model.reads else {})
+
+
+def features_of_users(rows):
+    """Features of the users by row; every third lacks them."""
+    is_there = rows % 3 < 2
+    age = tf.where(is_there, tf.cast(rows, tf.float32) / 2, np.nan)
+    country = tf.where(is_there, rows % 3 + 1, 0)
+    return {"age": age, "country": country, "hobbies": tf.stack([country, tf.zeros_like(country)], axis=1)}
 
 
 def right_padded(model, histories=HISTORIES):
@@ -124,7 +140,8 @@ def all_scores(model, inputs):
 def training_sequences(items):
     """What `make_batch` takes, of ragged ids [B, None]: every second event is liked."""
     users = tf.range(tf.cast(items.nrows(), tf.int64), dtype=tf.int64)
-    return {ITEM_IDS: items, SEEN: items, TIMESTAMPS: 1000 * items, LABELS: items % 2, USER_ID: users}
+    of_events = {ITEM_IDS: items, SEEN: items, TIMESTAMPS: 1000 * items, LABELS: items % 2}
+    return of_events | {USER_ID: users, **features_of_users(users)}
 
 
 def training_batch(model, sequences):

@@ -32,7 +32,7 @@ def made(**options):
 
 def slow_vector(layer, number, item):
     """The vector of one feature of one item."""
-    feature, encoder = FEATURES[number], layer.encoders[number]
+    feature, encoder = FEATURES[number], layer.vectors.encoders[number]
     value = VALUES[feature.name][item]
     if feature.kind == "category":
         return encoder.embeddings.numpy()[value]
@@ -40,7 +40,7 @@ def slow_vector(layer, number, item):
         rows = [category for category in value if category] or [0]
         return np.mean(encoder.embeddings.numpy()[rows], axis=0)
     if np.any(np.isnan(value)) or (feature.kind == "vector" and not np.any(value)):
-        return layer.missing[number].numpy()
+        return layer.vectors.missing[number].numpy()
     kernel, bias = (weight.numpy() for weight in encoder.weights)
     return np.atleast_1d(value) @ kernel + bias
 
