@@ -87,6 +87,8 @@ def time_ours(args) -> list[float]:
     from seqrec_tf import config, data
     from seqrec_tf.models import SASRec
     from seqrec_tf.optimizers import make_optimizer
+    from seqrec_tf.records import DatasetFolder
+    from seqrec_tf.train import steps_at_once
 
     seconds = []
 
@@ -98,7 +100,8 @@ def time_ours(args) -> list[float]:
             seconds.append(time.perf_counter() - self.started)
 
     model = SASRec.from_dataset(args.dataset, max_len=args.max_len, dim=args.dim, loss=args.loss)
-    model.compile(optimizer=make_optimizer(config.TrainConfig(), total_steps=1))
+    at_once = steps_at_once(data.steps_per_epoch(DatasetFolder(args.dataset), 128))
+    model.compile(optimizer=make_optimizer(config.TrainConfig(), total_steps=1), steps_per_execution=at_once)
     batches = data.load(args.dataset, model, batch_size=128)
     model.fit(batches, epochs=args.epochs, shuffle=False, verbose=0, callbacks=[Clock()])
     return seconds

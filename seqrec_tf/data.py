@@ -181,31 +181,35 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
         parsed = tf.io.parse_example(serialized, spec)
         draw = tf.stack([order[0] + tf.cast(index, tf.int32), order[1]])
         first, limit = _window(parsed[ITEM_IDS].row_lengths(), model.training_events, window, draw + 2)
-        events = tf.ragged.range(parsed[ITEM_IDS].row_starts() + first, parsed[ITEM_IDS].row_starts() + limit)
+        lengths = tf.cast(limit - first, tf.float32)
+        noise = tf.random.stateless_uniform(tf.shape(lengths), draw, -_LENGTH_NOISE, _LENGTH_NOISE)
+        # The noise alone decides among equal lengths, so this shuffles too.
+        by_length = tf.argsort(lengths * (1.0 + noise) if sort_by_length else noise)
+        # Put in order at once, so that a batch is a slice.
+        start = parsed[ITEM_IDS].row_starts()
+        events = tf.ragged.range(tf.gather(start + first, by_length), tf.gather(start + limit, by_length))
         sequences = {
             feature.name: tf.gather(parsed[feature.name].flat_values, events)
             for feature in folder.schema.features
             if feature.shape == (None,)
         }
-        sequences[SEEN] = parsed[ITEM_IDS]
-        sequences |= _of_user(parsed, model)
-        lengths = tf.cast(limit - first, tf.float32)
-        num_targets = model.num_targets(lengths)
-        noise = tf.random.stateless_uniform(tf.shape(lengths), draw, -_LENGTH_NOISE, _LENGTH_NOISE)
-        # The noise alone decides among equal lengths, so this shuffles too.
-        by_length = tf.argsort(lengths * (1.0 + noise) if sort_by_length else noise)
-        num_batches = -(-tf.size(by_length, tf.int64) // batch_size)
+        sequences[SEEN] = tf.gather(parsed[ITEM_IDS], by_length)
+        sequences |= {name: tf.gather(value, by_length) for name, value in _of_user(parsed, model).items()}
+        num_sequences = tf.size(by_length, tf.int64)
+        num_targets = tf.gather(model.num_targets(lengths), by_length)
+        num_batches = -(-num_sequences // batch_size)
         targets_a_batch = tf.reduce_sum(num_targets) / tf.cast(num_batches, tf.float32)
         shuffled = tf.argsort(tf.random.stateless_uniform(num_batches[None], draw + 1))
 
         def batch(index):
-            chosen = by_length[index * batch_size : (index + 1) * batch_size]
-            cut = {name: tf.gather(value, chosen) for name, value in sequences.items()}
+            index = tf.cast(index, tf.int64)
+            rows = slice(index * batch_size, tf.minimum((index + 1) * batch_size, num_sequences))
+            cut = {name: _rows(value, rows) for name, value in sequences.items()}
             inputs, labels = model.make_batch(cut, draw + tf.stack([tf.cast(index + 1, tf.int32) * 1009, 0]))
             # The mean over a batch of short sequences counts each of their targets for more than that over a batch of
             # long ones; weighted by what a batch has to predict, all targets of an epoch count the same.
-            weight = tf.reduce_sum(tf.gather(num_targets, chosen)) / targets_a_batch
-            return inputs, labels, tf.fill(tf.shape(chosen), weight)
+            weight = tf.reduce_sum(num_targets[rows]) / targets_a_batch
+            return inputs, labels, tf.fill(tf.cast([rows.stop - rows.start], tf.int32), weight)
 
         return tf.data.Dataset.from_tensor_slices(shuffled).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -226,6 +230,16 @@ def _window(lengths, width, kind, seed):
         num_places = tf.cast(tf.maximum(lengths - width, 0) + 1, tf.float32)
         limit -= tf.where(is_newest < 0.5, tf.zeros_like(lengths), tf.cast(place * num_places, lengths.dtype))
     return tf.maximum(limit - width, 0), limit
+
+
+def _rows(value, rows):
+    """Some rows, one after the other, of a tensor; of a ragged one, without a look at the others."""
+    if not isinstance(value, tf.RaggedTensor):
+        return value[rows]
+    splits = value.row_splits[rows.start : rows.stop + 1]
+    return tf.RaggedTensor.from_row_splits(
+        value.flat_values[splits[0] : splits[-1]], splits - splits[0], validate=False
+    )
 
 
 def _of_user(parsed, model):

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 NEEDS_TENSORFLOW = True
 
+_MOST_STEPS_AT_ONCE = 16
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
@@ -130,8 +132,11 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
         optimizer = make_optimizer(config.train, total_steps=steps * config.train.epochs)
         if config.train.precision == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-        model.compile(optimizer=optimizer)
+        # With several replicas Keras cannot run more steps than one at once.
+        at_once = 1 if strategy.num_replicas_in_sync > 1 else steps_at_once(steps)
+        model.compile(optimizer=optimizer, steps_per_execution=at_once)
         optimizer.build(model.trainable_variables)  # so that its state can be restored before the first step
+
     is_multi_worker = config.train.strategy == "multi-worker"
 
     def batches_of(split: str, **options):
@@ -203,6 +208,14 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
         return RunFolder(path)
     shutil.rmtree(path)
     return None
+
+
+def steps_at_once(steps: int) -> int:
+    """Steps to run between two looks of Keras at the run, which cost as much as a small step does.
+
+    They divide those of an epoch, as Keras would else go on into the next one.
+    """
+    return max(number for number in range(1, min(steps, _MOST_STEPS_AT_ONCE) + 1) if steps % number == 0)
 
 
 def make_strategy(name: str):

@@ -3,6 +3,7 @@
 from seqrec_tf.layers.dropout import Dropout
 from seqrec_tf.layers.embedding import Embedding
 from seqrec_tf.layers.features import FeatureVectors, ItemFeatures
+from seqrec_tf.layers.norm import LayerNorm
 from seqrec_tf.layers.transformer import (
     FUSIONS,
     EncoderConfig,
@@ -22,6 +23,7 @@ __all__ = [
     "FeatureVectors",
     "Fusion",
     "ItemFeatures",
+    "LayerNorm",
     "SelfAttention",
     "SequenceEncoder",
     "TransformerBlock",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 import tensorflow as tf
 
-# A decision takes 16 random bits, and a rate is rounded to what they can tell.
-_LEVELS = 1 << 16
+# A decision takes 8 random bits.
+_LEVELS = 1 << 8
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")
@@ -14,7 +16,8 @@ class Dropout(keras.layers.Layer):
     """Dropout (Srivastava et al., 2014): some entries become 0, and the others are scaled up to keep the mean.
 
     As that of Keras, which draws a float of 23 random bits for each entry: that takes longer than all else that is done
-    to the entry.
+    to the entry. Here it is 8 bits, compared with a threshold that is drawn for all entries of a call, so that each is
+    dropped with the rate, exactly: for a rate of 0.2 it is 51 in four of five calls and 52 in the others.
 
     Args:
         rate: Probability of an entry to be dropped, in [0, 1).
@@ -30,7 +33,6 @@ class Dropout(keras.layers.Layer):
     def __init__(self, rate, **kwargs):
         super().__init__(**kwargs)
         self.rate = rate
-        self._threshold = round(rate * _LEVELS)
         if rate:
             self.seed_generator = keras.random.SeedGenerator()
         self.built = True
@@ -38,19 +40,26 @@ class Dropout(keras.layers.Layer):
     @property
     def scale(self) -> float:
         """What an entry that is kept is multiplied by."""
-        return _LEVELS / (_LEVELS - self._threshold)
+        return 1.0 / (1.0 - self.rate)
 
-    def keep(self, shape):
-        """Which entries are kept: bool, of that shape, int32 [rank]."""
+    def mask(self, shape, dtype, *, scale=1.0):
+        """What to multiply entries by: `dtype` of that shape, int32 [rank]; 0 or `scale`."""
         number, seed = tf.reduce_prod(shape), tf.cast(self.seed_generator.next(), tf.int32)
-        words = tf.random.stateless_uniform([-(-number // 4)], seed, None, None, tf.uint64)
-        draws = tf.reshape(tf.bitcast(words, tf.uint16), [-1])[:number]
-        return tf.reshape(draws >= tf.constant(self._threshold, tf.uint16), shape)
+        words = tf.random.stateless_uniform([1 - (-number // 8)], seed, None, None, tf.uint64)
+        draws = tf.reshape(tf.bitcast(words[1:], tf.uint8), [-1])[:number]
+        whole = math.floor(self.rate * _LEVELS)
+        fraction = tf.cast(tf.bitwise.right_shift(words[0], tf.constant(40, tf.uint64)), tf.float32) / 2.0**24
+        is_up = fraction < self.rate * _LEVELS - whole
+        threshold = tf.cast(tf.minimum(whole + tf.cast(is_up, tf.int32), _LEVELS - 1), tf.uint8)
+        is_kept = tf.reshape(draws >= threshold, shape)
+        if scale == 1.0:
+            return tf.cast(is_kept, dtype)
+        return tf.where(is_kept, tf.constant(scale, dtype), tf.zeros([], dtype))
 
     def call(self, x, training=False):
         if not training or not self.rate:
             return x
-        return tf.where(self.keep(tf.shape(x)), x * tf.cast(self.scale, x.dtype), tf.zeros([], x.dtype))
+        return x * self.mask(tf.shape(x), x.dtype, scale=self.scale)
 
     def get_config(self):
         return {**super().get_config(), "rate": self.rate}

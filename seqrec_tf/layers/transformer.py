@@ -14,34 +14,107 @@ import tensorflow as tf
 from seqrec_tf.config import ModelConfig, check_at_least, check_choice, check_rate
 from seqrec_tf.layers.dropout import Dropout
 from seqrec_tf.layers.embedding import Embedding
+from seqrec_tf.layers.norm import LayerNorm
 
 FUSIONS = ("sum", "concat", "gating")
 
 # Added to the logit of a key that may not be seen. Finite, so that a row without any key is uniform instead of NaN.
 _HIDDEN = -1e9
 
+# Queries that causal attention takes at once, where sequences are longer than two of these.
+_CHUNK = 100
+
 # Standard deviation of the weights of what each half block adds (GPT-2's): it starts as nearly nothing, so that the
 # state of an event starts as the event's own vector, instead of vanishing behind random projections of it.
 _SMALL = 0.02
 
 
-def attention_bias(is_real, *, causal, dtype):
-    """What to add to attention logits so that only allowed keys are seen.
+def attention_bias(is_seen, dtype):
+    """What to add to attention logits so that only some keys are seen.
 
     Args:
-        is_real: bool [B, L], True where the key is an event.
-        causal: Whether a query sees only keys at its own position and before.
+        is_seen: bool [B, L], True where the key is an event that may be seen.
         dtype: Floating dtype of the logits.
 
     Returns:
-        dtype [B, 1, L, L] (causal) or [B, 1, 1, L]: 0 where the key is seen, very negative where it is not.
+        dtype [B, 1, 1, L]: 0 where the key is seen, very negative where it is not.
     """
-    is_seen = is_real[:, None, None, :]
-    if causal:
-        length = tf.shape(is_real)[1]
-        is_seen &= tf.range(length)[:, None] >= tf.range(length)[None, :]
-    # Half of the lowest float16, so that a logit below 0 cannot make it -inf.
-    return tf.where(is_seen, tf.zeros([], dtype), tf.constant(max(_HIDDEN, float(tf.as_dtype(dtype).min) / 2), dtype))
+    return tf.where(is_seen, tf.zeros([], dtype), _hidden(dtype))[:, None, None, :]
+
+
+def _hidden(dtype):
+    # Half of the lowest float16, so that a logit below 0, or two of these, cannot make it -inf.
+    return tf.constant(max(_HIDDEN, float(tf.as_dtype(dtype).min) / 4), dtype)
+
+
+def attend(query, key, value, bias, *, is_causal=False, num_chunks=1, dropout=None):
+    """softmax(query key^T + bias) value, with dropout of the attention weights.
+
+    The gradient is written out: it needs the product of the output with its gradient, where that of softmax would go
+    over all pairs of positions once more, and no product is with a transposed matrix of pairs. Queries are taken in
+    chunks; where they see only earlier keys, a chunk does nothing with those that come after it.
+
+    Args:
+        query: float [B, H, Q, C], scaled already.
+        key: float [B, H, L, C].
+        value: float [B, H, L, C].
+        bias: float, broadcastable to [B, H, Q, L], from `attention_bias`.
+        is_causal: Whether query q sees only keys 0..q; then Q is L.
+        num_chunks: Chunks of queries.
+        dropout: A `Dropout`, or None; what is kept is not scaled up.
+
+    Returns:
+        float [B, H, Q, C].
+    """
+    length = tf.shape(query)[2]
+    ends = [length * (chunk + 1) // num_chunks for chunk in range(num_chunks)]
+    chunks = []
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        keys = slice(0, end) if is_causal else slice(None)
+        chunks.append((slice(start, end), keys))
+
+    @tf.custom_gradient
+    def forward(query, key, value):
+        outputs, saved = [], []
+        for queries, keys in chunks:
+            logits = tf.matmul(query[:, :, queries], key[:, :, keys], transpose_b=True) + bias[..., keys]
+            if is_causal:
+                is_later = tf.range(queries.start, queries.stop)[:, None] < tf.range(queries.stop)
+                logits += tf.where(is_later, _hidden(logits.dtype), tf.zeros([], logits.dtype))
+            weights = tf.nn.softmax(logits)  # [B, H, Q', L']
+            mask = None if dropout is None else dropout.mask(tf.shape(weights), weights.dtype)
+            kept = weights if mask is None else weights * mask
+            outputs.append(tf.matmul(kept, value[:, :, keys]))
+            saved.append((weights, mask, kept))
+        output = outputs[0] if num_chunks == 1 else tf.concat(outputs, axis=2)
+
+        def backward(gradient):
+            of_query, of_key, of_value = [], [], []
+            along = tf.reduce_sum(gradient * output, axis=-1, keepdims=True)  # [B, H, Q, 1]
+            for (queries, keys), (weights, mask, kept) in zip(chunks, saved, strict=True):
+                part = gradient[:, :, queries]
+                of_value.append(tf.matmul(part, kept, transpose_a=True))  # [B, H, C, L']
+                of_weights = tf.matmul(part, value[:, :, keys], transpose_b=True)
+                if mask is not None:
+                    of_weights *= mask
+                of_logits = weights * (of_weights - along[:, :, queries])
+                of_query.append(tf.matmul(of_logits, key[:, :, keys]))
+                of_key.append(tf.matmul(query[:, :, queries], of_logits, transpose_a=True))
+            of_query = of_query[0] if num_chunks == 1 else tf.concat(of_query, axis=2)
+            return of_query, *(tf.transpose(_sum_of_prefixes(parts), [0, 1, 3, 2]) for parts in (of_key, of_value))
+
+        return output, backward
+
+    return forward(query, key, value)
+
+
+def _sum_of_prefixes(parts):
+    """The sum of tensors [..., L'], each a prefix of the last one's length, zeros being meant where one has ended."""
+    total = parts[0]
+    for part in parts[1:]:
+        shared = tf.shape(total)[-1]
+        total = tf.concat([total + part[..., :shared], part[..., shared:]], axis=-1)
+    return total
 
 
 def _keys_then_small_values(shape, dtype=None):
@@ -59,21 +132,24 @@ class SelfAttention(keras.layers.Layer):
     Args:
         num_heads: Heads; they divide the dimension of the queries.
         dropout_rate: Of the attention weights.
+        max_len: Length of the longest sequences; long ones are worth being taken in chunks. None where it is not known.
 
     Call arguments:
         queries: float [B, Q, D].
         keys_values: float [B, L, D].
         bias: float, broadcastable to [B, H, Q, L], from `attention_bias`.
+        is_causal: Whether query q sees only keys 0..q; then Q is L.
         values: float [B, L, D], where the values are made of something else than the keys (NOVA).
 
     Returns:
         float [B, Q, D].
     """
 
-    def __init__(self, *, num_heads, dropout_rate, **kwargs):
+    def __init__(self, *, num_heads, dropout_rate, max_len=None, **kwargs):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.dropout_rate = dropout_rate
+        self.max_len = max_len
 
     def build(self, queries_shape, keys_values_shape=None, bias_shape=None, values_shape=None):
         dim, dtype = queries_shape[-1], self.dtype_policy
@@ -87,7 +163,7 @@ class SelfAttention(keras.layers.Layer):
         self.query.build(queries_shape)
         self.key_value.build(queries_shape)
 
-    def call(self, queries, keys_values, bias, values=None, training=False):
+    def call(self, queries, keys_values, bias, values=None, is_causal=False, training=False):
         head_dim = queries.shape[-1] // self.num_heads
         # The scale goes into the smaller tensor: Q x D instead of Q x L.
         query = self._split_heads(self.query(queries) * head_dim**-0.5)  # [B, H, Q, D/H]
@@ -100,14 +176,12 @@ class SelfAttention(keras.layers.Layer):
                 for states, kernel, bias_of in zip((keys_values, values), kernels, biases, strict=True)
             )
         key, value = self._split_heads(key), self._split_heads(value)  # [B, H, L, D/H]
-        logits = tf.matmul(query, key, transpose_b=True) + bias  # [B, H, Q, L]
-        weights = tf.nn.softmax(logits)
-        if training and self.dropout_rate:
-            # The scale goes into the smaller tensor again.
-            weights = tf.where(self.dropout.keep(tf.shape(weights)), weights, tf.zeros([], weights.dtype))
-            value *= tf.cast(self.dropout.scale, value.dtype)
-        attended = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])  # [B, Q, H, D/H]
-        return tf.reshape(attended, tf.shape(queries))  # [B, Q, D]
+        dropout = self.dropout if training and self.dropout_rate else None
+        if dropout is not None:
+            value *= tf.cast(dropout.scale, value.dtype)  # of the smaller tensor again
+        num_chunks = max(1, (self.max_len or 0) // _CHUNK) if is_causal else 1
+        attended = attend(query, key, value, bias, is_causal=is_causal, num_chunks=num_chunks, dropout=dropout)
+        return tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), tf.shape(queries))  # [B, Q, D]
 
     def _split_heads(self, x):
         shape = tf.shape(x)
@@ -115,7 +189,12 @@ class SelfAttention(keras.layers.Layer):
         return tf.transpose(x, [0, 2, 1, 3])
 
     def get_config(self):
-        return {**super().get_config(), "num_heads": self.num_heads, "dropout_rate": self.dropout_rate}
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "dropout_rate": self.dropout_rate,
+            "max_len": self.max_len,
+        }
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")
@@ -132,6 +211,8 @@ class TransformerBlock(keras.layers.Layer):
         is_gated: Whether what each half adds is multiplied by sigmoid(x W + b) (LiGR, arXiv:2502.03417), x being the
             half's input.
         fusion: "sum", "concat" or "gating", where queries and keys are made of states and side features (NOVA).
+        is_causal: Whether a position sees only itself and those before, where all positions are asked for.
+        max_len: As that of `SelfAttention`.
 
     Call arguments:
         x: float [B, L, D].
@@ -154,6 +235,8 @@ class TransformerBlock(keras.layers.Layer):
         activation="relu",
         is_gated=False,
         fusion=None,
+        is_causal=False,
+        max_len=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -166,21 +249,20 @@ class TransformerBlock(keras.layers.Layer):
         self.activation = activation
         self.is_gated = is_gated
         self.fusion = fusion
+        self.is_causal = is_causal
+        self.max_len = max_len
 
     def build(self, x_shape, bias_shape=None, queries_shape=None, side_shape=None):
         dim, dtype = x_shape[-1], self.dtype_policy
         self.attention = SelfAttention(
             num_heads=self.num_heads,
             dropout_rate=self.attention_dropout_rate,
+            max_len=self.max_len,
             name="attention",
             dtype=self.dtype_policy,
         )
-        self.attention_norm = keras.layers.LayerNormalization(
-            epsilon=1e-6, name="attention_norm", dtype=self.dtype_policy
-        )
-        self.feed_forward_norm = keras.layers.LayerNormalization(
-            epsilon=1e-6, name="feed_forward_norm", dtype=self.dtype_policy
-        )
+        self.attention_norm = LayerNorm(epsilon=1e-6, name="attention_norm", dtype=self.dtype_policy)
+        self.feed_forward_norm = LayerNorm(epsilon=1e-6, name="feed_forward_norm", dtype=self.dtype_policy)
         is_swiglu = self.activation == "swiglu"
         self.hidden = keras.layers.Dense(
             self.feed_forward_dim * (2 if is_swiglu else 1),
@@ -208,23 +290,24 @@ class TransformerBlock(keras.layers.Layer):
         self.output_projection.build((*x_shape[:-1], self.feed_forward_dim))
 
     def call(self, x, bias, queries=None, side=None, training=False):
+        is_causal = self.is_causal and queries is None
         if self.norm == "pre":
             keys_values = self.attention_norm(x)
             normed = keys_values if queries is None else self.attention_norm(queries)
             x = x if queries is None else queries
-            attended = self._attend(normed, keys_values, bias, side, training)
+            attended = self._attend(normed, keys_values, bias, side, is_causal, training)
             x = x + self.dropout(self._gated(0, attended, normed), training=training)
             return x + self._feed_forward(self.feed_forward_norm(x), training)
         queries = x if queries is None else queries
-        attended = self._attend(queries, x, bias, side, training)
+        attended = self._attend(queries, x, bias, side, is_causal, training)
         x = self.attention_norm(queries + self.dropout(self._gated(0, attended, queries), training=training))
         return self.feed_forward_norm(x + self._feed_forward(x, training))
 
-    def _attend(self, queries, keys_values, bias, side, training):
+    def _attend(self, queries, keys_values, bias, side, is_causal, training):
         if self.fuse is None:
-            return self.attention(queries, keys_values, bias, training=training)
+            return self.attention(queries, keys_values, bias, is_causal=is_causal, training=training)
         fused = self.fuse([keys_values, *side])
-        return self.attention(fused, fused, bias, values=keys_values, training=training)
+        return self.attention(fused, fused, bias, values=keys_values, is_causal=is_causal, training=training)
 
     def _feed_forward(self, x, training):
         hidden = self.hidden(x)
@@ -248,6 +331,8 @@ class TransformerBlock(keras.layers.Layer):
             "activation": self.activation,
             "is_gated": self.is_gated,
             "fusion": self.fusion,
+            "is_causal": self.is_causal,
+            "max_len": self.max_len,
         }
 
 
@@ -363,7 +448,7 @@ class SequenceEncoder(keras.layers.Layer):
         # Row p is the p-th newest event; row 0 is padding.
         self.positions = Embedding(self.config.max_len + 1, dim, name="positions", dtype=dtype)
         self.dropout = Dropout(self.config.dropout_rate, dtype=dtype)
-        self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm", dtype=dtype)
+        self.norm = LayerNorm(epsilon=1e-6, name="norm", dtype=dtype)
         self.blocks = [
             TransformerBlock(
                 num_heads=self.config.num_heads,
@@ -374,6 +459,8 @@ class SequenceEncoder(keras.layers.Layer):
                 activation=self.config.activation,
                 is_gated=self.config.is_gated,
                 fusion=self.fusion,
+                is_causal=self.is_causal,
+                max_len=self.config.max_len,
                 name=f"block_{i}",
                 dtype=dtype,
             )
@@ -391,7 +478,7 @@ class SequenceEncoder(keras.layers.Layer):
         side = [*side, positions] if self.fusion else None
         is_pre = self.config.norm == "pre"
         hidden = self.dropout(hidden if is_pre else self.norm(hidden), training=training)
-        bias = attention_bias(is_real, causal=self.is_causal, dtype=hidden.dtype)
+        bias = attention_bias(is_real, hidden.dtype)
         for block in self.blocks[:-1]:
             hidden = block(hidden, bias, side=side, training=training)
         if position is None or self.fusion:
@@ -400,7 +487,8 @@ class SequenceEncoder(keras.layers.Layer):
         else:
             queries = tf.gather(hidden, position[:, None], axis=1, batch_dims=1)  # [B, 1, D]
             if self.is_causal:
-                bias = tf.gather(bias[:, 0], position[:, None], axis=1, batch_dims=1)[:, None]  # [B, 1, 1, L]
+                is_earlier = tf.range(tf.shape(is_real)[1]) <= position[:, None]
+                bias = attention_bias(is_real & is_earlier, hidden.dtype)
             hidden = self.blocks[-1](hidden, bias, queries=queries, training=training)[:, 0]
         return self.norm(hidden) if is_pre else hidden
 

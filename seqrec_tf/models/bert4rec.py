@@ -20,7 +20,7 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf.config import ItemFeaturesConfig, check_rate
-from seqrec_tf.layers import Embedding, EncoderConfig, SequenceEncoder
+from seqrec_tf.layers import Embedding, EncoderConfig, LayerNorm, SequenceEncoder
 from seqrec_tf.models.base import SequenceModel, pad
 from seqrec_tf.objective import ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID
@@ -61,7 +61,7 @@ class BERT4Rec(SequenceModel):
         self.encoder = SequenceEncoder(config, is_causal=False, name="encoder")
         self.projection = keras.layers.Dense(config.dim, activation="gelu", name="projection")
         self.projection.build([None, config.dim])
-        self.projection_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="projection_norm")
+        self.projection_norm = LayerNorm(epsilon=1e-6, name="projection_norm")
         self.projection_norm.build([None, config.dim])
         self.bias = self.add_weight(name="bias", shape=[self.num_items + 1], initializer="zeros", dtype="float32")
 

@@ -90,7 +90,7 @@ class BST(RankingModel):
         is_real = tf.repeat(history != PADDING_ID, number, axis=0)
         is_real = tf.pad(is_real, [[0, 0], [0, 1]], constant_values=True)  # [B K, L + 1]
         hidden = self.dropout(tokens, training=training)
-        bias = attention_bias(is_real, causal=False, dtype=hidden.dtype)
+        bias = attention_bias(is_real, hidden.dtype)
         for block in self.blocks:
             hidden = block(hidden, bias, training=training)
         hidden *= tf.cast(is_real, hidden.dtype)[..., None]

@@ -12,6 +12,7 @@ from seqrec_tf.layers import (
     TransformerBlock,
     attention_bias,
 )
+from seqrec_tf.layers.transformer import attend
 
 # 3 histories of up to 4 events, padded on the right, on the left and in between.
 IS_REAL = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [1, 0, 1, 1]], bool)
@@ -47,7 +48,8 @@ def make_attention(num_heads=1, **options):
 
 
 def make_block(**options):
-    layer = TransformerBlock(**{"num_heads": 2, "feed_forward_dim": 6, "dropout_rate": 0.0, **options})
+    defaults = {"num_heads": 2, "feed_forward_dim": 6, "dropout_rate": 0.0, "is_causal": True}
+    layer = TransformerBlock(**{**defaults, **options})
     layer.build((None, None, DIM))
     randomise(layer)
     return layer
@@ -63,8 +65,8 @@ def make_encoder(**options):
     return layer
 
 
-def causal_bias():
-    return attention_bias(tf.constant(IS_REAL), causal=True, dtype=tf.float32)
+def real_bias():
+    return attention_bias(tf.constant(IS_REAL), tf.float32)
 
 
 def slow_softmax(logits):
@@ -130,21 +132,62 @@ def seen_causally():
     return is_seen, is_seen.any(axis=-1)
 
 
-def test_a_causal_bias_shows_real_keys_at_or_before_the_query():
-    bias = attention_bias(tf.constant([[True, False, True]]), causal=True, dtype=tf.float32).numpy()
-    assert bias.shape == (1, 1, 3, 3)
-    assert (bias[0, 0] == 0).tolist() == [[True, False, False], [True, False, False], [True, False, True]]
+class GivenMasks:
+    """Stands for a Dropout: one mask a chunk, of numbers that no two share."""
+
+    def __init__(self):
+        self.random = np.random.default_rng(4)
+        self.drawn = []
+
+    def mask(self, shape, dtype):
+        self.drawn.append(self.random.random(tuple(shape)).astype(np.float32))
+        return tf.cast(self.drawn[-1], dtype)
 
 
-def test_a_bias_that_is_not_causal_shows_all_real_keys():
-    bias = attention_bias(tf.constant([[True, False, True]]), causal=False, dtype=tf.float32).numpy()
+@pytest.mark.parametrize("has_dropout", [False, True])
+@pytest.mark.parametrize("num_chunks", [1, 2, 3, 7])
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_attention_and_its_gradients_are_those_of_its_formula(is_causal, num_chunks, has_dropout):
+    random = np.random.default_rng(3)
+    query, key, value = (tf.Variable(random.normal(size=[3, 2, 5, 4]).astype(np.float32)) for _ in range(3))
+    is_seen = np.array([[1, 1, 1, 1, 0], [1, 0, 1, 1, 1], [1, 1, 1, 1, 1]], bool)
+    goal = random.normal(size=[3, 2, 5, 4]).astype(np.float32)
+    masks = GivenMasks() if has_dropout else None
+    with tf.GradientTape() as tape:
+        result = attend(
+            *(tf.convert_to_tensor(part) for part in (query, key, value)),
+            attention_bias(tf.constant(is_seen), tf.float32),
+            is_causal=is_causal,
+            num_chunks=num_chunks,
+            dropout=masks,
+        )
+        total = tf.reduce_sum(result * goal)
+    gradients = tape.gradient(total, [query, key, value])
+    # All pairs at once, with the gradient that TensorFlow makes.
+    visible = np.broadcast_to(is_seen[:, None, None], [3, 2, 5, 5])
+    visible = visible & np.tril(np.ones([5, 5], bool)) if is_causal else visible
+    factor = np.ones([3, 2, 5, 5], np.float32)
+    if has_dropout:
+        rows = [np.pad(mask, [(0, 0), (0, 0), (0, 0), (0, 5 - mask.shape[-1])]) for mask in masks.drawn]
+        factor = np.concatenate(rows, axis=2)
+    with tf.GradientTape() as tape:
+        logits = tf.where(visible, tf.matmul(query, key, transpose_b=True), -np.inf)
+        expected = tf.matmul(tf.nn.softmax(logits) * factor, value)
+        total = tf.reduce_sum(expected * goal)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+    for ours, theirs in zip(gradients, tape.gradient(total, [query, key, value]), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_bias_shows_all_real_keys():
+    bias = attention_bias(tf.constant([[True, False, True]]), tf.float32).numpy()
     assert bias.shape == (1, 1, 1, 3)
     assert (bias[0, 0] == 0).tolist() == [[True, False, True]]
 
 
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float32])
 def test_a_bias_hides_without_overflow(dtype):
-    bias = attention_bias(tf.constant([[True, False]]), causal=False, dtype=dtype)
+    bias = attention_bias(tf.constant([[True, False]]), dtype)
     assert bias.dtype == dtype
     assert np.all(np.isfinite(tf.cast(bias, tf.float32)))
     weights = tf.nn.softmax(bias + tf.cast([-50.0, 50.0], dtype))
@@ -154,7 +197,7 @@ def test_a_bias_hides_without_overflow(dtype):
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float32])
 @pytest.mark.parametrize("logit", [-100.0, 0.0, 100.0])
 def test_a_query_that_sees_no_key_gets_finite_weights(dtype, logit):
-    bias = attention_bias(tf.constant([[False, False]]), causal=False, dtype=dtype)
+    bias = attention_bias(tf.constant([[False, False]]), dtype)
     weights = tf.nn.softmax(bias + tf.cast(logit, dtype))
     np.testing.assert_array_equal(tf.cast(weights, tf.float32)[0, 0, 0], [0.5, 0.5])
 
@@ -164,15 +207,14 @@ def test_attention_equals_a_slow_loop(num_heads):
     layer = make_attention(num_heads)
     is_seen, sees_any = seen_causally()
     expected = slow_attention(layer, states(), states(3), is_seen)
-    result = layer(states(), states(3), causal_bias()).numpy()
+    result = layer(states(), states(3), real_bias(), is_causal=True).numpy()
     np.testing.assert_allclose(result[sees_any], expected[sees_any], atol=1e-5)
 
 
 def test_attention_of_few_queries_is_that_of_their_rows():
     layer = make_attention(2)
-    bias = causal_bias()
-    whole = layer(states(), states(), bias).numpy()
-    one = layer(states()[:, 3:], states(), bias[:, :, 3:]).numpy()
+    whole = layer(states(), states(), real_bias(), is_causal=True).numpy()
+    one = layer(states()[:, 3:], states(), real_bias()).numpy()
     np.testing.assert_allclose(one, whole[:, 3:], atol=1e-6)
 
 
@@ -186,7 +228,7 @@ def test_heads_that_do_not_divide_the_dimension_are_refused():
 def test_a_block_equals_its_formula(norm, options):
     block = make_block(norm=norm, **options)
     is_seen, sees_any = seen_causally()
-    result = block(states(), causal_bias()).numpy()
+    result = block(states(), real_bias()).numpy()
     np.testing.assert_allclose(result[sees_any], slow_block(block, states(), is_seen)[sees_any], atol=1e-4)
 
 
@@ -194,7 +236,7 @@ def test_a_block_equals_its_formula(norm, options):
 def test_a_later_event_changes_no_earlier_row(norm):
     block = make_block(norm=norm)
     is_real = tf.ones([3, 4], tf.bool)
-    bias = attention_bias(is_real, causal=True, dtype=tf.float32)
+    bias = attention_bias(is_real, tf.float32)
     changed = states()
     changed[:, 2:] = states(9)[:, 2:]
     before, after = block(states(), bias).numpy(), block(changed, bias).numpy()
@@ -206,7 +248,7 @@ def test_a_later_event_changes_no_earlier_row(norm):
 def test_what_stands_in_padding_changes_no_real_row(norm):
     block = make_block(norm=norm)
     changed = np.where(IS_REAL[..., None], states(), 1e3).astype(np.float32)
-    before, after = block(states(), causal_bias()).numpy(), block(changed, causal_bias()).numpy()
+    before, after = block(states(), real_bias()).numpy(), block(changed, real_bias()).numpy()
     np.testing.assert_allclose(after[IS_REAL], before[IS_REAL], atol=1e-6)
 
 
@@ -214,8 +256,8 @@ def test_what_stands_in_padding_changes_no_real_row(norm):
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_asked_for_some_rows_a_block_computes_those_of_the_whole(norm, is_gated):
     block = make_block(norm=norm, is_gated=is_gated)
-    bias = causal_bias()
-    whole = block(states(), bias).numpy()
+    whole = block(states(), real_bias()).numpy()
+    bias = np.where(seen_causally()[0], 0, -1e9).astype(np.float32)[:, None]
     some = block(states(), bias[:, :, 1:3], queries=states()[:, 1:3]).numpy()
     np.testing.assert_allclose(some, whole[:, 1:3], atol=1e-5)
 
@@ -229,7 +271,7 @@ def test_rows_of_padding_alone_give_finite_states_and_gradients(norm):
     with tf.GradientTape() as tape:
         tape.watch(x)
         is_real = tf.zeros([3, 4], tf.bool)
-        out = block(x, attention_bias(is_real, causal=True, dtype=block.compute_dtype))
+        out = block(x, attention_bias(is_real, block.compute_dtype))
         total = tf.reduce_sum(tf.cast(out, tf.float32) ** 2)
     gradients = tape.gradient(total, [x, *block.trainable_variables])
     assert np.all(np.isfinite(tf.cast(out, tf.float32)))
@@ -244,10 +286,10 @@ def test_half_precision_is_near_full_precision(policy, tolerance):
     keras.config.set_dtype_policy("float32")
     full = make_block()
     assert half.dtype_policy.name == policy
-    bias = attention_bias(tf.constant(IS_REAL), causal=True, dtype=half.compute_dtype)
+    bias = attention_bias(tf.constant(IS_REAL), half.compute_dtype)
     result = half(states(), bias)
     assert result.dtype == half.compute_dtype
-    expected = full(states(), causal_bias()).numpy()
+    expected = full(states(), real_bias()).numpy()
     np.testing.assert_allclose(
         tf.cast(result, tf.float32).numpy()[IS_REAL], expected[IS_REAL], atol=tolerance, rtol=tolerance
     )
@@ -255,9 +297,9 @@ def test_half_precision_is_near_full_precision(policy, tolerance):
 
 def test_dropout_acts_in_training_alone():
     block = make_block(dropout_rate=0.5)
-    quiet = block(states(), causal_bias()).numpy()
-    np.testing.assert_array_equal(block(states(), causal_bias(), training=False), quiet)
-    assert np.any(np.abs(block(states(), causal_bias(), training=True).numpy() - quiet) > 1e-3)
+    quiet = block(states(), real_bias()).numpy()
+    np.testing.assert_array_equal(block(states(), real_bias(), training=False), quiet)
+    assert np.any(np.abs(block(states(), real_bias(), training=True).numpy() - quiet) > 1e-3)
 
 
 def test_an_unknown_norm_is_refused():
@@ -416,10 +458,10 @@ def slow_noninvasive_block(block, x, side, is_seen):
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_side_features_enter_queries_and_keys_alone(fusion, norm):
     block = make_block(norm=norm, fusion=fusion)
-    block(states(), causal_bias(), side=side_features())  # builds the fusion
+    block(states(), real_bias(), side=side_features())  # builds the fusion
     randomise(block)
     is_seen, sees_any = seen_causally()
-    result = block(states(), causal_bias(), side=side_features()).numpy()
+    result = block(states(), real_bias(), side=side_features()).numpy()
     expected = slow_noninvasive_block(block, states(), [side.numpy() for side in side_features()], is_seen)
     np.testing.assert_allclose(result[sees_any], expected[sees_any], atol=1e-4)
 
