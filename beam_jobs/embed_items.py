@@ -149,8 +149,9 @@ def make_job(
         ValueError: `encoder` is no encoder, or there are vectors of another one.
     """
     from beam_jobs import encoders
+    from seqrec_tf.encoders import load_encoder
 
-    encode = encoders.load_encoder(encoder)
+    encode = load_encoder(encoder)
     probe = np.zeros([1, image_size, image_size, 3], np.float32) if image_size else np.array(["probe"], object)
     try:
         vectors = np.asarray(encode(probe))
@@ -276,7 +277,7 @@ class _SortOut(beam.DoFn):
 
     def process(self, element) -> Iterator[Any]:
         """Sort out one item."""
-        from beam_jobs.encoders import decode_image
+        from seqrec_tf.encoders import decode_image
 
         item, grouped = element
         job, field = self._job, next(iter(grouped["field"]), "").strip()
@@ -358,6 +359,7 @@ def _finish(
         "encoder": job.encoder,
         "identity": job.identity,
         "dim": job.dim,
+        "image_size": job.image_size,  # 0 of texts
         "vectors": sum(number for _, number, *_ in written),
         "reused": num_reused,
         "rejected": len(rejected),

@@ -19,6 +19,8 @@ string [batch, number] ("" where missing).
 
 A history without any known item gets the most popular items, scored by the logarithm of their share of the events.
 
+With --items, items that came after training are candidates too, for models that score items by their features.
+
 Beside the model, in assets.extra/, go warm-up requests for TF Serving, golden requests (histories with the answers that
 the trained model gave), the schema and the configuration. The saved model is loaded the way TF Serving loads it, and
 nothing is published unless it gives the golden answers.
@@ -37,10 +39,12 @@ import pathlib
 import shutil
 import sys
 import uuid
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from seqrec_tf import new_items
 from seqrec_tf import run_folder as run_lib
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.features import MISSING, UNKNOWN
@@ -74,6 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", type=int, help="positive integer; one more than the newest there")
     parser.add_argument("--k", type=int, default=20, help="items in an answer (default 20)")
     parser.add_argument("--dataset", metavar="DATASET", help="where the run's dataset is now, if it was moved")
+    parser.add_argument("--items", metavar="FILE", help="CSV, TSV or JSON lines with new items, columns as in training")
+    parser.add_argument("--item-id-column", default="item_id", help="of --items (default %(default)s)")
+    parser.add_argument("--image-folder", default="", metavar="DIR", help="what image paths of --items are relative to")
     parser.add_argument("--keep-history", action="store_true", help="let items of the history be recommended")
     parser.add_argument(
         "--history-length",
@@ -92,6 +99,9 @@ def run(args: argparse.Namespace) -> None:
         dataset=args.dataset,
         keep_history=args.keep_history,
         history_length=args.history_length,
+        items=args.items,
+        item_id_column=args.item_id_column,
+        image_folder=args.image_folder,
     )
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     golden = json.loads((path / EXTRA_FOLDER / GOLDEN_FILE).read_text(encoding="utf-8"))
@@ -110,6 +120,9 @@ def export(
     dataset: str | None = None,
     keep_history: bool = False,
     history_length: int | None = None,
+    items: str | None = None,
+    item_id_column: str = "item_id",
+    image_folder: str = "",
 ) -> pathlib.Path:
     """Write the best model of a run to `output/version`.
 
@@ -121,6 +134,9 @@ def export(
         dataset: Where the run's dataset is now, if it was moved.
         keep_history: Whether items of the history may be recommended even if the run excluded them.
         history_length: Second dimension of `history`; any where None.
+        items: File with items that came after training, for `new_items.read`.
+        item_id_column: Its column with the item's id.
+        image_folder: What its image paths are relative to.
 
     Returns:
         The version's folder.
@@ -147,12 +163,18 @@ def export(
         raise ValueError(f"--k must be from 1 to the number of items, {folder.num_items}, got {k}.")
     model = run_folder.load_model()
     exclude_history = run_folder.config.data.exclude_history and not keep_history
+    catalogue = folder.item_ids
+    if items:
+        wanted = [feature.name for feature in model.item_features.features] if model.item_features else []
+        new = new_items.read(items, folder, wanted, id_column=item_id_column, image_folder=image_folder)
+        model = model.with_new_items(len(new.ids), new.values)
+        catalogue = [*catalogue, *new.ids]
 
     partial = output / f"partial-{uuid.uuid4().hex[:8]}"  # no integer, so no server takes it for a version
     partial.mkdir(parents=True)
     try:
         vocabulary = partial / "item_id.txt"  # saved as an asset, so removed below
-        vocabulary.write_text(folder.read_text(schema_lib.ITEM_VOCABULARY_FILE), encoding="utf-8")
+        vocabulary.write_text("".join(f"{item}\n" for item in catalogue), encoding="utf-8")
         module = make_serving_module(model, folder, str(vocabulary), k=k, exclude_history=exclude_history)
         specs = input_specs(model, history_length)
         candidates = tf.TensorSpec([None, None], tf.string, name=CANDIDATES)
@@ -164,7 +186,9 @@ def export(
         vocabulary.unlink()
         extra = partial / EXTRA_FOLDER
         extra.mkdir()
-        golden = golden_requests(model, folder, k=k, exclude_history=exclude_history, history_length=history_length)
+        golden = golden_requests(
+            model, folder, catalogue, k=k, exclude_history=exclude_history, history_length=history_length
+        )
         check_golden(partial, golden, history_length)
         (extra / GOLDEN_FILE).write_text(json.dumps(golden, indent=1) + "\n", encoding="utf-8")
         (extra / schema_lib.SCHEMA_FILE).write_text(folder.schema.to_json(), encoding="utf-8")
@@ -207,7 +231,8 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
     from seqrec_tf.schema import ITEM_IDS, PADDING_ID, TIMESTAMPS, USER_ID
 
     learned = folder.learned_of_users
-    counts = np.asarray(folder.item_counts, np.float64)
+    counts = np.zeros(model.num_items)
+    counts[: folder.num_items] = folder.item_counts
     with np.errstate(divide="ignore"):
         log_share = np.maximum(np.log(counts / counts.sum()), np.finfo(np.float32).min)  # of the item with id i + 1
     line, whole = tf.lookup.TextFileIndex.LINE_NUMBER, tf.lookup.TextFileIndex.WHOLE_LINE
@@ -301,7 +326,13 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
 
 
 def golden_requests(
-    model: SequenceModel, folder: DatasetFolder, *, k: int, exclude_history: bool, history_length: int | None
+    model: SequenceModel,
+    folder: DatasetFolder,
+    catalogue: Sequence[str],
+    *,
+    k: int,
+    exclude_history: bool,
+    history_length: int | None,
 ) -> list[dict[str, Any]]:
     """Requests made of the dataset, each with the trained model's answer, computed without any of the serving code."""
     from seqrec_tf import data
@@ -319,7 +350,7 @@ def golden_requests(
         inputs.pop(LABELS, None)
         items, scores = model.recommend(model.query(inputs), (history if exclude_history else history[:0])[None], k=k)
         is_there = np.isfinite(scores[0])
-        request: dict[str, Any] = {HISTORY: [folder.item_ids[item - 1] for item in history]}
+        request: dict[str, Any] = {HISTORY: [catalogue[item - 1] for item in history]}
         if USER_ID in inputs:
             request[USER_ID] = labels[USER_ID].numpy()[0].decode()
         if TIMESTAMPS in inputs:
@@ -328,7 +359,7 @@ def golden_requests(
             request[TIMESTAMP] = int(inputs[TARGET_TIME][0])
         for feature in user_features(model):
             request[feature.name] = _raw(inputs[feature.name].numpy()[0], folder.learned_of_users[feature.name])
-        request[ITEMS] = [folder.item_ids[item - 1] for item in items.numpy()[0][is_there]]
+        request[ITEMS] = [catalogue[item - 1] for item in items.numpy()[0][is_there]]
         request[SCORES] = scores.numpy()[0][is_there].tolist()
         requests.append(request)
     return requests

@@ -168,11 +168,14 @@ class DatasetFolder:
         return self.schema.num_items
 
     @functools.cached_property
+    def learned_of_items(self) -> dict[str, dict[str, Any]]:
+        """What was learned of the features of items: name to what `features.Encoder` takes."""
+        return json.loads(self.read_text(schema_lib.FEATURES_FILE)) if self.schema.item_features else {}
+
+    @functools.cached_property
     def learned_of_users(self) -> dict[str, dict[str, Any]]:
         """What was learned of the features of users: name to what `features.Encoder` takes."""
-        if not self.schema.user_features:
-            return {}
-        return json.loads(self.read_text(schema_lib.USER_FEATURES_FILE))
+        return json.loads(self.read_text(schema_lib.USER_FEATURES_FILE)) if self.schema.user_features else {}
 
     @functools.cached_property
     def item_ids(self) -> list[str]:

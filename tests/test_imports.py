@@ -17,6 +17,7 @@ CONTRACT = {
     "seqrec_tf.schema",
     "seqrec_tf.records",
     "seqrec_tf.features",
+    "seqrec_tf.encoders",
     "seqrec_tf.cli",
     "seqrec_tf.quiet",
 }
@@ -113,6 +114,7 @@ def test_the_schema_needs_only_the_standard_library():
         ("seqrec_tf.records", {"seqrec_tf.schema"}),
         ("seqrec_tf.config", set()),
         ("seqrec_tf.features", {"seqrec_tf.config", "seqrec_tf.schema"}),
+        ("seqrec_tf.encoders", set()),
         ("seqrec_tf.losses", set()),
         ("seqrec_tf.metrics", set()),
         ("seqrec_tf.sampling", set()),

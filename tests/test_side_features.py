@@ -1,12 +1,14 @@
 """Side features of items from the dataset folder to the saved model."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import config, evaluate, export, models
+from seqrec_tf import cli, config, evaluate, export, models
 from seqrec_tf.records import DatasetFolder
-from seqrec_tf.schema import ITEM_ID, Feature
+from seqrec_tf.schema import FEATURES_FILE, ITEM_ID, Feature
 from seqrec_tf.train import train
 
 STEPS = 8
@@ -26,7 +28,9 @@ def dataset(write_dataset, tmp_path_factory):
         for user in range(300)
     }
     path = tmp_path_factory.mktemp("round") / "dataset"
-    return DatasetFolder(write_dataset(path, sequences, FEATURES, cold_items=["new-4"]))
+    folder = DatasetFolder(write_dataset(path, sequences, FEATURES, cold_items=["new-4"]))
+    (path / FEATURES_FILE).write_text(json.dumps({"step": {"values": [str(step) for step in range(STEPS)]}}))
+    return folder
 
 
 def trained(dataset, path, name, *settings):
@@ -51,6 +55,57 @@ def test_a_saved_model_recommends_a_new_item_by_its_features(dataset, tmp_path, 
     items = [item.decode() for item in answer["items"].numpy()[0]]
     assert {"a-4", "b-4"} <= set(items)
     assert ("new-4" in items) == knows_the_new_item
+
+
+@pytest.mark.parametrize("name", ["sasrec", "gru4rec", "bert4rec"])
+def test_items_that_came_after_training_are_recommended_by_a_saved_model(dataset, tmp_path, name):
+    settings = ['model.item_features=["step"]', "model.loss=sampled-softmax", "model.num_negatives=8"]
+    settings += ["model.units=16"] if name == "gru4rec" else []
+    run = trained(dataset, tmp_path, name, *settings)
+    (tmp_path / "new.csv").write_text("item_id,step\nfresh,4\nother,6\na-1,1\nodd,nowhere\nbare,\n")
+    path = export.export(run, tmp_path / "models" / "shop", k=8, items=str(tmp_path / "new.csv"))
+    signatures = tf.saved_model.load(str(path)).signatures
+    serve, history = signatures["serving_default"], tf.constant([["a-1", "b-2", "b-3"]])
+    scores = signatures["rank"](history=history, candidates=tf.constant([["fresh", "new-4", "other"]]))[
+        "scores"
+    ].numpy()[0]
+    assert scores[0] == pytest.approx(scores[1])  # of the same features
+    assert abs(scores[0] - scores[2]) > 1e-3
+    if name == "bert4rec":
+        return  # this little data teaches it too little
+    items = [item.decode() for item in serve(history=history)["items"].numpy()[0]]
+    assert {"a-4", "b-4", "new-4", "fresh"} <= set(items)
+    # A new item in the history counts as what it is, and is no unknown id.
+    answer = serve(history=tf.constant([["a-2", "b-3", "fresh"]]))
+    items = [item.decode() for item in answer["items"].numpy()[0]]
+    assert answer["num_unknown"].numpy().tolist() == [0]
+    assert {"a-5", "b-5"} <= set(items)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("item_id,step\na-1,1\n", "has no item that .* does not know already"),
+        (
+            "sku,step\nfresh,1\n",
+            r"has no column 'item_id'; its header is \['sku', 'step'\]. Name it with --item-id-column",
+        ),
+        ("item_id,step\n,1\n", "line 2: item_id is empty"),
+    ],
+)
+def test_a_file_of_new_items_that_cannot_be_used_says_why(dataset, tmp_path, text, message):
+    run = trained(dataset, tmp_path, "sasrec", 'model.item_features=["step"]', "train.epochs=1")
+    (tmp_path / "new.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        export.export(run, tmp_path / "models" / "shop", k=5, items=str(tmp_path / "new.csv"))
+    assert not any((tmp_path / "models" / "shop").glob("*"))
+
+
+def test_a_model_that_scores_by_ids_refuses_new_items(dataset, tmp_path):
+    run = trained(dataset, tmp_path, "nova", "train.epochs=1")
+    (tmp_path / "new.csv").write_text("item_id,step\nfresh,4\n")
+    with pytest.raises(ValueError, match=r"cannot recommend new ones\. Train it with model\.item_features"):
+        export.export(run, tmp_path / "models" / "shop", k=5, items=str(tmp_path / "new.csv"))
 
 
 def test_a_feature_that_the_dataset_lacks_names_the_nearest(dataset):
@@ -81,3 +136,68 @@ def test_targets_without_training_events_have_figures_of_their_own(write_dataset
     everything = evaluate.evaluate(models.PopRec.from_dataset(folder), folder, split="valid")
     assert everything.num_cold == 0
     assert not any(name.startswith("cold") for name in everything.metrics)
+
+
+@pytest.fixture(scope="module")
+def labelled_shop(tmp_path_factory):
+    """Who likes what follows from the user's country and age alone: the even items in some, the odd ones in others."""
+    path = tmp_path_factory.mktemp("shop")
+    random = np.random.default_rng(0)
+    users, events = ["user_id,country,age,hobbies"], ["user_id,item_id,timestamp,label"]
+    for user in range(300):
+        country, is_old = random.integers(2), random.integers(2)
+        users.append(f"u{user},{('no', 'se')[country]},{20 + 40 * is_old},{'a|b' if is_old else ''}")
+        for time in range(12):
+            item = random.integers(10)
+            events.append(f"u{user},i{item},{1_700_000_000 + time},{int(item % 2 == (country + is_old) % 2)}")
+    (path / "users.csv").write_text("\n".join(users) + "\n")
+    (path / "events.csv").write_text("\n".join(events) + "\n")
+    status = cli.main(
+        [
+            *("prepare", "--input", str(path / "events.csv"), "--users", str(path / "users.csv")),
+            *("--label-column", "label", "--output", str(path / "dataset")),
+            *("--user-feature", "country:category", "age:number", "hobbies:categories"),
+        ]
+    )
+    assert status == 0
+    return DatasetFolder(path / "dataset")
+
+
+def test_ranking_by_features_of_users_from_events_to_the_saved_model(labelled_shop, tmp_path):
+    settings = ["model.hidden_dims=[32,16]", "data.batch_size=16", "train.epochs=8"]
+    aucs = {}
+    for name, features in (("blind", []), ("seeing", ['model.user_features=["*"]'])):
+        run = trained(labelled_shop, tmp_path / name, "wide_deep", *settings, "model.use_history=false", *features)
+        model = run.load_model()
+        aucs[name] = evaluate.evaluate(model, labelled_shop, protocol="labels").metrics["auc"].value
+    assert aucs["blind"] < 0.65
+    assert aucs["seeing"] > 0.95
+    path = export.export(run, tmp_path / "models" / "ctr", k=5)  # compares the answers to golden requests
+    rank = tf.saved_model.load(str(path)).signatures["rank"]
+    assert set(rank.structured_input_signature[1]) == {
+        *("history", "candidates", "country", "age", "hobbies", "history_timestamps", "timestamp")
+    } - ({"history_timestamps", "timestamp"} - set(model.reads))
+
+    def scores(country, age, hobbies):
+        answer = rank(
+            history=tf.constant([["i1"]]),
+            candidates=tf.constant([["i2", "i3"]]),
+            country=tf.constant([country]),
+            age=tf.constant([age], tf.float32),
+            hobbies=tf.constant([hobbies]),
+        )
+        even, odd = answer["scores"].numpy()[0]
+        return even - odd
+
+    assert scores("no", 20, [""]) > 1
+    assert scores("se", 20, [""]) < -1
+    assert scores("se", 60, ["b", "a"]) > 1
+    for unknown in (("fi", 20, ["zz"]), ("", float("nan"), [""])):
+        assert np.isfinite(scores(*unknown))
+
+
+def test_a_feature_of_users_that_the_dataset_lacks_is_named(labelled_shop, chain_dataset):
+    with pytest.raises(ValueError, match=r"model.user_features must be one of .*got 'contry'. Did you mean 'country'"):
+        models.BST.from_dataset(labelled_shop, user_features=("contry",))
+    with pytest.raises(ValueError, match=r"BST reads side features of users, and this dataset has none. .*--users"):
+        models.BST.from_dataset(chain_dataset, user_features=("*",), num_negatives=2)

@@ -9,6 +9,7 @@ Tensor letters: B batch, L length, N targets of a batch, D model dim, V items (p
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import keras
@@ -194,6 +195,35 @@ class SequenceModel(keras.Model):
         scores = tf.einsum("bd,bkd->bk", tf.cast(query, tf.float32), vectors)
         bias = self.item_bias()
         return scores if bias is None else scores + tf.gather(bias, candidates)
+
+    def with_new_items(self, number: int, values: Mapping[str, np.ndarray]) -> SequenceModel:
+        """This model for a catalogue with more items at its end, which it knows by their side features alone.
+
+        Args:
+            number: How many there are.
+            values: Name of each of the model's `item_features` to their values, [number, ...].
+
+        Raises:
+            ValueError: The model does not recommend items by their features.
+        """
+        if self.item_features is None or _is_variable(self.item_table()):
+            raise ValueError(
+                f"This {type(self).__name__} scores items by what it learned of each, so it cannot recommend new ones. "
+                'Train it with model.item_features=["*"] (and model.score_with_features=true, where it is an option).'
+            )
+        grown = type(self)(self.config, dataclasses.replace(self.schema, num_items=self.num_items + number))
+        for old, new in zip(self.weights, grown.weights, strict=True):
+            value = old.numpy()
+            if value.shape != new.shape:  # a row of each item, and perhaps of padding before and others after them
+                kept = min(self.num_items + 1, len(value))
+                rows = np.zeros([number, *value.shape[1:]], value.dtype)
+                value = np.concatenate([value[:kept], rows, value[kept:]])
+            new.assign(value)
+        for feature, table in zip(grown.item_features.features, grown.item_features.tables, strict=True):
+            rows = table.numpy()
+            rows[self.num_items + 1 :] = values[feature.name]
+            table.assign(rows)
+        return grown
 
     def freeze_item_table(self) -> None:
         """Compute the item table once, where it is made of side features, for a model that learns no more."""

@@ -1,0 +1,156 @@
+"""Items that came after training: their file to what a model needs to recommend them by their features."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import gzip
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seqrec_tf import features
+from seqrec_tf import schema as schema_lib
+
+if TYPE_CHECKING:
+    from seqrec_tf.records import DatasetFolder
+
+_ENCODED_AT_ONCE = 64
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+@dataclasses.dataclass(frozen=True)
+class NewItems:
+    """Items that a dataset does not know.
+
+    Attributes:
+        ids: As in the file, in its order.
+        values: Name of a feature to an array [len(ids), ...], as in `records.DatasetFolder.item_values`.
+        num_known: Rows of items that the dataset knows, which stay as they are.
+    """
+
+    ids: list[str]
+    values: dict[str, Any]
+    num_known: int
+
+
+def read(
+    path: str, folder: DatasetFolder, names: Sequence[str], *, id_column: str = "item_id", image_folder: str = ""
+) -> NewItems:
+    """Read the items of a file that a dataset lacks.
+
+    Categories and numbers are encoded by what the dataset learned; texts and images by the encoders that made its
+    vectors.
+
+    Args:
+        path: A CSV or TSV file with a header, or JSON lines; perhaps gzipped. Columns are named as in the items file
+            that the dataset was made with; those that it lacks are missing features.
+        folder: The dataset.
+        names: Features that are wanted.
+        id_column: Name of the column with the item's id.
+        image_folder: What image paths are relative to.
+
+    Raises:
+        ValueError: A row cannot be read, or nothing in the file is new.
+    """
+    known = set(folder.item_ids)
+    rows: dict[str, dict[str, str]] = {}
+    num_known = 0
+    for line, row in _rows(path, id_column):
+        item = row[id_column]
+        if not item:
+            raise ValueError(f"{path}, line {line}: {id_column} is empty.")
+        num_known += item in known
+        if item not in known:
+            rows.setdefault(item, {**row, "": f"{path}, line {line}"})
+    if not rows:
+        raise ValueError(f"{path} has no item that {folder.path} does not know already.")
+    columns = {schema_lib.vector_name(column): column for column in folder.vectors}
+    values = {}
+    for feature in folder.schema.item_features:
+        if feature.name in columns and feature.name in names:
+            column = columns[feature.name]
+            values[feature.name] = _vectors(rows, column, folder.vectors[column], image_folder)
+        elif feature.name in names:
+            values[feature.name] = _encoded(rows, feature, folder.learned_of_items)
+    return NewItems(list(rows), values, num_known)
+
+
+def _rows(path: str, id_column: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and fields of each row."""
+    file = pathlib.Path(path)
+    suffixes = file.suffixes[-2:] if file.suffix == ".gz" else [file.suffix]
+    kind = suffixes[0] if suffixes else ""
+    if kind not in (*_DELIMITERS, ".jsonl"):
+        raise ValueError(f"--items {path} must be a .csv, .tsv or .jsonl file (or one of them with .gz).")
+    with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8") as stream:
+        if kind == ".jsonl":
+            for line, text in enumerate(stream, start=1):
+                try:
+                    values = json.loads(text)
+                    row = {name: _text(value) for name, value in values.items()}
+                except (ValueError, AttributeError):
+                    raise ValueError(
+                        f"{path}, line {line}: expected a JSON object, got {text.strip()[:80]!r}."
+                    ) from None
+                yield line, {id_column: "", **row}
+            return
+        reader = csv.DictReader(stream, delimiter=_DELIMITERS[kind])
+        if id_column not in (reader.fieldnames or ()):
+            raise ValueError(
+                f"{path} has no column {id_column!r}; its header is {reader.fieldnames}. Name it with --item-id-column."
+            )
+        for fields in reader:
+            yield reader.line_num, {name: value or "" for name, value in fields.items() if name}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _encoded(rows, feature: schema_lib.Feature, learned):
+    """Values of a number, a category or several."""
+    encode = features.Encoder([feature], learned)
+    values = []
+    for row in rows.values():
+        try:
+            values.append(encode([row.get(feature.name, "")])[feature.name])
+        except ValueError as error:
+            raise ValueError(f"{row['']}: {feature.name}: {error}.") from None
+    if feature.kind == "categories":
+        width = feature.max_length
+        values = [value[:width] + [features.MISSING] * (width - len(value)) for value in values]
+    return np.array(values, np.float32 if feature.kind == "number" else np.int32)
+
+
+def _vectors(rows, column: str, about: dict[str, Any], image_folder: str):
+    """Vectors of a text or image column: float32 [N, dim], zeros where there is nothing to encode."""
+    from seqrec_tf.encoders import decode_image, load_encoder
+
+    encode, dim = load_encoder(about["encoder"]), about["dim"]
+    vectors = np.zeros([len(rows), dim], np.float32)
+    given = [(place, row) for place, row in enumerate(rows.values()) if row.get(column, "").strip()]
+    for start in range(0, len(given), _ENCODED_AT_ONCE):
+        part = given[start : start + _ENCODED_AT_ONCE]
+        contents: list[Any] = []
+        for _, row in part:
+            content: Any = row[column]
+            if about["image_size"]:
+                image = pathlib.Path(image_folder, content)
+                try:
+                    content = decode_image(image.read_bytes(), about["image_size"])
+                except (OSError, ValueError) as error:
+                    raise ValueError(f"{row['']}: {column} {image}: {error}.") from None
+            contents.append(content)
+        batch = np.array(contents, np.float32 if about["image_size"] else object)
+        encoded = np.asarray(encode(batch))
+        if encoded.shape[1:] != (dim,):
+            raise ValueError(
+                f"The encoder {about['encoder']} gives vectors of width {encoded.shape[-1]} now, and gave {dim} when "
+                "the dataset was embedded. Give it back the model that it had."
+            )
+        vectors[[place for place, _ in part]] = encoded
+    return vectors
