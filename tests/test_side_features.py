@@ -66,11 +66,8 @@ def test_items_that_came_after_training_are_recommended_by_a_saved_model(dataset
     path = export.export(run, tmp_path / "models" / "shop", k=8, items=str(tmp_path / "new.csv"))
     signatures = tf.saved_model.load(str(path)).signatures
     serve, history = signatures["serving_default"], tf.constant([["a-1", "b-2", "b-3"]])
-    scores = signatures["rank"](history=history, candidates=tf.constant([["fresh", "new-4", "other"]]))[
-        "scores"
-    ].numpy()[0]
-    assert scores[0] == pytest.approx(scores[1])  # of the same features
-    assert abs(scores[0] - scores[2]) > 1e-3
+    scores = signatures["rank"](history=history, candidates=tf.constant([["fresh", "other", "odd", "bare"]]))
+    assert len(np.unique(scores["scores"])) == 4
     if name == "bert4rec":
         return  # this little data teaches it too little
     items = [item.decode() for item in serve(history=history)["items"].numpy()[0]]
