@@ -19,13 +19,17 @@ class Preset:
     files: dict[str, str]
 
 
-# The items file of MovieLens 1M.
-_ML_1M_ITEMS = {
+# The items and users files of MovieLens 1M; ages are brackets there.
+_ML_1M_SIDES = {
     "items_format": "csv",
     "items_delimiter": "::",
     "items_encoding": "latin-1",
     "items_columns": "item_id,title,genres",
     "item_feature": ("title:text", "genres:categories"),
+    "users_format": "csv",
+    "users_delimiter": "::",
+    "users_columns": "user_id,gender,age,occupation,zip",
+    "user_feature": ("gender:category", "age:category", "occupation:category", "zip:text"),
 }
 _ML_100K_GENRES = (
     "unknown,action,adventure,animation,children,comedy,crime,documentary,drama,fantasy,film_noir,horror,musical,"
@@ -54,8 +58,12 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
                     "imdb_url:text",
                     *(f"{genre}:number" for genre in _ML_100K_GENRES.split(",")),
                 ),
+                "users_format": "csv",
+                "users_delimiter": "|",
+                "users_columns": "user_id,age,gender,occupation,zip",
+                "user_feature": ("age:number", "gender:category", "occupation:category", "zip:text"),
             },
-            {"input": "u.data", "items": "u.item"},
+            {"input": "u.data", "items": "u.item", "users": "u.user"},
         ),
     ),
     "movielens-1m": (
@@ -67,9 +75,9 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
                 "item_column": "1",
                 "time_column": "3",
                 "time_format": "s",
-                **_ML_1M_ITEMS,
+                **_ML_1M_SIDES,
             },
-            {"input": "ratings.dat*", "items": "movies.dat"},
+            {"input": "ratings.dat*", "items": "movies.dat", "users": "users.dat"},
         ),
         Preset(  # its order alone
             {
@@ -79,9 +87,9 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
                 "item_column": "item_id",
                 "time_column": "position",
                 "time_format": "order",
-                **_ML_1M_ITEMS,
+                **_ML_1M_SIDES,
             },
-            {"input": "events.tsv*", "items": "movies.dat"},
+            {"input": "events.tsv*", "items": "movies.dat", "users": "users.dat"},
         ),
     ),
     "amazon-beauty": (

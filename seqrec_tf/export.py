@@ -232,7 +232,7 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
 
     learned = folder.learned_of_users
     counts = np.zeros(model.num_items)
-    counts[: folder.num_items] = folder.item_counts
+    counts[: len(folder.item_counts)] = folder.item_counts
     with np.errstate(divide="ignore"):
         log_share = np.maximum(np.log(counts / counts.sum()), np.finfo(np.float32).min)  # of the item with id i + 1
     line, whole = tf.lookup.TextFileIndex.LINE_NUMBER, tf.lookup.TextFileIndex.WHOLE_LINE

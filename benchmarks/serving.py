@@ -1,0 +1,146 @@
+"""Latency of an exported model, loaded as TF Serving loads it, and of other ways to find the best items.
+
+    python benchmarks/serving.py
+    pip install scann && python benchmarks/serving.py --indexes
+
+SASRec with d = 64, L = 50 and random weights answers `serving_default` (ids in, 20 ids and scores out, as strings) for
+histories of 50 events, through a session on the saved model. With --indexes: only the search, from a query vector to
+its best 20 items, by the exported model's own operations and by TFRS' indexes. Each line is a process of its own.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import types
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # TFRS needs it; `import keras` is Keras 3 all the same
+
+DIM, LENGTH, K = 64, 50, 20
+
+
+def main() -> None:
+    """Measure each case, and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--indexes", action="store_true")
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)  # the measured process: what, items, batch, threads
+    args = parser.parse_args()
+    if args.one:
+        what, *numbers = args.one
+        measured = served if what == "exported" else searched
+        print(*measured(what, *map(int, numbers), args.seconds))
+        return
+    whats = ("in-graph", "tfrs-brute-force", "tfrs-streaming", "tfrs-scann") if args.indexes else ("exported",)
+    print(f"{'what':<18}{'items':>10}{'batch':>7}{'threads':>9}{'p50 ms':>9}{'p99 ms':>9}{'a second':>10}{'recall':>8}")
+    for items in args.items:
+        for batch in args.batch_sizes:
+            for threads in args.threads:
+                for what in whats:
+                    command = [sys.executable, __file__, "--seconds", str(args.seconds)]
+                    command += ["--one", what, str(items), str(batch), str(threads)]
+                    done = subprocess.run(command, capture_output=True, text=True)
+                    head = f"{what:<18}{items:>10,}{batch:>7}{threads:>9}"
+                    if done.returncode:
+                        print(f"{head}  {done.stderr.strip().splitlines()[-1]}", flush=True)
+                        continue
+                    p50, p99, recall = map(float, done.stdout.split()[-3:])
+                    print(f"{head}{p50:>9.2f}{p99:>9.2f}{1000 * batch / p50:>10,.0f}{recall:>8.3f}", flush=True)
+
+
+def percentiles(ask, seconds: float) -> tuple[float, float]:
+    """Milliseconds of the median call, and of one in a hundred."""
+    import numpy as np
+
+    for _ in range(20):
+        ask()
+    times, until = [], time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        started = time.perf_counter()
+        ask()
+        times.append(time.perf_counter() - started)
+    return tuple(1000 * np.percentile(times, [50, 99]))
+
+
+def served(what: str, num_items: int, batch: int, threads: int, seconds: float) -> tuple[float, ...]:
+    """The whole signature."""
+    import numpy as np
+    import tensorflow as tf
+
+    from seqrec_tf import export
+    from seqrec_tf.models import SASRec
+    from seqrec_tf.schema import HISTORY, Schema
+
+    model = SASRec(SASRec.config_class(max_len=LENGTH, dim=DIM), Schema(num_items=num_items))
+    dataset = types.SimpleNamespace(item_counts=range(num_items, 0, -1), learned_of_users={})
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = os.path.join(folder, "item_id.txt")
+        with open(vocabulary, "w") as stream:
+            stream.writelines(f"item-{number}\n" for number in range(1, num_items + 1))
+        module = export.make_serving_module(model, dataset, vocabulary, k=K, exclude_history=True)
+        signature = module.recommend.get_concrete_function(**export.input_specs(model, None))
+        tf.saved_model.save(module, f"{folder}/1", signatures={export.SIGNATURE: signature})
+        config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads)
+        with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
+            loaded = tf.compat.v1.saved_model.load(session, ["serve"], f"{folder}/1")
+            signature = loaded.signature_def[export.SIGNATURE]
+            outputs = [info.name for info in signature.outputs.values()]
+            ids = np.random.default_rng(0).integers(1, num_items, size=[batch, LENGTH])
+            feeds = {signature.inputs[HISTORY].name: np.char.add("item-", ids.astype(str)).astype(object)}
+            ask = session.make_callable(list(outputs), list(feeds))
+            return *percentiles(lambda: ask(*feeds.values()), seconds), 1.0
+
+
+def searched(what: str, num_items: int, batch: int, threads: int, seconds: float) -> tuple[float, ...]:
+    """The search alone."""
+    import numpy as np
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    from seqrec_tf.models import SASRec
+    from seqrec_tf.schema import Schema
+
+    model = SASRec(SASRec.config_class(max_len=2, dim=DIM), Schema(num_items=num_items))
+    # Clustered, as item vectors are, and not a ball in which all are equally far.
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=[max(num_items // 1000, 1), DIM])
+    table = centres[rng.integers(len(centres), size=num_items + 1)] + 0.5 * rng.normal(size=[num_items + 1, DIM])
+    model.items.embeddings.assign(table.astype(np.float32))
+    query = tf.constant(table[rng.integers(1, num_items, size=batch)] + 0.1, tf.float32)
+
+    @tf.function
+    def in_graph(query):
+        return model.recommend(query, tf.zeros([batch, 0], tf.int32), k=K)[0]
+
+    exact = in_graph(query).numpy()
+    find = in_graph
+    if what != "in-graph":
+        import tensorflow_recommenders as tfrs
+
+        indexes = tfrs.layers.factorized_top_k
+        identifiers, candidates = tf.range(1, num_items + 1), tf.constant(table[1:], tf.float32)
+        if what == "tfrs-streaming":
+            index = indexes.Streaming(k=K)
+            both = tf.data.Dataset.from_tensor_slices((identifiers, candidates)).batch(16_384)
+            index.index_from_dataset(both)
+        elif what == "tfrs-scann":
+            index = indexes.ScaNN(k=K, num_leaves=int(num_items**0.5), num_leaves_to_search=int(num_items**0.5) // 10)
+            index.index(candidates, identifiers)
+        else:
+            index = indexes.BruteForce(k=K)
+            index.index(candidates, identifiers)
+        find = tf.function(lambda query: index(query)[1])
+    found = find(query).numpy()
+    recall = np.mean([len(set(ours) & set(theirs)) / K for ours, theirs in zip(found, exact, strict=True)])
+    return *percentiles(lambda: find(query), seconds), recall
+
+
+if __name__ == "__main__":
+    main()
