@@ -29,11 +29,21 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install bench/ml-1m/COMPLETED bench/rectools/.installed  ## training speed beside RecTools
-	$(BIN)/python benchmarks/train_speed.py --dataset bench/ml-1m --max-len 200 --peer-python bench/rectools/bin/python
+# Each table stands alone; about 40 minutes.
+SPEED = $(BIN)/python benchmarks/train_speed.py --peer-python bench/rectools/bin/python
+bench: install bench/ml-1m/COMPLETED bench/beauty/COMPLETED bench/rectools/.installed  ## speed and memory, beside RecTools
+	$(SPEED) --dataset bench/ml-1m --max-len 200
+	$(SPEED) --dataset bench/beauty --max-len 50
+	$(SPEED) --dataset bench/beauty --max-len 50 --dim 64 --loss softmax --steps 30 --epochs 1 --rounds 1
+	$(SPEED) --dataset bench/beauty --max-len 50 --recommend --rounds 1
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/serving.py
 
 bench/ml-1m/COMPLETED: | install
 	$(BIN)/seqrec prepare --preset movielens-1m --input $(SEQREC_DATA_DIR)/ml-1m --min-item-events 5 --output bench/ml-1m
+
+bench/beauty/COMPLETED: | install
+	$(BIN)/seqrec prepare --preset amazon-beauty --input $(SEQREC_DATA_DIR)/amazon-beauty --output bench/beauty
 
 # The peer has an environment of its own; the pinned PyTorch is the last that it was measured with.
 bench/rectools/.installed:

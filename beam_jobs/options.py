@@ -70,6 +70,7 @@ class Options:
     valid_days: float = 0
     test_days: float = 1
     valid_sequences: int = 0
+    hold_out_items: float = 0
     unseen_items: str = "keep"
     num_shards: int = 0
     range_bytes: int = 16 << 20
@@ -170,6 +171,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(splits, "valid-sequences", "files: so many of the last training sequences are for validation", type=int)
     option(
         splits,
+        "hold-out-items",
+        "leave-one-out: share of the items, by a hash of their ids, that occur as test targets alone; so evaluation "
+        "tells how new items fare (`cold`)",
+        type=float,
+    )
+    option(
+        splits,
         "unseen-items",
         "items without training events: keep them as candidates, or drop their events",
         choices=("keep", "drop"),
@@ -256,6 +264,10 @@ def check_options(options: Options) -> None:
             raise ValueError(f"--{name.replace('_', '-')} needs --{table}.")
     if options.users and options.user_column == NONE:
         raise ValueError("--users needs --user-column: whose the events are.")
+    if not 0 <= options.hold_out_items < 1:
+        raise ValueError(f"--hold-out-items must be a share from 0 to below 1, got {options.hold_out_items:g}.")
+    if options.hold_out_items and (options.split != "leave-one-out" or options.unseen_items == "drop"):
+        raise ValueError("--hold-out-items needs --split leave-one-out and --unseen-items keep.")
     by_files = options.split == "files"
     for name in ("test_input", "valid_input", "valid_sequences"):
         if getattr(options, name) and not by_files:

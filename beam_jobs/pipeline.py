@@ -204,6 +204,13 @@ class PrepareSequences(beam.PTransform):
             counts.append(stage[COUNTS])
             step_items.append(_sum(stage[ITEMS], "Items cut"))
 
+        if options.hold_out_items:
+            steps.append(f"without {options.hold_out_items:g} of the items")
+            hold_out = sequences.HoldOutItems(steps[-1], options.hold_out_items)
+            stage = _counting_pardo(stage["main"], "Hold out", hold_out)
+            counts.append(stage[COUNTS])
+            step_items.append(_sum(stage[ITEMS], "Items held out"))
+
         split = sequences.Split(plan.splitter, has_time=bool(plan.events.time_format))
         stage = _counting_pardo(stage["main"], "Split", split, *self._boundary(stage["main"]))
         counts.append(stage[COUNTS])

@@ -5,6 +5,7 @@ An element is (key, events), events oldest first, until `Split` adds where to cu
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Collection, Iterator, Sequence
 
@@ -161,6 +162,30 @@ class KeepNewest(Counting):
         events = events[-self._max_length :]
         self.count_sequence(self._step, events)
         yield key, events
+
+
+class HoldOutItems(Counting):
+    """Drop events of some items, but not the newest event of a sequence, which is what tests.
+
+    Args:
+        step: Name of the step.
+        share: Of the items.
+    """
+
+    def __init__(self, step: str, share: float):
+        self._step = step
+        self._share = share
+
+    def process(self, element: UserSequence) -> Iterator[UserSequence]:
+        """Look at one sequence."""
+        key, events = element
+        events = [event for event in events[:-1] if not self._is_held_out(event[ITEM])] + events[-1:]
+        self.count_sequence(self._step, events)
+        yield key, events
+
+    def _is_held_out(self, item: str) -> bool:
+        digest = hashlib.blake2b(item.encode(), digest_size=8, person=b"hold-out").digest()
+        return int.from_bytes(digest, "big") < self._share * 2**64
 
 
 class Splitter:

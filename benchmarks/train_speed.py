@@ -1,10 +1,13 @@
-"""Users trained a second: this project against RecTools, side by side in one run.
+"""Users trained (or ranked for) a second, and memory: this project against RecTools, side by side in one run.
 
 Both train SASRec on the leave-one-out training part of the same dataset folder: 2 blocks, 1 head, batch 128, dropout
 0.2, Adam, the whole training step of each library with its own input pipeline. The two are started in turns, so that
 a noisy machine disturbs both alike; the first epoch of each start (compilation) does not count.
 
     python benchmarks/train_speed.py --dataset bench/ml-1m --max-len 200 --peer-python bench/rectools/bin/python
+
+With --recommend, what is timed is not training: it is ranking the catalogue for every user, without the items of the
+history, by `evaluate` (ranks of the test items and the lists of 20) and by RecTools' `recommend` (the lists alone).
 """
 
 import argparse
@@ -12,6 +15,7 @@ import csv
 import json
 import os
 import pathlib
+import resource
 import statistics
 import subprocess
 import sys
@@ -32,13 +36,18 @@ def main() -> None:
     parser.add_argument("--loss", choices=("bce", "softmax"), default="bce")
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs of each start")
     parser.add_argument("--rounds", type=int, default=2, help="starts of each")
+    parser.add_argument("--steps", type=int, help="batches of an epoch, where a whole one takes too long")
+    parser.add_argument("--recommend", action="store_true", help="time ranking the catalogue instead")
     parser.add_argument("--ours", action="store_true", help=argparse.SUPPRESS)  # the timed process
     args = parser.parse_args()
     if args.ours:
-        print(json.dumps(time_ours(args)))
+        seconds = rank_ours(args) if args.recommend else time_ours(args)
+        print(json.dumps({"seconds": seconds, "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}))
         return
     settings = ["--max-len", str(args.max_len), "--dim", str(args.dim), "--loss", args.loss]
     settings += ["--epochs", str(args.epochs + 1)]
+    settings += ["--steps", str(args.steps)] if args.steps else []
+    settings += ["--recommend"] if args.recommend else []
     num_users = sum(1 for _ in read_sequences(args.dataset))
     with tempfile.TemporaryDirectory() as folder:
         events = pathlib.Path(folder) / "events.csv"
@@ -50,19 +59,23 @@ def main() -> None:
         commands = {"seqrec_tf": [sys.executable, __file__, "--ours", "--dataset", args.dataset, *settings]}
         if args.peer_python:
             commands["rectools"] = [args.peer_python, str(PEER_SCRIPT), str(events), *settings]
-        seconds = {name: [] for name in commands}
+        seconds, peak = {name: [] for name in commands}, dict.fromkeys(commands, 0.0)
         for _ in range(args.rounds):
             for name, command in commands.items():
-                answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-                seconds[name] += json.loads(answer.stdout.splitlines()[-1])[1:]
-    print(f"SASRec, {args.dataset}, L={args.max_len}, d={args.dim}, {args.loss}, {num_users:,} users")
-    print(f"{'':<12}{'s an epoch (median)':>22}{'fastest':>10}{'slowest':>10}{'users/s':>10}{'ratio':>8}")
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                answer = json.loads(done.stdout.splitlines()[-1])
+                seconds[name] += answer["seconds"] if args.recommend else answer["seconds"][1:]
+                peak[name] = max(peak[name], answer["peak_gb"])
+    what = "ranking all items" if args.recommend else args.loss
+    num_users = 128 * args.steps if args.steps else num_users
+    print(f"SASRec, {args.dataset}, L={args.max_len}, d={args.dim}, {what}, {num_users:,} users")
+    print(f"{'':<12}{'s (median)':>12}{'fastest':>10}{'slowest':>10}{'users/s':>10}{'peak GB':>9}{'ratio':>8}")
     slowest = max(statistics.median(times) for times in seconds.values())
     for name, times in seconds.items():
         median = statistics.median(times)
         print(
-            f"{name:<12}{median:>22.2f}{min(times):>10.2f}{max(times):>10.2f}{num_users / median:>10,.0f}"
-            f"{slowest / median:>8.2f}"
+            f"{name:<12}{median:>12.2f}{min(times):>10.2f}{max(times):>10.2f}{num_users / median:>10,.0f}"
+            f"{peak[name]:>9.2f}{slowest / median:>8.2f}"
         )
 
 
@@ -100,10 +113,28 @@ def time_ours(args) -> list[float]:
             seconds.append(time.perf_counter() - self.started)
 
     model = SASRec.from_dataset(args.dataset, max_len=args.max_len, dim=args.dim, loss=args.loss)
-    at_once = steps_at_once(data.steps_per_epoch(DatasetFolder(args.dataset), 128))
+    at_once = steps_at_once(args.steps or data.steps_per_epoch(DatasetFolder(args.dataset), 128))
     model.compile(optimizer=make_optimizer(config.TrainConfig(), total_steps=1), steps_per_execution=at_once)
     batches = data.load(args.dataset, model, batch_size=128)
+    batches = batches.take(args.steps) if args.steps else batches
     model.fit(batches, epochs=args.epochs, shuffle=False, verbose=0, callbacks=[Clock()])
+    return seconds
+
+
+def rank_ours(args) -> list[float]:
+    """Seconds of each evaluation of an untrained model, which takes as long as one that has learned."""
+    import time
+
+    from seqrec_tf import evaluate
+    from seqrec_tf.models import SASRec
+    from seqrec_tf.records import DatasetFolder
+
+    folder, seconds = DatasetFolder(args.dataset), []
+    model = SASRec.from_dataset(folder, max_len=args.max_len, dim=args.dim)
+    for _ in range(2):
+        started = time.perf_counter()
+        evaluate.evaluate(model, folder)
+        seconds.append(time.perf_counter() - started)
     return seconds
 
 

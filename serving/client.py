@@ -192,7 +192,8 @@ class Client:
             )
         length = int(inputs["history"]["tensor_shape"]["dim"][1]["size"])
         columns = {"history": _pad(histories, length, _PADDING)}
-        for name in inputs.keys() - {"history", "candidates"}:
+        of_users = sorted(inputs.keys() - {"history", "candidates", *_OPTIONS})
+        for name in (*(name for name in _OPTIONS if name in inputs), *of_users):
             values = given.get(name)
             if values is None:
                 option = _OPTIONS.get(name, f"the feature of the users (--user-feature {name}=VALUE)")

@@ -1,11 +1,13 @@
 """Time the training epochs of RecTools' SASRec. Runs in RecTools' own environment, started by `train_speed.py`.
 
-Reads a CSV of user, item, order (header: user_id,item_id,order); prints seconds of each epoch as a JSON list.
+Reads a CSV of user, item, order (header: user_id,item_id,order); prints seconds of each epoch, or of `recommend` for
+all users after one step of training, and the peak of memory, as JSON.
 """
 
 import argparse
 import json
 import logging
+import resource
 import time
 import warnings
 
@@ -24,6 +26,8 @@ parser.add_argument("--max-len", type=int, required=True)
 parser.add_argument("--dim", type=int, required=True)
 parser.add_argument("--loss", choices=("bce", "softmax"), required=True)
 parser.add_argument("--epochs", type=int, required=True)
+parser.add_argument("--steps", type=int)
+parser.add_argument("--recommend", action="store_true")
 args = parser.parse_args()
 
 events = pd.read_csv(args.events)
@@ -54,8 +58,9 @@ class Clock(pl.Callback):
 def make_trainer() -> pl.Trainer:
     """A Lightning trainer that does nothing but train."""
     return pl.Trainer(
-        max_epochs=args.epochs,
-        min_epochs=args.epochs,
+        max_epochs=1 if args.recommend else args.epochs,
+        min_epochs=1 if args.recommend else args.epochs,
+        limit_train_batches=1 if args.recommend else args.steps or 1.0,
         accelerator="cpu",
         devices=1,
         logger=False,
@@ -79,5 +84,10 @@ model = SASRecModel(
     epochs=args.epochs,
     get_trainer_func=make_trainer,
 )
-model.fit(Dataset.construct(interactions))
-print(json.dumps(seconds))
+dataset = Dataset.construct(interactions)
+model.fit(dataset)
+if args.recommend:
+    started = time.perf_counter()
+    model.recommend(users=events["user_id"].unique(), dataset=dataset, k=20, filter_viewed=True)
+    seconds = [time.perf_counter() - started]
+print(json.dumps({"seconds": seconds, "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}))

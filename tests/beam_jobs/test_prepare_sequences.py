@@ -467,6 +467,27 @@ def test_events_of_items_without_a_required_feature_are_dropped(prepare, tmp_pat
     assert "no column 'titel' (--require-item-features); did you mean 'title'" in outcome.err
 
 
+def test_items_held_out_occur_as_test_targets_alone(prepare):
+    text = log(*(f"u{user} i{(user * 7 + time * 3) % 40:02d} {time}" for user in range(60) for time in range(8)))
+    plain = prepare(text, output="plain").histories("test")
+    outcome = prepare(text, "--hold-out-items 0.2")
+    assert outcome.status == 0, outcome.err
+    counts = dict(zip(outcome.folder.item_ids, outcome.folder.item_counts, strict=True))
+    held_out = {item for item, count in counts.items() if not count}
+    assert 3 <= len(held_out) <= 14
+    for user, (history, targets) in outcome.histories("test").items():
+        assert history == [item for item in plain[user][0] if item not in held_out]
+        assert targets == plain[user][1]
+    assert not held_out & {item for history, target in outcome.histories("valid").values() for item in history + target}
+    assert outcome.stats["items"]["without_training_events"] == len(held_out)
+
+
+def test_items_are_held_out_of_leave_one_out_alone(prepare):
+    outcome = prepare(THREE_USERS, "--hold-out-items 0.1 --split time --test-from 3")
+    assert outcome.status == 2
+    assert "--hold-out-items needs --split leave-one-out" in outcome.err
+
+
 UNSEEN = ["t a 1", "t b 2", "u a 1", "u new 11", "u b 12", "v b 11", "v new 12", "v2 new 21", "v2 new 22", "u a 22"]
 
 

@@ -306,3 +306,49 @@ def test_the_command_ranks_candidates(personal, capsys):
     arguments[arguments.index("--history-times") + 1] = "1"
     assert run(*arguments) == 2
     assert "--history-times must have" in capsys.readouterr().err
+
+
+@pytest.fixture
+def of_users(monkeypatch):
+    """A client of a model that takes features of users; what it sends is in the list."""
+
+    def tensor(dtype, rank):
+        return {"dtype": dtype, "tensor_shape": {"dim": [{"size": "-1"}] * rank}}
+
+    inputs = {
+        "history": tensor("DT_STRING", 2),
+        "country": tensor("DT_STRING", 1),
+        "age": tensor("DT_FLOAT", 1),
+        "hobbies": tensor("DT_STRING", 2),
+    }
+    outputs = {"items": tensor("DT_STRING", 2), "scores": tensor("DT_FLOAT", 2)}
+    sent = []
+
+    def call(self, path, body=None):
+        if body is None:
+            signatures = {"serving_default": {"inputs": inputs, "outputs": outputs}}
+            return {"metadata": {"signature_def": {"signature_def": signatures}}}
+        sent.extend(body["instances"])
+        return {"predictions": [{"items": ["x"], "scores": [1.0]}] * len(body["instances"])}
+
+    monkeypatch.setattr(Client, "_call", call)
+    return sent
+
+
+def test_features_of_users_are_sent_to_a_model_that_takes_them(of_users):
+    features = {"country": ["no", ""], "age": [31.0, 7.5], "hobbies": [["a", "b"], []]}
+    Client("http://shop").recommend("ctr", [["i"], ["j"]], user_features=features)
+    assert of_users == [
+        {"history": ["i"], "age": 31.0, "country": "no", "hobbies": ["a", "b"]},
+        {"history": ["j"], "age": 7.5, "country": "", "hobbies": ["", ""]},
+    ]
+    with pytest.raises(ValueError, match="takes `age`: give the feature of the users \\(--user-feature age=VALUE\\)"):
+        Client("http://shop").recommend("ctr", [["i"]])
+
+
+def test_the_command_takes_features_of_the_user(of_users, capsys):
+    arguments = ["--url", "http://shop", "--model", "ctr", "--history", "i", "--json", "--user-feature"]
+    assert run(*arguments, "country=no", "age=31", "hobbies=a|b") == 0
+    assert of_users == [{"history": ["i"], "age": 31.0, "country": "no", "hobbies": ["a", "b"]}]
+    assert run(*arguments, "land=no") == 2
+    assert "--user-feature expects NAME=VALUE, NAME being an input of model `ctr`" in capsys.readouterr().err
