@@ -19,6 +19,7 @@ import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DATA = pathlib.Path(os.environ.get("SEQREC_DATA_DIR", ROOT.parent / "shared" / "data"))
+MODELS = DATA.parent / "models"  # pretrained encoders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +56,26 @@ DATASETS = {
     # Ratings of 4 and more are liked; the newest fifth of the events is for validation and test.
     "ml-100k-labels": "--preset movielens-100k --input {data}/ml-100k --label-column 2 --label-threshold 4 "
     "--split time --valid-from 889237269 --test-from 891382267",
+    # A tenth of the items are test targets alone, as items that came after training.
+    **{
+        f"{name}-cold": f"--preset {preset} --input {{data}}/{name} --min-item-events 5 --hold-out-items 0.1"
+        for name, preset in (("ml-100k", "movielens-100k"), ("ml-1m", "movielens-1m"))
+    },
     "ordered": "--input {work}/ordered.csv --label-column label --split time --valid-from 1700000045 "
     "--test-from 1700000050",
 }
 
+# What to embed of a dataset; needs the extra `text`.
+EMBED = dict.fromkeys(
+    ("ml-100k-cold", "ml-1m-cold"), "--text-encoder {models}/minilm-text-encoder --text-feature title"
+)
+
 _TOP10 = {"ndcg@10": None, "hr@10": None}
 _BOTH = {"full": _TOP10, "uniform_100": _TOP10}
 _SESSIONS = {"full": {"hr@20": None, "mrr@20": None}}
+_COLD = {"full": {**_TOP10, "cold hr@10": None}}
+_TITLES = """'model.item_features=["*"]' model.score_with_features=true"""
+_FUSIONS = ("sum", "concat", "gating")
 _NO_USERS = "model.max_len=50 data.exclude_history=false"
 _LABELS = {"labels": {"auc": None, "gauc": None, "logloss": None, "calibration": None}}
 _ORDERED = "model.hidden_dims=[64,32] data.batch_size=16 train.epochs=6 train.learning_rate=0.001"
@@ -99,6 +113,19 @@ ROWS = {
     },
     "ml1m-itemknn": _row("ml-1m", "itemknn", "model.num_neighbors=1000", **_BOTH),
     **{f"ml1m-{name}": _row("ml-1m", name, _NEGATIVES, uniform_100=_TOP10) for name in ("bst", "din", "wide_deep")},
+    # Titles and genres, on one encoder.
+    **{
+        f"{name}-cold-{row}": _row(f"{name.replace('ml1', 'ml-1')}-cold", config, settings, **_COLD)
+        for name in ("ml100k", "ml1m")
+        for row, config, settings in (
+            ("sasrec", "sasrec_sides", ""),
+            ("sasrec-sides", "sasrec_sides", _TITLES),
+            *(
+                (f"nova-{fusion}", "nova_ml1m", f"{_TITLES} model.fusion={fusion}")
+                for fusion in ("sum", "concat", "gating")
+            ),
+        )
+    },
     "beauty-sasrec-softmax": _row(
         "beauty",
         "sasrec_softmax_beauty",
@@ -150,6 +177,8 @@ def measure(name: str, row: Row, seed: int, work: pathlib.Path) -> list[str]:
         if row.dataset == "ordered":
             write_ordered(work / "ordered.csv")
         seqrec(f"prepare {DATASETS[row.dataset].format(data=DATA, work=work)} --output {dataset}")
+    if row.dataset in EMBED and not (dataset / "vectors").exists():
+        seqrec(f"embed --dataset {dataset} {EMBED[row.dataset].format(models=MODELS)}")
     if not (run / "COMPLETED").exists():
         config = ROOT / "configs" / f"{row.config}.toml"
         settings = f"--config {config} --set {row.settings} train.seed={seed}"

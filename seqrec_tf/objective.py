@@ -93,6 +93,7 @@ class NextItemObjective(keras.layers.Layer):
         super().__init__(**{"dtype": "float32", **kwargs})
         self.config = config
         self.num_items = num_items
+        self.num_candidates = num_items  # that may be negatives: items 1 to this
         self.seed_generator = keras.random.SeedGenerator()
         self.cumulative = None
         if config.negatives != "uniform":
@@ -109,11 +110,17 @@ class NextItemObjective(keras.layers.Layer):
             )
         self.built = True  # a model's `call`, by which Keras builds it, does not use this layer
 
-    def adapt(self, item_counts) -> None:
-        """Take the training events of each item, a sequence of `num_items` numbers.
+    def adapt(self, item_counts, *, only_seen: bool = False) -> None:
+        """Take the training events of each item, a sequence of `num_items` numbers that do not grow.
 
         An item without any counts as one thousandth of an event, so that its share has a logarithm.
+
+        Args:
+            item_counts: The events.
+            only_seen: Whether items without events are no negatives of losses that draw uniformly or look at all items.
+                For items that are made of features, as a model would else learn that what is new is never chosen.
         """
+        self.num_candidates = int(np.count_nonzero(item_counts)) if only_seen else self.num_items
         counts = np.maximum(np.asarray(item_counts, np.float64), 1e-3)
         if self.cumulative is not None:
             self.cumulative.assign(np.cumsum(counts**self.config.popularity_exponent))
@@ -130,8 +137,9 @@ class NextItemObjective(keras.layers.Layer):
         config = self.config
         hidden = tf.cast(hidden, tf.float32)
         if config.loss == "softmax":
-            items = tf.ensure_shape(table[1 : self.num_items + 1], [self.num_items, table.shape[1]])
-            bias = tf.zeros([self.num_items]) if bias is None else bias[1:] / config.temperature
+            number = self.num_candidates
+            items = tf.ensure_shape(table[1 : number + 1], [number, table.shape[1]])
+            bias = tf.zeros([number]) if bias is None else bias[1 : number + 1] / config.temperature
             return losses.cross_entropy(hidden / config.temperature, items, bias, targets - 1)
 
         def vectors(ids):
@@ -169,7 +177,7 @@ class NextItemObjective(keras.layers.Layer):
         """Negatives of each target: int32 [N, K]."""
         shape = tf.concat([tf.shape(is_target), [self.config.num_negatives]], axis=0)
         if self.config.negatives == "uniform":
-            drawn = sampling.uniform_negatives(sequence, num_items=self.num_items, shape=shape, seed=self._seed())
+            drawn = sampling.uniform_negatives(sequence, num_items=self.num_candidates, shape=shape, seed=self._seed())
         else:
             drawn = sampling.popularity_negatives(self._weights(), shape=shape, seed=self._seed())
         return tf.boolean_mask(drawn, is_target)
@@ -178,7 +186,7 @@ class NextItemObjective(keras.layers.Layer):
         """Negatives of the whole batch: int32 [K]."""
         shape = [self.config.num_negatives]
         if self.config.negatives == "uniform":
-            return tf.random.stateless_uniform(shape, self._seed(), 1, self.num_items + 1, tf.int32)
+            return tf.random.stateless_uniform(shape, self._seed(), 1, self.num_candidates + 1, tf.int32)
         drawn = sampling.popularity_negatives(self._weights(), shape=shape, seed=self._seed())
         return tf.concat([targets, drawn], axis=0) if self.config.negatives == "in-batch" else drawn
 

@@ -199,6 +199,22 @@ def test_in_batch_negatives_are_corrected_by_their_share_of_events_whatever_the_
     np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
+def test_items_without_events_may_be_left_out_of_the_negatives():
+    objective = make_objective(loss="softmax")
+    objective.adapt([8, 4, 2, 0, 0], only_seen=True)
+    scores = [[slow_score(n, item) for item in (1, 2, 3)] for n in range(3)]
+    expected = [
+        math.log(sum(map(math.exp, row))) - row[target - 1] for row, target in zip(scores, TARGETS, strict=True)
+    ]
+    np.testing.assert_allclose(losses_of(objective), expected, rtol=1e-5)
+    for is_shared in (False, True):
+        objective = make_objective(num_negatives=200, share_negatives=is_shared)
+        objective.adapt([8, 4, 2, 0, 0], only_seen=True)
+        drawn = objective._draw_shared(TARGETS) if is_shared else objective.draw(SEQUENCE[:, 3:], IS_TARGET)
+        assert set(np.unique(drawn)) <= {1, 2, 3}
+        assert np.any(drawn == 3)
+
+
 def test_in_batch_negatives_need_no_others_beside_them():
     values = losses_of(make_objective(loss="bpr-max", negatives="in-batch", num_negatives=0))
     expected = [

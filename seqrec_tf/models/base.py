@@ -146,6 +146,11 @@ class SequenceModel(keras.Model):
             return self.items.table
         return tf.cast(self.represent(tf.range(self.num_items + 1), training=True), tf.float32)
 
+    @property
+    def scores_by_features(self) -> bool:
+        """Whether the item table is made of side features, so that items that nobody has touched yet have a score."""
+        return self.item_features is not None
+
     def features_to_read(self) -> tuple[str, ...]:
         """What `reads` would be if the schema had everything; a model whose options decide it overrides this."""
         return type(self).reads
@@ -206,7 +211,7 @@ class SequenceModel(keras.Model):
         Raises:
             ValueError: The model does not recommend items by their features.
         """
-        if self.item_features is None or _is_variable(self.item_table()):
+        if not self.scores_by_features:
             raise ValueError(
                 f"This {type(self).__name__} scores items by what it learned of each, so it cannot recommend new ones. "
                 'Train it with model.item_features=["*"] (and model.score_with_features=true, where it is an option).'
@@ -227,8 +232,8 @@ class SequenceModel(keras.Model):
 
     def freeze_item_table(self) -> None:
         """Compute the item table once, where it is made of side features, for a model that learns no more."""
-        if self.item_features is not None and not _is_variable(table := self.item_table()):
-            self.frozen_table = tf.Variable(table, trainable=False, name="item_table")
+        if self.scores_by_features:
+            self.frozen_table = tf.Variable(self.item_table(), trainable=False, name="item_table")
 
     def _table_to_score(self):
         return tf.convert_to_tensor(self.item_table() if self.frozen_table is None else self.frozen_table)
@@ -270,7 +275,7 @@ class SequenceModel(keras.Model):
     def adapt(self, dataset) -> None:
         """Take what is learned by counting, not by gradients, from a `records.DatasetFolder`."""
         if self.objective is not None:
-            self.objective.adapt(dataset.item_counts)
+            self.objective.adapt(dataset.item_counts, only_seen=self.scores_by_features)
         if USER_ID in self.reads:
             self.users.adapt(dataset.training_users())
         if self.item_features is not None:
@@ -351,9 +356,9 @@ class SequenceModel(keras.Model):
         if self.objective is None:
             raise NotImplementedError(f"{type(self).__name__} has no loss: it learns nothing by gradients.")
         is_target = y != PADDING_ID
-        table = self.item_table()
-        if self.item_features is not None and self.objective.config.loss != "softmax" and not _is_variable(table):
-            table = self.represent  # of the rows that the samples need, and of no others
+        is_sampled = self.objective.config.loss != "softmax"
+        # Of a table made of features, the rows that the samples need, and no others.
+        table = self.represent if self.scores_by_features and is_sampled else self.item_table()
         return self.objective(
             self.project(tf.boolean_mask(y_pred, is_target)),
             tf.boolean_mask(y, is_target),
@@ -497,11 +502,6 @@ class SequenceModel(keras.Model):
 
     def build_from_config(self, config):
         """Nothing: the constructor has built the model."""
-
-
-def _is_variable(table) -> bool:
-    """Whether an item table is one, and not made of side features."""
-    return isinstance(table, tf.Variable)
 
 
 def chosen_features(names, features, one, model) -> list[Feature]:

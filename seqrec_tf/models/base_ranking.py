@@ -107,6 +107,11 @@ class RankingModel(SequenceModel):
         names = (USER_ID,) if self.config.user_dim else ()
         return (*super().features_to_read(), LABELS, *names, *(feature.name for feature in chosen))
 
+    @property
+    def scores_by_features(self):
+        """There is no item table: candidates are represented one by one."""
+        return False
+
     def score(self, query, candidates, training=False):
         """Logits of candidates.
 

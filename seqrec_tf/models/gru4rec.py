@@ -85,6 +85,11 @@ class GRU4Rec(SequenceModel):
         """Output embeddings: float [V, D]; made of side features too where they are those of the inputs."""
         return self.represented_table() if self.config.is_tied else self.outputs.table
 
+    @property
+    def scores_by_features(self):
+        """Where inputs and outputs are one table."""
+        return self.config.is_tied and super().scores_by_features
+
     def item_bias(self):
         """A score of each item for itself: float32 [V]."""
         return tf.convert_to_tensor(self.bias)

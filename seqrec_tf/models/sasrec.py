@@ -60,8 +60,13 @@ class SASRec(SequenceModel):
         return SequenceEncoder(self.config, is_causal=True, name="encoder")
 
     def item_table(self):
-        """The table that also embeds the inputs: float [V, D]; a `tf.Variable` where there are no side features."""
-        return self.represented_table() if self.config.score_with_features else self.items.table
+        """The table that also embeds the inputs: float [V, D]; a `tf.Variable` where it is not made of features."""
+        return self.represented_table() if self.scores_by_features else self.items.table
+
+    @property
+    def scores_by_features(self):
+        """By option."""
+        return self.config.score_with_features and super().scores_by_features
 
     def encode(self, item_ids, position=None, training=False):
         """Hidden states of int32 [B, L]: float [B, L, D], or [B, D] where a position is given, int32 [B]."""
