@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import keras
@@ -37,6 +38,9 @@ SEEN = "seen"
 
 # Items scored at once when ranking against the whole catalogue.
 RANKING_BLOCK = 65_536
+
+# Items whose highest score is looked at before any other of theirs.
+_GROUP = 128
 
 
 class SequenceModel(keras.Model):
@@ -371,6 +375,8 @@ class SequenceModel(keras.Model):
     def rank_targets(self, query, target, excluded):
         """Rank of each target among all items, ties against it (see `metrics`).
 
+        Items are scored in blocks, so memory does not grow with the catalogue.
+
         Args:
             query: What `query` returned for the histories.
             target: int32 [B].
@@ -379,7 +385,19 @@ class SequenceModel(keras.Model):
         Returns:
             int32 [B], from 1; `num_items + 1` where the target itself is excluded.
         """
-        return self.rank_and_recommend(query, target, excluded, k=0)[0]
+        target_scores = self.score_candidates(query, target[:, None])[:, 0]
+        rank = tf.ones_like(target)
+        for start, stop in ranking_blocks(self.num_items):
+            scores, num_excluded = exclude(self.score_block(query, start, stop), excluded, start)
+            num_rivals = tf.fill(tf.shape(target), stop - start) - num_excluded
+            rank += metrics.count_not_below(target_scores, scores, num_rivals=num_rivals)
+            # The target is in its block too, and no rival of itself.
+            place = target - start
+            is_here = (place >= 0) & (place < stop - start)
+            own = tf.gather(scores, tf.where(is_here, place, 0)[:, None], batch_dims=1)
+            is_rival = tf.cast(is_here & ~tf.reduce_any(excluded == target[:, None], axis=1), tf.int32)
+            rank -= is_rival * metrics.count_not_below(target_scores, own, num_rivals=tf.ones_like(target))
+        return tf.where(tf.reduce_any(excluded == target[:, None], axis=1), self.num_items + 1, rank)
 
     def rank_among(self, query, target, candidates):
         """Rank of each target among its own candidates, ties against it: int32 [B], from 1.
@@ -407,51 +425,51 @@ class SequenceModel(keras.Model):
             ids: int32 [B, k].
             scores: float32 [B, k], descending; -inf, beside an id that means nothing, where fewer than k are left.
         """
-        return self.rank_and_recommend(query, None, excluded, k=k)[1:]
+        return self._recommend(query, excluded, k)[:2]
 
     def rank_and_recommend(self, query, target, excluded, *, k):
-        """What `rank_targets` and `recommend` say, from one pass over the catalogue.
-
-        Items are scored in blocks, so memory does not grow with the catalogue.
+        """What `recommend` gives, and ranks that tell as much as it does, from one pass over the catalogue.
 
         Args:
             query: What `query` returned for the histories.
-            target: int32 [B]; None where there is nothing to rank.
+            target: int32 [B].
             excluded: int32 [B, S], items that may not be recommended; 0 is ignored.
-            k: Items a row, at most `num_items`; 0 where nothing is to be recommended.
+            k: Items a row.
 
         Returns:
-            rank: int32 [B]; None without targets.
+            rank: int32 [B], that of `rank_targets` where it is at most k; else more than k, and `num_items + 1` where
+                the target is excluded.
             ids: int32 [B, k].
             scores: float32 [B, k].
         """
-        rank, best_ids = None, tf.zeros([tf.shape(excluded)[0], 0], tf.int32)
-        best_scores = tf.cast(best_ids, tf.float32)
-        if target is not None:
-            rank = tf.ones_like(target)
-            target_scores = self.score_candidates(query, target[:, None])[:, 0]
-        for start in range(1, self.num_items + 1, RANKING_BLOCK):
-            stop = min(start + RANKING_BLOCK, self.num_items + 1)
-            scores, num_excluded = exclude(self.score_block(query, start, stop), excluded, start)
-            if target is not None:
-                num_rivals = tf.fill(tf.shape(target), stop - start) - num_excluded
-                rank += metrics.count_not_below(target_scores, scores, num_rivals=num_rivals)
-                # The target is in its block too, and no rival of itself.
-                place = target - start
-                is_here = (place >= 0) & (place < stop - start)
-                own = tf.gather(scores, tf.where(is_here, place, 0)[:, None], batch_dims=1)
-                is_rival = tf.cast(is_here & ~tf.reduce_any(excluded == target[:, None], axis=1), tf.int32)
-                rank -= is_rival * metrics.count_not_below(target_scores, own, num_rivals=tf.ones_like(target))
-            if k:
-                scores, columns = tf.math.top_k(tf.where(tf.math.is_nan(scores), -np.inf, scores), min(k, stop - start))
-                # Blocks come in order of ids, and top_k prefers the earlier of equals.
-                scores = tf.concat([best_scores, scores], axis=1)
-                ids = tf.concat([best_ids, columns + start], axis=1)
-                best_scores, columns = tf.math.top_k(scores, min(k, scores.shape[1]))
-                best_ids = tf.gather(ids, columns, batch_dims=1)
-        if target is not None:
-            rank = tf.where(tf.reduce_any(excluded == target[:, None], axis=1), self.num_items + 1, rank)
-        return rank, best_ids, best_scores
+        ids, scores, num_nan = self._recommend(query, excluded, min(k + 1, self.num_items))
+        target_scores = self.score_candidates(query, target[:, None])[:, 0]
+        # The best k + 1 hold every rival that stands before a target of rank k, and perhaps the target; scores that
+        # are NaN stand before every target, and are not among them.
+        rivals = tf.where(ids == target[:, None], -np.inf, scores)
+        num_rivals = tf.reduce_sum(tf.cast(rivals > -np.inf, tf.int32), axis=1)
+        num_nan -= tf.cast(tf.math.is_nan(target_scores), tf.int32)
+        before = num_nan + metrics.count_not_below(target_scores, rivals, num_rivals=num_rivals)
+        is_excluded = tf.reduce_any(excluded == target[:, None], axis=1)
+        return tf.where(is_excluded, self.num_items + 1, before + 1), ids[:, :k], scores[:, :k]
+
+    def _recommend(self, query, excluded, k):
+        """Ids and scores as in `recommend`, and how many items that are not excluded have a score that is NaN."""
+        best_ids = tf.zeros([tf.shape(excluded)[0], 0], tf.int32)
+        best_scores, num_nan = tf.cast(best_ids, tf.float32), tf.zeros(tf.shape(excluded)[:1], tf.int32)
+        for start, stop in ranking_blocks(self.num_items):
+            scores, _ = exclude(self.score_block(query, start, stop), excluded, start)
+            # A sum of all is NaN where one is: one look at the scores spares three that are hardly ever needed.
+            has_nan = tf.reduce_any(tf.math.is_nan(tf.reduce_sum(scores, axis=1)))
+            scores, number = tf.cond(has_nan, partial(_without_nan, scores), partial(_as_they_are, scores))
+            num_nan += number
+            scores, columns = top_k(scores, min(k, stop - start))
+            # Blocks come in order of ids, and top_k prefers the earlier of equals.
+            scores = tf.concat([best_scores, scores], axis=1)
+            ids = tf.concat([best_ids, columns + start], axis=1)
+            best_scores, columns = tf.math.top_k(scores, min(k, scores.shape[1]))
+            best_ids = tf.gather(ids, columns, batch_dims=1)
+        return best_ids, best_scores, num_nan
 
     def test_step(self, data):
         """Full-ranking metrics of a batch that `data.load` made from `valid` or `test`."""
@@ -542,6 +560,51 @@ def newest_position(item_ids):
     """Position of the last real id of each row, 0 where there is none: int32 [B]."""
     positions = tf.range(tf.shape(item_ids)[1])
     return tf.maximum(0, tf.reduce_max(tf.where(item_ids != PADDING_ID, positions, 0), axis=1))
+
+
+def ranking_blocks(num_items: int):
+    """First id, and the one after the last, of blocks of items to score at once; all but the last are whole groups."""
+    first = 1
+    while first <= num_items:
+        left = num_items + 1 - first
+        width = min(left, RANKING_BLOCK)
+        width = width // _GROUP * _GROUP or width
+        yield first, first + width
+        first += width
+
+
+def top_k(scores, k):
+    """As `tf.math.top_k`, the earlier of equals first; faster where there is much more than k to look at.
+
+    Scores are looked at in groups: the best k are in the k groups with the highest maxima, and of equal maxima in the
+    earlier groups.
+
+    Args:
+        scores: float32 [B, V'], V' being known.
+        k: How many.
+
+    Returns:
+        scores: float32 [B, k].
+        columns: int32 [B, k].
+    """
+    width = scores.shape[1]
+    if width % _GROUP or width // _GROUP < 4 * k:
+        return tf.math.top_k(scores, k)
+    groups = tf.reshape(scores, [-1, width // _GROUP, _GROUP])
+    _, chosen = tf.math.top_k(tf.reduce_max(groups, axis=2), k, sorted=False)
+    chosen = tf.sort(chosen, axis=1)  # so that equal scores stay in the order of their columns
+    found, places = tf.math.top_k(tf.reshape(tf.gather(groups, chosen, batch_dims=1), [-1, k * _GROUP]), k)
+    return found, tf.gather(chosen, places // _GROUP, batch_dims=1) * _GROUP + places % _GROUP
+
+
+def _without_nan(scores):
+    """Scores with -inf for NaN, and how many there were in each row."""
+    is_nan = tf.math.is_nan(scores)
+    return tf.where(is_nan, -np.inf, scores), tf.reduce_sum(tf.cast(is_nan, tf.int32), axis=1)
+
+
+def _as_they_are(scores):
+    return scores, tf.zeros(tf.shape(scores)[:1], tf.int32)
 
 
 def exclude(scores, excluded, start):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from seqrec_tf import models
 from seqrec_tf.config import ModelConfig
 from seqrec_tf.models import base
-from seqrec_tf.models.base import EXCLUDED, TARGET, SequenceModel, exclude, newest_position, pad
+from seqrec_tf.models.base import EXCLUDED, TARGET, SequenceModel, exclude, newest_position, pad, ranking_blocks, top_k
 from seqrec_tf.schema import ITEM_IDS, Schema
 
 NAN = float("nan")
@@ -205,13 +205,37 @@ def test_where_nothing_is_excluded_scores_stay():
 
 @pytest.mark.usefixtures("block")
 @in_both_modes
-def test_one_pass_ranks_and_recommends_as_two(wrap):
+@pytest.mark.parametrize("k", [1, 3, 5, 10, 11])
+def test_one_pass_ranks_and_recommends_as_two(wrap, k):
     query, target, out = map(tf.constant, random_case(11))
     model = Given(schema=Schema(11))
-    rank, ids, values = wrap(lambda *inputs: model.rank_and_recommend(*inputs, k=5))(query, target, out)
-    np.testing.assert_array_equal(rank, model.rank_targets(query, target, out))
-    for ours, alone in zip((ids, values), model.recommend(query, out, k=5), strict=True):
-        np.testing.assert_array_equal(ours, alone)
+    rank, ids, values = wrap(lambda *inputs: model.rank_and_recommend(*inputs, k=k))(query, target, out)
+    expected = model.rank_targets(query, target, out).numpy()
+    is_known = (expected <= k) | (expected > 11)
+    np.testing.assert_array_equal(rank.numpy()[is_known], expected[is_known])
+    assert np.all(rank.numpy()[~is_known] > k)
+    expected_ids, expected_values = model.recommend(query, out, k=k)
+    np.testing.assert_array_equal(values, expected_values)
+    np.testing.assert_array_equal(ids.numpy()[np.isfinite(values)], expected_ids.numpy()[np.isfinite(values)])
+
+
+@pytest.mark.parametrize("num_values", [3, 1000])
+@pytest.mark.parametrize("width", [640, 1280, 1281])
+def test_top_k_by_groups_is_that_of_a_sort(width, num_values):
+    scores = np.random.default_rng(0).integers(num_values, size=[4, width]).astype(np.float32)
+    scores[1] = -np.inf
+    scores[2, 7:] = -np.inf
+    found, columns = top_k(tf.constant(scores), 2)
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :2]
+    np.testing.assert_array_equal(columns, expected)
+    np.testing.assert_array_equal(found, np.take_along_axis(scores, expected, axis=1))
+
+
+@pytest.mark.parametrize("num_items", [1, 127, 128, 129, 1000, 65_536, 65_537, 200_000])
+def test_ranking_blocks_cover_every_item_once(num_items):
+    blocks = list(ranking_blocks(num_items))
+    assert [item for start, stop in blocks for item in range(start, stop)] == list(range(1, num_items + 1))
+    assert all((stop - start) % 128 == 0 for start, stop in blocks[:-1])
 
 
 def test_a_model_without_a_schema_says_what_it_needs():
