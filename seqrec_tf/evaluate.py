@@ -274,10 +274,16 @@ def list_metrics(lists: np.ndarray, counts: np.ndarray, *, rng: np.random.Genera
         top = lists[:, :k]
         popularity = counts[top].sum(axis=1) / np.maximum(1, (top > 0).sum(axis=1))
 
-        def coverage(rows, top=top):
-            is_covered = np.zeros(len(counts), bool)
-            is_covered[top[rows]] = True
-            return is_covered[1:].mean()
+        # The users whose list an item is in, item by item: an item is covered where one of them is drawn.
+        order = np.argsort(top, axis=None, kind="stable")
+        order = order[np.searchsorted(top.ravel(), 1, sorter=order) :]
+        item, user = top.ravel()[order], order // top.shape[1]
+        first_user = np.flatnonzero(np.r_[len(item) > 0, item[1:] != item[:-1]])
+
+        def coverage(rows, user=user, first_user=first_user):
+            is_drawn = np.zeros(len(lists), bool)
+            is_drawn[rows] = True
+            return np.logical_or.reduceat(is_drawn[user], first_user).sum() / (len(counts) - 1) if len(user) else 0.0
 
         for name, value, resampled in (
             ("coverage", coverage(slice(None)), [coverage(rows) for rows in samples()]),

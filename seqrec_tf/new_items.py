@@ -47,14 +47,14 @@ def read(
 
     Args:
         path: A CSV or TSV file with a header, or JSON lines; perhaps gzipped. Columns are named as in the items file
-            that the dataset was made with; those that it lacks are missing features.
+            that the dataset was made with; a field that is empty is a feature that is missing.
         folder: The dataset.
         names: Features that are wanted.
         id_column: Name of the column with the item's id.
         image_folder: What image paths are relative to.
 
     Raises:
-        ValueError: A row cannot be read, or nothing in the file is new.
+        ValueError: A row cannot be read, a column is not there, or nothing in the file is new.
     """
     known = set(folder.item_ids)
     rows: dict[str, dict[str, str]] = {}
@@ -69,6 +69,13 @@ def read(
     if not rows:
         raise ValueError(f"{path} has no item that {folder.path} does not know already.")
     columns = {schema_lib.vector_name(column): column for column in folder.vectors}
+    there = set().union(*rows.values())
+    for name in names:
+        if columns.get(name, name) not in there:
+            raise ValueError(
+                f"{path} has no column {columns.get(name, name)!r}, which the model reads. Give it, with empty fields "
+                "where it is unknown."
+            )
     values = {}
     for feature in folder.schema.item_features:
         if feature.name in columns and feature.name in names:

@@ -88,6 +88,7 @@ def test_items_that_came_after_training_are_recommended_by_a_saved_model(dataset
             r"has no column 'item_id'; its header is \['sku', 'step'\]. Name it with --item-id-column",
         ),
         ("item_id,step\n,1\n", "line 2: item_id is empty"),
+        ("item_id,stop\nfresh,1\n", "has no column 'step', which the model reads"),
     ],
 )
 def test_a_file_of_new_items_that_cannot_be_used_says_why(dataset, tmp_path, text, message):
