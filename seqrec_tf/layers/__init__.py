@@ -2,7 +2,7 @@
 
 from seqrec_tf.layers.dropout import Dropout
 from seqrec_tf.layers.embedding import Embedding
-from seqrec_tf.layers.features import FeatureVectors, ItemFeatures
+from seqrec_tf.layers.feature_vectors import FeatureVectors, ItemFeatures
 from seqrec_tf.layers.norm import LayerNorm
 from seqrec_tf.layers.transformer import (
     FUSIONS,

@@ -20,7 +20,7 @@ import tensorflow as tf
 from seqrec_tf import config as config_lib
 from seqrec_tf import metrics
 from seqrec_tf.config import ModelConfig
-from seqrec_tf.layers.features import READABLE_KINDS, FeatureVectors, ItemFeatures
+from seqrec_tf.layers.feature_vectors import READABLE_KINDS, FeatureVectors, ItemFeatures
 from seqrec_tf.losses import logits_at_once
 from seqrec_tf.objective import NextItemObjective, ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID, TIMESTAMPS, USER_ID, Feature, Schema
