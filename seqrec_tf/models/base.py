@@ -458,7 +458,8 @@ class SequenceModel(keras.Model):
         best_ids = tf.zeros([tf.shape(excluded)[0], 0], tf.int32)
         best_scores, num_nan = tf.cast(best_ids, tf.float32), tf.zeros(tf.shape(excluded)[:1], tf.int32)
         for start, stop in ranking_blocks(self.num_items):
-            scores, _ = exclude(self.score_block(query, start, stop), excluded, start)
+            scores = tf.ensure_shape(self.score_block(query, start, stop), [None, stop - start])
+            scores, _ = exclude(scores, excluded, start)
             # A sum of all is NaN where one is: one look at the scores spares three that are hardly ever needed.
             has_nan = tf.reduce_any(tf.math.is_nan(tf.reduce_sum(scores, axis=1)))
             scores, number = tf.cond(has_nan, partial(_without_nan, scores), partial(_as_they_are, scores))

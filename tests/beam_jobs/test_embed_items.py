@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from beam_jobs import encoders
-from seqrec_tf import cli
+from seqrec_tf import cli, encoders
 from seqrec_tf.records import DatasetFolder
 
 EVENTS = [f"u{user},i{item},{item}" for user in range(8) for item in range(user % 3, 8)]

@@ -48,7 +48,7 @@ def slow_gru(layer, inputs):
 
 def slow_states(model, history):
     """States after each event of a history without padding: a list of [units]."""
-    after = [model.inputs.get_weights()[0][item] for item in history]
+    after = [model.items.get_weights()[0][item] for item in history]
     for layer in model.layers_of_gru:
         after = slow_gru(layer, after)
     return after
@@ -96,9 +96,9 @@ def test_a_batch_without_events_or_rows_has_states_of_its_shape(shape):
 
 def test_tied_tables_are_one_and_untied_ones_have_their_own_widths():
     tied, untied = made(is_tied=True), made(is_tied=False, dim=2)
-    assert tied.inputs is tied.outputs
+    assert tied.items is tied.outputs
     assert [weight.path.rpartition("/")[0] for weight in tied.weights if "embeddings" in weight.name] == ["outputs"]
-    assert untied.inputs.get_weights()[0].shape == (NUM_ITEMS + 1, 2)
+    assert untied.items.get_weights()[0].shape == (NUM_ITEMS + 1, 2)
     assert untied.outputs.get_weights()[0].shape == (NUM_ITEMS + 1, 3)
     assert tied.item_table().shape == untied.item_table().shape == (NUM_ITEMS + 1, 3)
 
