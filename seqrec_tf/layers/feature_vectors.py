@@ -59,7 +59,9 @@ class FeatureVectors(keras.layers.Layer):
     def _encoder(self, feature: Feature):
         if feature.kind in ("category", "categories"):
             return Embedding(feature.num_values, self.dim, name=feature.name, dtype=self.dtype_policy)
-        layer = keras.layers.Dense(self.dim, name=feature.name, dtype=self.dtype_policy)
+        # As small as vectors of ids, which many features would else drown.
+        small = keras.initializers.RandomNormal(stddev=0.02)
+        layer = keras.layers.Dense(self.dim, kernel_initializer=small, name=feature.name, dtype=self.dtype_policy)
         layer.build([None, *(feature.shape or [1])])
         return layer
 
