@@ -21,7 +21,7 @@ FUSIONS = ("sum", "concat", "gating")
 # Added to the logit of a key that may not be seen. Finite, so that a row without any key is uniform instead of NaN.
 _HIDDEN = -1e9
 
-# Queries that causal attention takes at once, where sequences are longer than two of these.
+# Queries that causal attention takes at once, where sequences are at least as long as two of these.
 _CHUNK = 100
 
 # Standard deviation of the weights of what each half block adds (GPT-2's): it starts as nearly nothing, so that the
@@ -43,7 +43,7 @@ def attention_bias(is_seen, dtype):
 
 
 def _hidden(dtype):
-    # Half of the lowest float16, so that a logit below 0, or two of these, cannot make it -inf.
+    # A quarter of the lowest float16, so that a logit below 0, or two of these, cannot make it -inf.
     return tf.constant(max(_HIDDEN, float(tf.as_dtype(dtype).min) / 4), dtype)
 
 
