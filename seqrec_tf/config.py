@@ -43,6 +43,9 @@ def _nearest(word: str, words: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+VECTOR_USES = ("projected", "frozen", "trained")
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """What every model has; each model's file extends it.
@@ -63,9 +66,17 @@ class ItemFeaturesConfig(ModelConfig):
 
     Attributes:
         item_features: Side features of items to read, by name; ["*"] is all that the dataset has.
+        item_vectors: How the model reads those that are vectors: "projected" by weights that it learns, from their full
+            width; "frozen", projected from their principal components, as many as the model is wide, so that a step
+            costs the same for vectors of any width; "trained", which are these components at the start.
     """
 
     item_features: tuple[str, ...] = ()
+    item_vectors: str = "projected"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choice("model.item_vectors", self.item_vectors, VECTOR_USES)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,10 @@ from __future__ import annotations
 import tensorflow as tf
 
 
+# A finite logit of what is not there, whose softmax is 0.
+_NOT_THERE = -1e9
+
+
 def binary_cross_entropy(positive, negatives):
     """Binary cross-entropy of one positive and K sampled negatives (SASRec, "Network Training", for K = 1).
 
@@ -181,10 +185,30 @@ def bpr_max(positive, negatives, *, regularization):
     Returns:
         float32 [N].
     """
-    is_there, log_weights, finite = _log_softmax_and_finite(negatives)
-    log_likelihood = tf.reduce_logsumexp(log_weights - tf.nn.softplus(finite - positive[:, None]), axis=1)
-    loss = regularization * tf.reduce_sum(tf.exp(log_weights) * tf.square(finite), axis=1) - log_likelihood
-    return tf.where(tf.reduce_any(is_there, axis=1), loss, 0.0)
+
+    @tf.custom_gradient  # a third of the passes over [N, K] that the operations' own gradients make
+    def loss_of(positive, negatives):
+        finite = tf.maximum(negatives, _NOT_THERE)
+        any_there = tf.reduce_max(finite, axis=1) > _NOT_THERE
+        log_weights = tf.nn.log_softmax(finite)
+        weights = tf.exp(log_weights)
+        log_below = -tf.nn.softplus(finite - positive[:, None])  # that a negative is below the positive
+        log_likelihoods = log_weights + log_below
+        log_likelihood = tf.reduce_logsumexp(log_likelihoods, axis=1, keepdims=True)
+        square = tf.reduce_sum(weights * tf.square(finite), axis=1, keepdims=True)
+        loss = tf.where(any_there, (regularization * square - log_likelihood)[:, 0], 0.0)
+
+        def backward(of_loss):
+            of_loss = tf.where(any_there, of_loss, 0.0)
+            shares = tf.exp(log_likelihoods - log_likelihood)
+            below = shares * tf.exp(log_below)
+            pull = regularization * (finite * (finite + 2.0) - square) + 1.0
+            of_negatives = of_loss[:, None] * (weights * pull - below)
+            return of_loss * (tf.reduce_sum(below, axis=1) - 1.0), of_negatives  # shares add up to 1
+
+        return loss, backward
+
+    return loss_of(positive, negatives)
 
 
 def top1_max(positive, negatives):
@@ -194,15 +218,10 @@ def top1_max(positive, negatives):
 
     Args and returns are those of `sampled_softmax`.
     """
-    is_there, log_weights, finite = _log_softmax_and_finite(negatives)
-    terms = tf.sigmoid(finite - positive[:, None]) + tf.sigmoid(tf.square(finite))
-    return tf.reduce_sum(tf.where(is_there, tf.exp(log_weights) * terms, 0.0), axis=1)
-
-
-def _log_softmax_and_finite(negatives):
-    """Where a logit is not -inf; log-softmax, very negative elsewhere; and the logits with 0 elsewhere."""
     is_there, finite = _finite(negatives)
-    return is_there, tf.nn.log_softmax(tf.where(is_there, negatives, -1e9)), finite
+    weights = tf.nn.softmax(tf.maximum(negatives, _NOT_THERE))
+    terms = tf.sigmoid(finite - positive[:, None]) + tf.sigmoid(tf.square(finite))
+    return tf.reduce_sum(tf.where(is_there, weights * terms, 0.0), axis=1)
 
 
 def _finite(negatives):

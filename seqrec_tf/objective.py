@@ -156,10 +156,7 @@ class NextItemObjective(keras.layers.Layer):
             negatives = tf.einsum("nd,nkd->nk", hidden, vectors(ids))
         negatives = negatives if bias is None else negatives + tf.gather(bias, ids)
         if config.elu:
-            positive, negatives = (
-                tf.where(scores > 0, scores, config.elu * tf.math.expm1(tf.minimum(scores, 0.0)))
-                for scores in (positive, negatives)
-            )
+            positive, negatives = (keras.ops.elu(scores, config.elu) for scores in (positive, negatives))
         if config.loss == "sampled-softmax":
             positive, negatives = positive / config.temperature, negatives / config.temperature
             if config.negatives != "uniform":  # logQ correction: frequent items are drawn as negatives more often

@@ -356,3 +356,35 @@ def test_the_regularization_of_bpr_max_is_the_weighted_mean_square_of_the_negati
     positive, negatives = tf.constant([0.7]), tf.constant([[0.0, math.log(3)]])
     with_it, without = (losses.bpr_max(positive, negatives, regularization=weight) for weight in (2.0, 0.0))
     np.testing.assert_allclose(with_it - without, [2 * 3 / 4 * math.log(3) ** 2], rtol=1e-5)
+
+
+def test_the_gradient_of_bpr_max_equals_differences_of_the_slow_loop():
+    random = np.random.default_rng(5)
+    positive, negatives = random.normal(size=4), random.normal(size=(4, 5))
+    weight = np.array([1.0, 0.5, -2.0, 3.0])
+    inputs = [tf.constant(value, tf.float32) for value in (positive, negatives)]
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        loss = tf.reduce_sum(weight.astype(np.float32) * bpr_max(*inputs))
+    of_positive, of_negatives = tape.gradient(loss, inputs)
+    for row in range(4):
+
+        def difference(of_positive, of_negatives, row=row):
+            above = slow_bpr_max(positive[row] + of_positive, negatives[row] + of_negatives)
+            below = slow_bpr_max(positive[row] - of_positive, negatives[row] - of_negatives)
+            return weight[row] * (above - below) / 2e-4
+
+        assert of_positive[row].numpy() == pytest.approx(difference(1e-4, np.zeros(5)), rel=1e-3, abs=1e-5)
+        expected = [difference(0.0, step) for step in 1e-4 * np.eye(5)]
+        np.testing.assert_allclose(of_negatives[row], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_negatives_that_are_not_there_have_no_gradient_in_bpr_max():
+    negatives = tf.constant([[0.5, -np.inf, -0.25], [-np.inf] * 3])
+    positive = tf.constant([0.1, 0.2])
+    with tf.GradientTape() as tape:
+        tape.watch([positive, negatives])
+        loss = tf.reduce_sum(bpr_max(positive, negatives))
+    of_positive, of_negatives = tape.gradient(loss, [positive, negatives])
+    assert (of_negatives.numpy() != 0).tolist() == [[True, False, True], [False] * 3]
+    assert (of_positive.numpy() != 0).tolist() == [True, False]

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from seqrec_tf import cli, config, evaluate, export, models
 from seqrec_tf.records import DatasetFolder
-from seqrec_tf.schema import FEATURES_FILE, ITEM_ID, Feature
+from seqrec_tf.schema import FEATURES_FILE, ITEM_ID, Feature, Schema
 from seqrec_tf.train import train
 
 STEPS = 8
@@ -55,6 +55,26 @@ def test_a_saved_model_recommends_a_new_item_by_its_features(dataset, tmp_path, 
     items = [item.decode() for item in answer["items"].numpy()[0]]
     assert {"a-4", "b-4"} <= set(items)
     assert ("new-4" in items) == knows_the_new_item
+
+
+@pytest.mark.parametrize("use", ["frozen", "trained"])
+def test_new_items_are_known_by_the_components_of_their_vectors(use):
+    random = np.random.default_rng(0)
+    schema = Schema(num_items=12, item_features=(Feature("image", "float32", (30,), kind="vector"),))
+    config = models.SASRec.config_class(dim=8, item_features=("*",), item_vectors=use)
+    model = models.SASRec(config, schema)
+    vectors = np.concatenate([np.zeros([1, 30]), random.normal(size=[12, 30])]).astype(np.float32)
+    model.item_features.adapt({"image": vectors}, [1] * 12)
+    grown = model.with_new_items(2, {"image": np.stack([vectors[5], np.zeros(30, np.float32)])})
+    old, new = model.item_features.tables[0].numpy(), grown.item_features.tables[0].numpy()
+    np.testing.assert_array_equal(new[:13], old)
+    np.testing.assert_array_equal(new[13], old[5])
+    assert not np.any(new[14])
+    history = {"item_ids": tf.constant([[1, 5, 3]])}
+    query = grown.query(history)
+    np.testing.assert_array_equal(query, model.query(history))
+    scores = grown.score_block(query, 1, 15)
+    np.testing.assert_allclose(scores[:, :12], model.score_block(query, 1, 13), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["sasrec", "gru4rec", "bert4rec"])

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from seqrec_tf.config import VECTOR_USES, check_choice
 from seqrec_tf.features import MISSING
 from seqrec_tf.layers.embedding import Embedding
 from seqrec_tf.schema import Feature
@@ -100,13 +101,15 @@ class FeatureVectors(keras.layers.Layer):
 class ItemFeatures(keras.layers.Layer):
     """A vector of each feature of an item, by the item's id.
 
-    The features of all items lie in tables of this layer, so that a batch, and a request, hold ids alone; vectors in
-    float16, not trained. Each item of a batch is encoded once, however often it occurs.
+    The features of all items lie in tables of this layer, so that a batch, and a request, hold ids alone; vectors that
+    are not trained in float16. Each item of a batch is encoded once, however often it occurs.
 
     Args:
         features: What there is of each item, as in `FeatureVectors`.
         num_items: V - 1.
         dim: D.
+        vectors: What the table of a vector of n floats holds: the vector ("projected"), or its min(n, D) principal
+            components, which then do not change ("frozen") or do ("trained").
 
     Call arguments:
         ids: int [...], in [0, V).
@@ -115,33 +118,43 @@ class ItemFeatures(keras.layers.Layer):
         A list of float [..., D], one for each feature.
     """
 
-    def __init__(self, features: Sequence[Feature], num_items, dim, **kwargs):
+    def __init__(self, features: Sequence[Feature], num_items, dim, *, vectors="projected", **kwargs):
         super().__init__(**kwargs)
+        check_choice("model.item_vectors", vectors, VECTOR_USES)
         self.features = tuple(features)
         self.num_items = num_items
         self.dim = dim
-        self.tables = []
+        self.use_of_vectors = vectors
+        self.tables, self.components = [], {}
+        in_tables = []  # the features, as the tables hold them
         for feature in self.features:
             dtype, width = {
                 "number": ("float32", ()),
                 "category": ("int32", ()),
                 "categories": ("int32", (feature.max_length,)),
-                "vector": ("float16", feature.shape),
+                "vector": ("float32" if vectors == "trained" else "float16", feature.shape),
             }[feature.kind]
-            table = self.add_weight(
-                name=f"{feature.name}_of_item",
-                shape=[num_items + 1, *width],
-                dtype=dtype,
-                initializer="zeros",
-                trainable=False,
-                autocast=False,
+            if feature.kind == "vector" and vectors != "projected":
+                width = (min(dim, *feature.shape),)
+                self.components[feature.name] = [
+                    self._constant(f"{feature.name}_{name}", shape)
+                    for name, shape in (("mean", feature.shape), ("basis", [*feature.shape, *width]))
+                ]
+                feature = dataclasses.replace(feature, shape=width)
+            is_trained = feature.kind == "vector" and vectors == "trained"
+            self.tables.append(
+                self._constant(f"{feature.name}_of_item", [num_items + 1, *width], dtype, trainable=is_trained)
             )
-            self.tables.append(table)
-        self.vectors = FeatureVectors(self.features, dim, name="vectors", dtype=self.dtype_policy)
-        self.is_trained = self.add_weight(
-            name="is_trained", shape=[num_items + 1], initializer="ones", trainable=False, autocast=False
-        )
+            in_tables.append(feature)
+        self.vectors = FeatureVectors(in_tables, dim, name="vectors", dtype=self.dtype_policy)
+        self.is_trained = self._constant("is_trained", [num_items + 1])
+        self.is_trained.assign(np.ones(num_items + 1))
         self.built = True
+
+    def _constant(self, name, shape, dtype="float32", *, trainable=False):
+        return self.add_weight(
+            name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=trainable, autocast=False
+        )
 
     def adapt(self, values: Mapping[str, np.ndarray], item_counts: Sequence[int]) -> None:
         """Take the features of all items.
@@ -150,9 +163,24 @@ class ItemFeatures(keras.layers.Layer):
             values: Name of a feature to [V, ...]; what an item lacks is 0, of numbers NaN, as all of row 0.
             item_counts: Training events of items 1, 2, ...
         """
-        for feature, table in zip(self.features, self.tables, strict=True):
-            table.assign(values[feature.name])
         self.is_trained.assign([0.0, *(float(count > 0) for count in item_counts)])
+        for name, constants in self.components.items():
+            is_there = np.any(values[name] != 0, axis=1) & (self.is_trained.numpy() > 0)
+            mean, basis = constants
+            found = principal_components(values[name], is_there, basis.shape[1])
+            mean.assign(found[0])
+            basis.assign(found[1])
+        self.set_rows(values)
+
+    def set_rows(self, values: Mapping[str, np.ndarray], first: int = 0) -> None:
+        """Set the features of items `first`, `first` + 1, ... to the last one; `values` as those of `adapt`."""
+        for feature, table in zip(self.features, self.tables, strict=True):
+            of_feature = values[feature.name]
+            if feature.name in self.components:
+                mean, basis = (constant.numpy() for constant in self.components[feature.name])
+                reduced = of_feature @ basis - mean @ basis
+                of_feature = np.where(np.any(of_feature != 0, axis=1, keepdims=True), reduced, 0)
+            table.assign(np.concatenate([table.numpy()[:first], of_feature]) if first else of_feature)
 
     def known_by_id(self, vectors, ids):
         """Vectors of items by their ids, float [..., D]; zero where training had no event to learn it from."""
@@ -170,11 +198,46 @@ class ItemFeatures(keras.layers.Layer):
             "features": [dataclasses.asdict(feature) for feature in self.features],
             "num_items": self.num_items,
             "dim": self.dim,
+            "vectors": self.use_of_vectors,
         }
 
     @classmethod
     def from_config(cls, config):
         return cls(_features_of(config.pop("features")), **config)
+
+
+def principal_components(vectors, is_sample, rank, *, rounds=6):
+    """The directions in which vectors vary most, by subspace iteration (Halko et al. 2011, algorithm 4.4).
+
+    Nothing of the size of the vectors is made, as they may fill much of the memory.
+
+    Args:
+        vectors: float32 [V, n].
+        is_sample: bool [V], those to learn from.
+        rank: Directions to find, at most n.
+        rounds: Iterations; with more, directions of like variance are told apart better.
+
+    Returns:
+        mean: float32 [n], of the sample.
+        basis: float32 [n, rank]: (vector - mean) basis are a vector's components, that of the largest variance first,
+        scaled so that their squares, summed, have a mean of 1 over the sample.
+    """
+    num_samples, width = max(1, np.count_nonzero(is_sample)), vectors.shape[1]
+    weight = is_sample.astype(np.float32)
+    mean = weight @ vectors / num_samples
+    basis = np.random.default_rng(0).normal(size=[width, min(width, rank + 8)]).astype(np.float32)
+
+    def components(basis):
+        return (vectors @ basis - mean @ basis) * weight[:, None]
+
+    for _ in range(rounds):
+        found = components(basis)
+        basis, _ = np.linalg.qr(vectors.T @ found - np.outer(mean, found.sum(axis=0)))
+    found = components(basis)
+    variances, rotation = np.linalg.eigh(found.T @ found / num_samples)
+    rotation, variances = rotation[:, ::-1][:, :rank], variances[::-1][:rank]
+    total = variances.sum()
+    return mean, basis @ rotation * (total**-0.5 if total > 0 else 1.0)
 
 
 def _features_of(dicts) -> list[Feature]:

@@ -121,7 +121,9 @@ class SequenceModel(keras.Model):
             ValueError: The dataset has no such feature.
         """
         chosen = chosen_features(names, self.schema.item_features, "item", type(self).__name__)
-        self.item_features = ItemFeatures(chosen, self.num_items, dim, name="item_features") if chosen else None
+        if chosen:
+            uses = self.config.item_vectors
+            self.item_features = ItemFeatures(chosen, self.num_items, dim, vectors=uses, name="item_features")
 
     def make_user_features(self, names, dim) -> None:
         """Features of users as the layer `user_features`, as `make_item_features` does for items."""
@@ -228,10 +230,7 @@ class SequenceModel(keras.Model):
                 rows = np.zeros([number, *value.shape[1:]], value.dtype)
                 value = np.concatenate([value[:kept], rows, value[kept:]])
             new.assign(value)
-        for feature, table in zip(grown.item_features.features, grown.item_features.tables, strict=True):
-            rows = table.numpy()
-            rows[self.num_items + 1 :] = values[feature.name]
-            table.assign(rows)
+        grown.item_features.set_rows(values, self.num_items + 1)
         return grown
 
     def freeze_item_table(self) -> None:
@@ -312,7 +311,9 @@ class SequenceModel(keras.Model):
         names = getattr(config, "item_features", ())
         for feature in schema.item_features:
             if feature.kind == "vector" and ("*" in names or feature.name in names):
-                tables += 2 * schema.num_items * feature.shape[0]  # float16, not trained
+                width = feature.shape[0] if config.item_vectors == "projected" else min(dim, feature.shape[0])
+                # Trained: as other tables; else float16.
+                tables += (16 if config.item_vectors == "trained" else 2) * schema.num_items * width
         attention = 6 * 4 * tokens * config.max_len * getattr(config, "num_heads", 1) * getattr(config, "num_blocks", 0)
         states = 20 * 4 * tokens * dim * (1 + getattr(config, "num_blocks", 0))
         scored = 0  # per target: logits and, where each has its own negatives, their vectors

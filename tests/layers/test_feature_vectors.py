@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from seqrec_tf.layers import ItemFeatures
+from seqrec_tf.layers.feature_vectors import principal_components
 from seqrec_tf.schema import Feature
 
 FEATURES = (
@@ -80,3 +81,64 @@ def test_it_comes_back_from_its_config():
     copy.set_weights(layer.get_weights())
     for ours, theirs in zip(layer(tf.constant(IDS)), copy(tf.constant(IDS)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def wide(**options):
+    """A layer for vectors of 20 floats, and these: of padding, 50 items, one of which has none, and a new item."""
+    random = np.random.default_rng(1)
+    vectors = random.normal(size=[52, 20]).astype(np.float32) * np.linspace(3, 0.1, 20, dtype=np.float32) + 1
+    vectors[[0, 7]] = 0
+    layer = ItemFeatures([Feature("image", "float32", (20,), kind="vector")], 51, 4, **options)
+    layer.adapt({"image": vectors}, [1] * 50 + [0])
+    return layer, vectors
+
+
+def test_principal_components_are_those_of_a_singular_value_decomposition():
+    _, vectors = wide()
+    is_sample = np.arange(52) % 3 > 0
+    mean, basis = principal_components(vectors, is_sample, 4, rounds=100)
+    sample = vectors[is_sample]
+    np.testing.assert_allclose(mean, sample.mean(axis=0), rtol=1e-4)
+    _, sizes, directions = np.linalg.svd(sample - sample.mean(axis=0))
+    scale = np.sqrt(len(sample) / np.sum(sizes[:4] ** 2))
+    found = basis * np.sign(np.sum(basis * directions[:4].T, axis=0))
+    np.testing.assert_allclose(found, directions[:4].T * scale, atol=1e-3)
+    components = (sample - mean) @ basis
+    assert np.mean(np.sum(components**2, axis=1)) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_components_of_no_sample_are_finite():
+    mean, basis = principal_components(np.zeros([3, 5], np.float32), np.zeros(3, bool), 2)
+    assert np.all(np.isfinite(mean))
+    assert np.all(np.isfinite(basis))
+
+
+@pytest.mark.parametrize("use", ["frozen", "trained"])
+def test_vectors_by_their_principal_components(use):
+    layer, vectors = wide(vectors=use)
+    (table,) = layer.tables
+    assert (table.shape, table.dtype) == ((52, 4), "float16" if use == "frozen" else "float32")
+    mean, basis = principal_components(vectors, np.arange(52) % 51 * vectors[:, 0] != 0, 4)
+    np.testing.assert_allclose(table, np.where(vectors != 0, 1, 0)[:, :4] * ((vectors - mean) @ basis), atol=2e-3)
+    assert not np.any(table.numpy()[[0, 7]])  # what is missing stays so
+    old = table.numpy()
+    layer.set_rows({"image": vectors[3:4]}, 51)
+    np.testing.assert_array_equal(table.numpy()[:51], old[:51])
+    np.testing.assert_array_equal(table.numpy()[51], old[3])
+
+
+def test_only_trained_vectors_change_and_only_the_rows_of_the_batch():
+    assert len(wide(vectors="frozen")[0].trainable_variables) == 3
+    layer, _ = wide(vectors="trained")
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(tf.constant([[3, 7, 3]]), training=True)[0] ** 2)
+    gradient = tape.gradient(loss, layer.tables[0].value)
+    assert isinstance(gradient, tf.IndexedSlices)
+    assert gradient.indices.numpy().tolist() == [3, 7]
+    assert np.all(gradient.values[0] != 0)
+    assert not np.any(gradient.values[1])
+
+
+def test_an_unknown_use_of_vectors_is_refused():
+    with pytest.raises(ValueError, match=r"model.item_vectors must be one of projected, frozen, trained, got 'frosen'"):
+        ItemFeatures(FEATURES, 3, 4, vectors="frosen")
