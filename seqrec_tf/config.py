@@ -84,9 +84,10 @@ class DataConfig:
     """How records become batches.
 
     Attributes:
-        batch_size: Sequences a step, over all replicas.
+        batch_size: Sequences a step, over all replicas; on average, where batches are of like length.
         eval_batch_size: Sequences a step of validation.
-        sort_by_length: Whether a training batch holds sequences of like length, for little padding.
+        sort_by_length: Whether a training batch holds sequences of like length, for little padding, and about as many
+            events as any other: long sequences make small batches.
         window: What an epoch sees of a sequence that is longer than the model's: its "newest" events, or "random":
             these half of the time, else as many from a random place.
         exclude_history: Whether items of the history may not be recommended (in validation, evaluation and export).

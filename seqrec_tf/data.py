@@ -1,9 +1,9 @@
 """A dataset folder to `tf.data` batches: training sequences, and histories with the item to predict.
 
 Little of a batch is padding: within a window of many thousand sequences they are sorted by length (roughly, so that a
-batch is not the same in every epoch), cut into batches, and the batches are shuffled. Records are parsed a window at a
-time, which is several times faster than one by one. Everything follows from the seed and the epoch, so a run that was
-stopped goes on with the batches it would have had.
+batch is not the same in every epoch), cut into batches with about as many targets each, and the batches are shuffled.
+Records are parsed a window at a time, which is several times faster than one by one. Everything follows from the seed
+and the epoch, so a run that was stopped goes on with the batches it would have had.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ TOUCHED = "touched"
 _LENGTH_NOISE = 0.1
 # Sequences that are shuffled, and sorted by length, together.
 _WINDOW = 25_600
+# Sequences that a batch of like length has at least, where the average is more.
+_LEAST_ROWS = 8
 _PARALLEL_FILES = 4
 
 
@@ -46,8 +48,9 @@ def load(
         model: Decides what a training batch holds (`model.make_batch`) and how much history it sees.
         split: "train" gives what the model's loss needs, `(inputs, labels, weight: float32 [B])`, each iteration in a
             new order. "valid" and "test" give, for each event to predict, what `evaluation_batches` says.
-        batch_size: Sequences a batch.
-        sort_by_length: Whether training batches hold sequences of like length, for little padding.
+        batch_size: Sequences a batch; on average, in training batches of like length.
+        sort_by_length: Whether training batches hold sequences of like length, for little padding, and about as many
+            targets each: long sequences make small batches.
         window: What an epoch sees of a sequence that is longer than the model's: its "newest" events, or "random":
             these half of the time, else as many from a random place.
         seed: Of the order of training batches.
@@ -200,12 +203,16 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
         num_batches = -(-num_sequences // batch_size)
         targets_a_batch = tf.reduce_sum(num_targets) / tf.cast(num_batches, tf.float32)
         shuffled = tf.argsort(tf.random.stateless_uniform(num_batches[None], draw + 1))
+        if sort_by_length and batch_size > _LEAST_ROWS:
+            ends = _equal_shares(num_targets, num_batches)
+        else:
+            ends = tf.minimum(tf.range(1, num_batches + 1) * batch_size, num_sequences)
+        starts = tf.concat([[0], ends[:-1]], axis=0)
 
         def batch(index):
-            index = tf.cast(index, tf.int64)
-            rows = slice(index * batch_size, tf.minimum((index + 1) * batch_size, num_sequences))
+            rows = slice(starts[index], ends[index])
             cut = {name: _rows(value, rows) for name, value in sequences.items()}
-            inputs, labels = model.make_batch(cut, draw + tf.stack([tf.cast(index + 1, tf.int32) * 1009, 0]))
+            inputs, labels = model.make_batch(cut, draw + tf.stack([(index + 1) * 1009, 0]))
             # The mean over a batch of short sequences counts each of their targets for more than that over a batch of
             # long ones; weighted by what a batch has to predict, all targets of an epoch count the same.
             weight = tf.reduce_sum(num_targets[rows]) / targets_a_batch
@@ -220,6 +227,22 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
         deterministic=True,
     )
     return serialized.batch(max(_WINDOW, 10 * batch_size) // batch_size * batch_size).enumerate().flat_map(to_batches)
+
+
+def _equal_shares(costs, number):
+    """Where to cut rows into runs of about the same cost: the end of each run, int64 [number].
+
+    Args:
+        costs: float32 [N], not negative.
+        number: int64, of runs. Each has at least `_LEAST_ROWS` rows, or their average if that is less; less one.
+    """
+    rows = tf.cast(tf.size(costs, tf.int64) / number, tf.float32)  # of a run, on average
+    # With this added to each, no row costs more than one part in _LEAST_ROWS of a run.
+    extra = (_LEAST_ROWS * tf.reduce_max(costs) - rows * tf.reduce_mean(costs)) / tf.maximum(rows - _LEAST_ROWS, 1e-3)
+    up_to = tf.cumsum(costs + tf.maximum(extra, 0.0))
+    shares = tf.cast(tf.range(1, number), tf.float32) / tf.cast(number, tf.float32)
+    ends = tf.searchsorted(up_to, shares * up_to[-1], side="right", out_type=tf.int64)
+    return tf.concat([ends, tf.size(costs, tf.int64)[None]], axis=0)
 
 
 def _window(lengths, width, kind, seed):

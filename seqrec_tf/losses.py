@@ -11,10 +11,6 @@ from __future__ import annotations
 import tensorflow as tf
 
 
-# A finite logit of what is not there, whose softmax is 0.
-_NOT_THERE = -1e9
-
-
 def binary_cross_entropy(positive, negatives):
     """Binary cross-entropy of one positive and K sampled negatives (SASRec, "Network Training", for K = 1).
 
@@ -30,6 +26,9 @@ def binary_cross_entropy(positive, negatives):
     num_terms = tf.cast(tf.shape(negatives)[1] + 1, positive.dtype)
     return (tf.nn.softplus(-positive) + tf.reduce_sum(tf.nn.softplus(negatives), axis=1)) / num_terms
 
+
+# A finite logit of what is not there, whose softmax is 0.
+_NOT_THERE = -1e9
 
 # Logits that `cross_entropy` holds at once (64 MB), and the fewest targets whose logits these may be.
 BLOCK_LOGITS, LEAST_ROWS = 16_000_000, 64

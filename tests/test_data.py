@@ -85,6 +85,22 @@ def test_little_of_a_batch_is_padding(write_dataset, tmp_path):
     assert share_of_padding(sort_by_length=False) > 0.4
 
 
+@pytest.mark.parametrize("batch_size", [2, 8, 9, 12, 96, 640, 639])
+def test_batches_of_like_length_have_as_many_targets_each(write_dataset, tmp_path, batch_size):
+    rng = np.random.default_rng(0)
+    lengths = np.concatenate([rng.integers(4, 12, size=600), rng.integers(100, 150, size=40)])
+    dataset = write_dataset(tmp_path / "dataset", {str(u): list("abcde" * 30)[:n] for u, n in enumerate(lengths)})
+    model = SASRec.from_dataset(dataset, dim=4, max_len=200)
+    batches = [labels.numpy() for _, labels, _ in data.load(dataset, model, batch_size=batch_size)]
+    assert len(batches) == -(-640 // batch_size)
+    assert sum(map(len, batches)) == 640
+    assert min(map(len, batches)) >= (batch_size if batch_size <= 8 else 7)
+    if batch_size == 96:
+        targets = [np.count_nonzero(labels) for labels in batches]
+        assert max(targets) < 1.5 * np.mean(targets)
+        assert max(map(len, batches)) > 5 * min(map(len, batches))
+
+
 def test_every_target_of_an_epoch_counts_the_same(chain_dataset, chain_model):
     """A batch's weight over its number of targets is the same for all batches, and the weights' mean is 1."""
     batches = list(data.load(chain_dataset, chain_model, batch_size=20))
