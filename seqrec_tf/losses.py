@@ -8,6 +8,7 @@ Tensor letters: N targets, K negatives of each, V items.
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -185,25 +186,29 @@ def bpr_max(positive, negatives, *, regularization):
         float32 [N].
     """
 
-    @tf.custom_gradient  # a third of the passes over [N, K] that the operations' own gradients make
+    @tf.custom_gradient  # the operations' own gradients make three times as many passes over [N, K]
     def loss_of(positive, negatives):
-        finite = tf.maximum(negatives, _NOT_THERE)
-        any_there = tf.reduce_max(finite, axis=1) > _NOT_THERE
-        log_weights = tf.nn.log_softmax(finite)
-        weights = tf.exp(log_weights)
-        log_below = -tf.nn.softplus(finite - positive[:, None])  # that a negative is below the positive
-        log_likelihoods = log_weights + log_below
-        log_likelihood = tf.reduce_logsumexp(log_likelihoods, axis=1, keepdims=True)
-        square = tf.reduce_sum(weights * tf.square(finite), axis=1, keepdims=True)
+        highest = tf.maximum(tf.reduce_max(negatives, axis=1, keepdims=True), _NOT_THERE)  # [N, 1]
+        any_there = highest[:, 0] > _NOT_THERE
+        negatives = tf.maximum(negatives, _NOT_THERE)
+        exponentials = tf.exp(negatives - highest)
+        total = tf.reduce_sum(exponentials, axis=1, keepdims=True)
+        # sigmoid(positive - negative) = above / below, of which neither overflows nor all is 0.
+        lead = positive[:, None] - highest
+        above = tf.exp(tf.minimum(lead, 0.0)) + np.finfo(np.float32).tiny
+        below = above + tf.exp(-tf.maximum(lead, 0.0)) * exponentials
+        ratios = exponentials / below
+        ratio = tf.reduce_sum(ratios, axis=1, keepdims=True)
+        log_likelihood = tf.minimum(lead, 0.0) + tf.math.log(ratio) - tf.math.log(total)
+        square = tf.reduce_sum(exponentials * tf.square(negatives), axis=1, keepdims=True) / total
         loss = tf.where(any_there, (regularization * square - log_likelihood)[:, 0], 0.0)
 
         def backward(of_loss):
             of_loss = tf.where(any_there, of_loss, 0.0)
-            shares = tf.exp(log_likelihoods - log_likelihood)
-            below = shares * tf.exp(log_below)
-            pull = regularization * (finite * (finite + 2.0) - square) + 1.0
-            of_negatives = of_loss[:, None] * (weights * pull - below)
-            return of_loss * (tf.reduce_sum(below, axis=1) - 1.0), of_negatives  # shares add up to 1
+            shares = ratios / below * (above / ratio)  # of the likelihood, times the sigmoid
+            pull = negatives * (negatives + 2.0) * regularization + (1.0 - regularization * square)
+            of_negatives = exponentials * pull * (of_loss[:, None] / total) - shares * of_loss[:, None]
+            return of_loss * (tf.reduce_sum(shares, axis=1) - 1.0), of_negatives
 
         return loss, backward
 

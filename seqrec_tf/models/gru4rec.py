@@ -21,7 +21,7 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf.config import ItemFeaturesConfig, check_at_least, check_rate
-from seqrec_tf.layers import Dropout, Embedding
+from seqrec_tf.layers import GRU, Dropout, Embedding
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.objective import ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID
@@ -77,9 +77,7 @@ class GRU4Rec(SequenceModel):
         self.bias = self.add_weight(name="bias", shape=[num_rows], initializer="zeros", dtype="float32")
         self.embedding_dropout = Dropout(config.embedding_dropout_rate)
         self.hidden_dropout = Dropout(config.hidden_dropout_rate)
-        self.layers_of_gru = [
-            keras.layers.GRU(config.units, return_sequences=True, name=f"gru_{i}") for i in range(config.num_layers)
-        ]
+        self.layers_of_gru = [GRU(config.units, name=f"gru_{i}") for i in range(config.num_layers)]
 
     def item_table(self):
         """Output embeddings: float [V, D]; made of side features too where they are those of the inputs."""

@@ -1,0 +1,115 @@
+"""Gated recurrent units on processors that have no kernel for them.
+
+Tensor letters: B batch, L length, U units.
+"""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable("seqrec_tf")
+class GRU(keras.layers.GRU):
+    """Keras' GRU, with `return_sequences` and without a mask, faster where there is no GPU (and so no cuDNN).
+
+    Keras multiplies inputs by their weights event by event, and differentiates its loop operation by operation. Here
+    the inputs of all events are multiplied at once, the gradient is written out, and that of the recurrent weights is
+    one product over all events; what remains in the loops is the product with the state before.
+
+    Call arguments:
+        sequences: float [B, L, D].
+        training: Unused.
+
+    Returns:
+        float [B, L, U], the state after each event.
+    """
+
+    def __init__(self, units, **kwargs):
+        super().__init__(units, **{"return_sequences": True, **kwargs})
+
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        if tf.config.list_logical_devices("GPU"):
+            return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
+        cell = self.cell
+        of_input, of_state = tf.unstack(tf.cast(cell.bias, sequences.dtype))
+        kernel = tf.cast(cell.kernel, sequences.dtype)
+        projected = tf.tensordot(sequences, kernel, axes=1) + of_input  # one product, where matmul makes one a row
+        states = recur(tf.transpose(projected, [1, 0, 2]), tf.cast(cell.recurrent_kernel, sequences.dtype), of_state)
+        return tf.transpose(states, [1, 0, 2])
+
+
+def recur(projected, kernel, bias):
+    """States of a GRU whose reset gate follows the product (Keras' `reset_after`).
+
+    With [a, b, c] = projected_t and [p, q, s] = state_(t-1) kernel + bias: z = sigmoid(a + p), r = sigmoid(b + q),
+    candidate = tanh(c + r s), state_t = z state_(t-1) + (1 - z) candidate; the first state follows one of zeros.
+
+    Args:
+        projected: float [L, B, 3 U], inputs times their weights.
+        kernel: float [U, 3 U].
+        bias: float [3 U].
+
+    Returns:
+        float [L, B, U].
+    """
+    length, batch, units = tf.shape(projected)[0], tf.shape(projected)[1], kernel.shape[0]
+    dtype = projected.dtype
+
+    def array(width):
+        return tf.TensorArray(dtype, length, element_shape=[None, width])
+
+    def loop(body, *arrays):
+        """Runs a body (step, state, *arrays) that gives the next state and arrays, and stacks these: [L, B, ...]."""
+        zeros = tf.zeros([batch, units], dtype)
+        _, _, *arrays = tf.while_loop(
+            lambda step, *_: step < length, lambda step, *rest: (step + 1, *body(step, *rest)), (0, zeros, *arrays)
+        )
+        return [array.stack() for array in arrays]
+
+    @tf.custom_gradient
+    def states_of(projected, kernel, bias):
+        def forward(step, state, befores, gates, candidates, recurrents, states):
+            update_in, reset_in, candidate_in = tf.split(projected[step], 3, axis=1)
+            update, reset, recurrent = tf.split(tf.matmul(state, kernel) + bias, 3, axis=1)
+            update, reset = tf.sigmoid(update + update_in), tf.sigmoid(reset + reset_in)
+            candidate = tf.tanh(candidate_in + reset * recurrent)
+            after = candidate + update * (state - candidate)
+            return (
+                after,
+                befores.write(step, state),
+                gates.write(step, tf.concat([update, reset], axis=1)),
+                candidates.write(step, candidate),
+                recurrents.write(step, recurrent),
+                states.write(step, after),
+            )
+
+        befores, gates, candidates, recurrents, states = loop(
+            forward, array(units), array(2 * units), array(units), array(units), array(units)
+        )
+
+        def backward(of_states):
+            # What of the gradient does not depend on later events is made for all at once.
+            updates, resets = tf.split(gates, 2, axis=2)
+            to_candidate = (1.0 - updates) * (1.0 - tf.square(candidates))
+            to_update = (befores - candidates) * updates * (1.0 - updates)
+            to_reset = recurrents * resets * (1.0 - resets)
+
+            def body(step, of_state, of_inputs, of_products):
+                at = length - 1 - step
+                of_state += of_states[at]
+                of_candidate = of_state * to_candidate[at]
+                of_gates = [of_state * to_update[at], of_candidate * to_reset[at]]
+                of_product = tf.concat([*of_gates, of_candidate * resets[at]], axis=1)
+                of_before = of_state * updates[at] + tf.matmul(of_product, kernel, transpose_b=True)
+                of_input = tf.concat([*of_gates, of_candidate], axis=1)
+                return of_before, of_inputs.write(at, of_input), of_products.write(at, of_product)
+
+            of_inputs, of_products = loop(body, array(3 * units), array(3 * units))
+            rows = tf.reshape(of_products, [-1, 3 * units])
+            of_kernel = tf.matmul(tf.reshape(befores, [-1, units]), rows, transpose_a=True)
+            return of_inputs, of_kernel, tf.reduce_sum(rows, axis=0)
+
+        return states, backward
+
+    return states_of(projected, kernel, bias)
