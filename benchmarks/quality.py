@@ -113,10 +113,10 @@ ROWS = {
     },
     "ml1m-itemknn": _row("ml-1m", "itemknn", "model.num_neighbors=1000", **_BOTH),
     **{f"ml1m-{name}": _row("ml-1m", name, _NEGATIVES, uniform_100=_TOP10) for name in ("bst", "din", "wide_deep")},
-    # Titles and genres, on one encoder.
+    # Titles and genres, on one encoder; of long histories, windows, which spares four fifths of the time.
     **{
-        f"{name}-cold-{row}": _row(f"{name.replace('ml1', 'ml-1')}-cold", config, settings, **_COLD)
-        for name in ("ml100k", "ml1m")
+        f"{name}-cold-{row}": _row(f"{name.replace('ml1', 'ml-1')}-cold", config, f"{windows} {settings}", **_COLD)
+        for name, windows in (("ml100k", ""), ("ml1m", "model.max_len=50 data.window=random"))
         for row, config, settings in (
             ("sasrec", "sasrec_sides", ""),
             ("sasrec-sides", "sasrec_sides", _TITLES),

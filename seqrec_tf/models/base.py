@@ -203,7 +203,8 @@ class SequenceModel(keras.Model):
     def score_candidates(self, query, candidates):
         """Scores of each row's own candidates, int [B, K]: float32 [B, K]."""
         vectors = tf.cast(tf.gather(self._table_to_score(), candidates), tf.float32)  # [B, K, D]
-        scores = tf.einsum("bd,bkd->bk", tf.cast(query, tf.float32), vectors)
+        # One product of matrices a row would be slower, as they are small.
+        scores = tf.reduce_sum(vectors * tf.cast(query, tf.float32)[:, None, :], axis=-1)
         bias = self.item_bias()
         return scores if bias is None else scores + tf.gather(bias, candidates)
 
@@ -389,7 +390,8 @@ class SequenceModel(keras.Model):
         target_scores = self.score_candidates(query, target[:, None])[:, 0]
         rank = tf.ones_like(target)
         for start, stop in ranking_blocks(self.num_items):
-            scores, num_excluded = exclude(self.score_block(query, start, stop), excluded, start)
+            scores = tf.ensure_shape(self.score_block(query, start, stop), [None, stop - start])
+            scores, num_excluded = exclude(scores, excluded, start)
             num_rivals = tf.fill(tf.shape(target), stop - start) - num_excluded
             rank += metrics.count_not_below(target_scores, scores, num_rivals=num_rivals)
             # The target is in its block too, and no rival of itself.
@@ -461,11 +463,8 @@ class SequenceModel(keras.Model):
         for start, stop in ranking_blocks(self.num_items):
             scores = tf.ensure_shape(self.score_block(query, start, stop), [None, stop - start])
             scores, _ = exclude(scores, excluded, start)
-            # A sum of all is NaN where one is: one look at the scores spares three that are hardly ever needed.
-            has_nan = tf.reduce_any(tf.math.is_nan(tf.reduce_sum(scores, axis=1)))
-            scores, number = tf.cond(has_nan, partial(_without_nan, scores), partial(_as_they_are, scores))
+            scores, columns, number = top_k(scores, min(k, stop - start))
             num_nan += number
-            scores, columns = top_k(scores, min(k, stop - start))
             # Blocks come in order of ids, and top_k prefers the earlier of equals.
             scores = tf.concat([best_scores, scores], axis=1)
             ids = tf.concat([best_ids, columns + start], axis=1)
@@ -582,38 +581,44 @@ def top_k(scores, k):
     earlier groups.
 
     Args:
-        scores: float32 [B, V'], V' being known.
+        scores: float32 [B, V'], V' being known; NaN counts as -inf.
         k: How many.
 
     Returns:
         scores: float32 [B, k].
         columns: int32 [B, k].
+        num_nan: int32 [B].
     """
     width = scores.shape[1]
-    if width % _GROUP or width // _GROUP < 4 * k:
-        return tf.math.top_k(scores, k)
-    groups = tf.reshape(scores, [-1, width // _GROUP, _GROUP])
-    _, chosen = tf.math.top_k(tf.reduce_max(groups, axis=2), k, sorted=False)
+    is_grouped = width % _GROUP == 0 and width // _GROUP >= 4 * k
+    groups = tf.reshape(scores, [-1, width // _GROUP, _GROUP] if is_grouped else [-1, 1, width])
+    maxima = tf.reduce_max(groups, axis=2)
+    # A maximum is NaN where one of the scores is: two more looks at all scores are hardly ever needed.
+    groups, maxima, num_nan = tf.cond(
+        tf.reduce_any(tf.math.is_nan(maxima)),
+        partial(_without_nan, groups),
+        lambda: (groups, maxima, tf.zeros(tf.shape(scores)[:1], tf.int32)),
+    )
+    if not is_grouped:
+        return *tf.math.top_k(groups[:, 0], k), num_nan
+    _, chosen = tf.math.top_k(maxima, k, sorted=False)
     chosen = tf.sort(chosen, axis=1)  # so that equal scores stay in the order of their columns
     found, places = tf.math.top_k(tf.reshape(tf.gather(groups, chosen, batch_dims=1), [-1, k * _GROUP]), k)
-    return found, tf.gather(chosen, places // _GROUP, batch_dims=1) * _GROUP + places % _GROUP
+    return found, tf.gather(chosen, places // _GROUP, batch_dims=1) * _GROUP + places % _GROUP, num_nan
 
 
-def _without_nan(scores):
-    """Scores with -inf for NaN, and how many there were in each row."""
-    is_nan = tf.math.is_nan(scores)
-    return tf.where(is_nan, -np.inf, scores), tf.reduce_sum(tf.cast(is_nan, tf.int32), axis=1)
-
-
-def _as_they_are(scores):
-    return scores, tf.zeros(tf.shape(scores)[:1], tf.int32)
+def _without_nan(groups):
+    """Scores [B, G, W] with -inf for NaN, their maxima [B, G], and how many NaN there were in each row, [B]."""
+    is_nan = tf.math.is_nan(groups)
+    groups = tf.where(is_nan, -np.inf, groups)
+    return groups, tf.reduce_max(groups, axis=2), tf.reduce_sum(tf.cast(is_nan, tf.int32), axis=[1, 2])
 
 
 def exclude(scores, excluded, start):
     """Take some items out of a block of scores.
 
     Args:
-        scores: float32 [B, V'], of the items with ids from `start` on.
+        scores: float32 [B, V'], of the items with ids from `start` on; V' being known.
         excluded: int32 [B, S]; ids outside the block are ignored.
         start: First id of the block.
 
@@ -621,7 +626,8 @@ def exclude(scores, excluded, start):
         scores: float32 [B, V'], -inf at the excluded ids.
         number: int32 [B], how many these are.
     """
-    rows, width = tf.shape(scores)[0], tf.shape(scores)[1]
+    # Nothing else looks at the scores, not even at their shape, so that they can be changed in place.
+    rows, width = tf.shape(excluded)[0], scores.shape[1]
     ids = tf.sort(excluded, axis=1)
     is_new = tf.concat([tf.ones_like(ids[:, :1], tf.bool), ids[:, 1:] != ids[:, :-1]], axis=1)
     number = tf.reduce_sum(tf.cast(is_new & (ids >= start) & (ids < start + width), tf.int32), axis=1)

@@ -225,10 +225,15 @@ def test_top_k_by_groups_is_that_of_a_sort(width, num_values):
     scores = np.random.default_rng(0).integers(num_values, size=[4, width]).astype(np.float32)
     scores[1] = -np.inf
     scores[2, 7:] = -np.inf
-    found, columns = top_k(tf.constant(scores), 2)
-    expected = np.argsort(-scores, axis=1, kind="stable")[:, :2]
-    np.testing.assert_array_equal(columns, expected)
-    np.testing.assert_array_equal(found, np.take_along_axis(scores, expected, axis=1))
+    for is_nan in (np.zeros(scores.shape, bool), np.tile(np.arange(width) % 9 == 4, [4, 1])):
+        given = np.where(is_nan, np.nan, scores)
+        given[3] = scores[3]
+        without = np.where(np.isnan(given), -np.inf, given)
+        expected = np.argsort(-without, axis=1, kind="stable")[:, :2]
+        found, columns, num_nan = top_k(tf.constant(given), 2)
+        np.testing.assert_array_equal(columns, expected)
+        np.testing.assert_array_equal(found, np.take_along_axis(without, expected, axis=1))
+        np.testing.assert_array_equal(num_nan, np.isnan(given).sum(axis=1))
 
 
 @pytest.mark.parametrize("num_items", [1, 127, 128, 129, 1000, 65_536, 65_537, 200_000])
