@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from seqrec_tf import quiet
 from seqrec_tf.config import VECTOR_USES, check_choice
 from seqrec_tf.features import MISSING
 from seqrec_tf.layers.embedding import Embedding
@@ -81,11 +82,11 @@ class FeatureVectors(keras.layers.Layer):
             mean = tf.einsum("um,umd->ud", share, encoder(values, training=training))
             none = encoder(tf.fill(tf.shape(values)[:1], MISSING), training=training)
             return tf.where(count > 0, mean, none)
-        values = values[:, None] if kind == "number" else values
+        values = tf.cast(values[:, None] if kind == "number" else values, self.compute_dtype)
         is_there = ~tf.reduce_any(tf.math.is_nan(values), axis=1, keepdims=True)
         if kind == "vector":
             is_there &= tf.reduce_any(values != 0, axis=1, keepdims=True)
-        values = tf.cast(tf.where(is_there, values, tf.zeros_like(values)), self.compute_dtype)
+        values = tf.where(is_there, values, tf.zeros_like(values))
         return tf.where(is_there, encoder(values), tf.cast(self.missing[number], self.compute_dtype))
 
     def get_config(self):
@@ -125,6 +126,8 @@ class ItemFeatures(keras.layers.Layer):
         self.num_items = num_items
         self.dim = dim
         self.use_of_vectors = vectors
+        with quiet.stderr_to_nowhere():  # the first float16 of a process is an error to oneDNN, which then does without
+            tf.zeros([1], tf.float16)
         self.tables, self.components = [], {}
         in_tables = []  # the features, as the tables hold them
         for feature in self.features:
