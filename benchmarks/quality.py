@@ -116,7 +116,7 @@ ROWS = {
     # Titles and genres, on one encoder; of long histories, windows, which spares four fifths of the time.
     **{
         f"{name}-cold-{row}": _row(f"{name.replace('ml1', 'ml-1')}-cold", config, f"{windows} {settings}", **_COLD)
-        for name, windows in (("ml100k", ""), ("ml1m", "model.max_len=50 data.window=random"))
+        for name, windows in (("ml100k", ""), ("ml1m", "model.max_len=50 data.window=random train.epochs=25"))
         for row, config, settings in (
             ("sasrec", "sasrec_sides", ""),
             ("sasrec-sides", "sasrec_sides", _TITLES),
