@@ -17,6 +17,7 @@ from seqrec_tf import features
 
 NONE = "none"
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "sequences")
+RECORD_ORDERS = ("random", "time")
 SPLITS = ("leave-one-out", "time", "last-days", "files")
 
 
@@ -73,6 +74,7 @@ class Options:
     hold_out_items: float = 0
     unseen_items: str = "keep"
     num_shards: int = 0
+    record_order: str = "random"
     range_bytes: int = 16 << 20
     max_rejected: float = 0.01
     overwrite: bool = False
@@ -113,6 +115,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(files, "header", "the first line of each file names the columns, though they are given by number")
     option(files, "max-rejected", "largest share of lines that may be rejected", type=float)
     option(files, "num-shards", "files of each split (default: by size)", type=int)
+    option(
+        files,
+        "record-order",
+        "in which training sees the sequences of an epoch: random, or by the time of their newest events, so that "
+        "what is new is fresh in the model's memory",
+        choices=RECORD_ORDERS,
+    )
     option(files, "range-bytes", "size of the pieces in which workers read plain text files", type=int)
 
     columns = parser.add_argument_group("columns", "by name, or by number from 0; none where there is no such column")

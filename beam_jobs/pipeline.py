@@ -245,7 +245,10 @@ class PrepareSequences(beam.PTransform):
             counts.append(joined[COUNTS])
             whole = joined["main"]
         encode = write_dataset.EncodeSequences(
-            plan.schema, num_shards=plan.num_shards, units_per_second=plan.units_per_second
+            plan.schema,
+            num_shards=plan.num_shards,
+            units_per_second=plan.units_per_second,
+            is_by_time=plan.options.record_order == "time",
         )
         encoded = _counting_pardo(whole, "Encode", encode, ids, AsSingleton(learned["users"]))
         counts.append(encoded[COUNTS])

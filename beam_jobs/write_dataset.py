@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import apache_beam as beam
 
 import seqrec_tf
 from beam_jobs import storage
-from beam_jobs.parsing import ITEM, LABEL, TIME, WEIGHT, Event, Key
+from beam_jobs.parsing import ITEM, LABEL, POSITION, TIME, WEIGHT, Event, Key
 from beam_jobs.read_events import Counting
 from beam_jobs.sequences import Cut
 from seqrec_tf import features, records
@@ -39,21 +40,24 @@ class EncodeSequences(Counting):
 
     Where users have features, an element is (key, events, cuts, the user's fields).
 
-    Records lie in the order of a hash of their key, so that a file read from its beginning is in random order already.
+    Records lie in the order of a hash of their key, so that a file read from its beginning is in random order already;
+    or in that of their newest events.
 
     Args:
         schema: What a record holds.
         num_shards: Files of a split.
         units_per_second: Of the events' times.
+        is_by_time: Whether records lie in the order of time.
     """
 
-    def __init__(self, schema: Schema, *, num_shards: int, units_per_second: int):
+    def __init__(self, schema: Schema, *, num_shards: int, units_per_second: int, is_by_time: bool = False):
         self._features = schema.record_features
         self._user_features = schema.user_features
         self._names = {feature.name for feature in self._features}
         self._encode_user: features.Encoder | None = None
         self._num_shards = num_shards
         self._units_per_second = units_per_second
+        self._is_by_time = is_by_time
 
     def process(
         self, element, ids: Mapping[str, int], learned: dict[str, dict[str, Any]]
@@ -87,7 +91,8 @@ class EncodeSequences(Counting):
                 record[schema_lib.SESSION_ID] = key[2]
             self.counts["length", split, end] += 1
             self.counts["targets", split] += end - start
-            yield (split, shard), (order, records.encode_example(record, self._features))
+            place = _moment(known[end - 1]) if self._is_by_time else order
+            yield (split, shard), (place, records.encode_example(record, self._features))
 
     def _event_values(self, events: Sequence[Event], ids: Mapping[str, int]) -> dict[str, Any]:
         values: dict[str, Any] = {schema_lib.ITEM_IDS: [ids[event[ITEM]] for event in events]}
@@ -98,6 +103,11 @@ class EncodeSequences(Counting):
         if schema_lib.WEIGHTS in self._names:
             values[schema_lib.WEIGHTS] = [event[WEIGHT] for event in events]
         return values
+
+
+def _moment(event: Event) -> bytes:
+    """Sorts as the event's time does, equal times in the order of the input."""
+    return struct.pack(">Q", math.floor(event[TIME]) + 2**63) + event[POSITION].to_bytes(16, "big")
 
 
 def training_fields(element) -> Iterator[list[str]]:

@@ -24,6 +24,8 @@ TOUCHED = "touched"
 _LENGTH_NOISE = 0.1
 # Sequences that are shuffled, and sorted by length, together.
 _WINDOW = 25_600
+# The same where sequences are in the order of time, which is that of these windows.
+_WINDOW_OF_TIME = 6_400
 # Sequences that a batch of like length has at least, where the average is more.
 _LEAST_ROWS = 8
 _PARALLEL_FILES = 4
@@ -177,7 +179,9 @@ def evaluation_batches(
 def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order):
     """One epoch; `order` is int32 [2], from which all shuffling follows."""
     files = folder.split_files("train")
-    files = tf.gather(files, tf.argsort(tf.random.stateless_uniform([len(files)], order)))
+    parallel, window_size = (len(files), _WINDOW_OF_TIME) if folder.is_by_time else (_PARALLEL_FILES, _WINDOW)
+    if not folder.is_by_time:
+        files = tf.gather(files, tf.argsort(tf.random.stateless_uniform([len(files)], order)))
     spec = _parsing_spec(folder)
 
     def to_batches(index, serialized):
@@ -222,11 +226,13 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
 
     serialized = tf.data.Dataset.from_tensor_slices(files).interleave(
         lambda file: tf.data.TFRecordDataset(file, compression_type=records.COMPRESSION),
-        cycle_length=_PARALLEL_FILES,
-        num_parallel_calls=_PARALLEL_FILES,
+        cycle_length=parallel,
+        num_parallel_calls=min(parallel, _PARALLEL_FILES),
         deterministic=True,
     )
-    return serialized.batch(max(_WINDOW, 10 * batch_size) // batch_size * batch_size).enumerate().flat_map(to_batches)
+    return (
+        serialized.batch(max(window_size, 10 * batch_size) // batch_size * batch_size).enumerate().flat_map(to_batches)
+    )
 
 
 def _equal_shares(costs, number):

@@ -187,6 +187,11 @@ class DatasetFolder:
         """Training events of each item; `item_counts[k - 1]` is that of the item with id `k`."""
         return [int(line) for line in self.read_text(schema_lib.ITEM_COUNTS_FILE).split()]
 
+    @property
+    def is_by_time(self) -> bool:
+        """Whether training sequences lie in the order of their newest events, in each file."""
+        return self.stats.get("options", {}).get("record_order") == "time"
+
     def split_files(self, split: str) -> list[str]:
         """Paths of the TFRecord shards of a split, sorted; empty where the split is empty.
 

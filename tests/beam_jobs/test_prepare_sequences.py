@@ -544,6 +544,40 @@ def test_lines_may_be_whole_sequences_split_by_file(prepare, tmp_path):
     assert [feature.name for feature in outcome.folder.schema.features] == ["item_ids", "target_start"]
 
 
+@pytest.mark.parametrize("kind", ["events", "sequences"])
+def test_training_may_see_sequences_in_the_order_of_time(prepare, tmp_path, kind):
+    """In whole windows: those of the first window end before those of the second."""
+    from seqrec_tf import data
+    from seqrec_tf.models import SASRec
+
+    number, shuffle = 40, random.Random(0).sample
+    users = [f"u{place:02d}" for place in shuffle(range(number), number)]
+    if kind == "events":
+        lines = [
+            f"{user} i{item % 2 + 2 * place:02d} {100 * place + item}"
+            for place, user in enumerate(users)
+            for item in range(4)
+        ]
+        outcome = prepare(log(*shuffle(lines, len(lines))), "--record-order", "time", "--num-shards", "3")
+    else:
+        text = "".join(f"i{2 * place:02d} i{2 * place + 1:02d}\n" for place in range(number))
+        (tmp_path / "later.txt").write_text("i00 i01\n")
+        options = ["--format", "sequences", "--split", "files", "--test-input", str(tmp_path / "later.txt")]
+        outcome = prepare(text, "--user-column", "none", "--time-column", "none", *options, "--record-order", "time")
+    assert outcome.status == 0
+    assert outcome.folder.is_by_time
+    model = SASRec.from_dataset(outcome.folder, dim=4, max_len=2)
+    for window, is_sorted in ((8, True), (1000, False)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(data, "_WINDOW_OF_TIME", window)
+            batches = data.load(outcome.folder, model, batch_size=1 if is_sorted else 4, epochs=range(1))
+            names = [outcome.folder.item_ids[item - 1] for x, _, _ in batches for item in x["item_ids"].numpy()[:, 0]]
+        places = [int(name[1:]) // 2 for name in names]
+        assert sorted(places) == list(range(number))
+        windows = [max(places[:10]) < 24 and min(places[-10:]) > 16]
+        assert windows == [is_sorted]
+
+
 def test_one_user_may_not_fill_the_memory(prepare):
     events = [f"u i{k} {k}" for k in range(50)]
     outcome = prepare(log(*events), "--max-events", "10", "--range-bytes", "64")
