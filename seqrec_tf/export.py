@@ -59,6 +59,7 @@ NEEDS_TENSORFLOW = True
 
 SIGNATURE, RANK_SIGNATURE = "serving_default", "rank"
 ITEMS, SCORES, NUM_UNKNOWN = "items", "scores", "num_unknown"
+EXACT_ITEMS = "exact_items"  # of golden requests to a model that searches coarsely
 EXTRA_FOLDER = "assets.extra"
 WARM_UP_FILE = "tf_serving_warmup_requests"  # TF Serving's name for it
 GOLDEN_FILE = "golden_requests.json"
@@ -81,6 +82,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", metavar="FILE", help="CSV, TSV or JSON lines with new items, columns as in training")
     parser.add_argument("--item-id-column", default="item_id", help="of --items (default %(default)s)")
     parser.add_argument("--image-folder", default="", metavar="DIR", help="what image paths of --items are relative to")
+    parser.add_argument(
+        "--coarse-search",
+        action="store_true",
+        help="find candidates by a bfloat16 copy of the item table and score these exactly: faster for large "
+        "catalogues on processors that multiply bfloat16; how many of the exact answers' items it finds is printed",
+    )
     parser.add_argument("--keep-history", action="store_true", help="let items of the history be recommended")
     parser.add_argument(
         "--history-length",
@@ -102,12 +109,14 @@ def run(args: argparse.Namespace) -> None:
         items=args.items,
         item_id_column=args.item_id_column,
         image_folder=args.image_folder,
+        coarse_search=args.coarse_search,
     )
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     golden = json.loads((path / EXTRA_FOLDER / GOLDEN_FILE).read_text(encoding="utf-8"))
     sys.stdout.write(
         f"{path}: {size / 1e6:.1f} MB; {len(golden)} golden requests answered as by the trained model\n"
-        f"Next: seqrec serve --models {path.parent.parent}\n"
+        + (f"coarse search: {found(golden):.2%} of the exact answers' items\n" if args.coarse_search else "")
+        + f"Next: seqrec serve --models {path.parent.parent}\n"
     )
 
 
@@ -123,6 +132,7 @@ def export(
     items: str | None = None,
     item_id_column: str = "item_id",
     image_folder: str = "",
+    coarse_search: bool = False,
 ) -> pathlib.Path:
     """Write the best model of a run to `output/version`.
 
@@ -137,6 +147,7 @@ def export(
         items: File with items that came after training, for `new_items.read`.
         item_id_column: Its column with the item's id.
         image_folder: What its image paths are relative to.
+        coarse_search: As in `SequenceModel.freeze_item_table`.
 
     Returns:
         The version's folder.
@@ -175,6 +186,7 @@ def export(
     try:
         vocabulary = partial / "item_id.txt"  # saved as an asset, so removed below
         vocabulary.write_text("".join(f"{item}\n" for item in catalogue), encoding="utf-8")
+        model.freeze_item_table(coarse_search=coarse_search)
         module = make_serving_module(model, folder, str(vocabulary), k=k, exclude_history=exclude_history)
         specs = input_specs(model, history_length)
         candidates = tf.TensorSpec([None, None], tf.string, name=CANDIDATES)
@@ -223,7 +235,10 @@ def user_features(model: SequenceModel) -> list[schema_lib.Feature]:
 
 
 def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary: str, *, k: int, exclude_history: bool):
-    """A `tf.Module` whose `recommend` and `rank` are the signatures; TensorFlow core operations only."""
+    """A `tf.Module` whose `recommend` and `rank` are the signatures; TensorFlow core operations only.
+
+    The model's item table is frozen already.
+    """
     import tensorflow as tf
 
     from seqrec_tf.models.base import TARGET_TIME
@@ -240,9 +255,8 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
     class Recommender(tf.Module):
         def __init__(self):
             super().__init__()
-            model.freeze_item_table()
             self.model_variables = [variable.value for variable in model.variables]
-            self.item_table = model.frozen_table
+            self.item_tables = [model.frozen_table, model.coarse_table]
             self.log_share = tf.Variable(log_share, trainable=False, dtype=tf.float32)
             self.line_of_item = tf.lookup.StaticHashTable(
                 tf.lookup.TextFileInitializer(vocabulary, tf.string, whole, tf.int64, line), default_value=-1
@@ -348,7 +362,8 @@ def golden_requests(
         # A server knows no labels: its clients send what they count as the history.
         inputs = {name: value[:, -len(history) :] if value.shape.rank == 2 else value for name, value in inputs.items()}
         inputs.pop(LABELS, None)
-        items, scores = model.recommend(model.query(inputs), (history if exclude_history else history[:0])[None], k=k)
+        query, excluded = model.query(inputs), (history if exclude_history else history[:0])[None]
+        items, scores = model.recommend(query, excluded, k=k)
         is_there = np.isfinite(scores[0])
         request: dict[str, Any] = {HISTORY: [catalogue[item - 1] for item in history]}
         if USER_ID in inputs:
@@ -361,8 +376,19 @@ def golden_requests(
             request[feature.name] = _raw(inputs[feature.name].numpy()[0], folder.learned_of_users[feature.name])
         request[ITEMS] = [catalogue[item - 1] for item in items.numpy()[0][is_there]]
         request[SCORES] = scores.numpy()[0][is_there].tolist()
+        if model.coarse_table is not None:
+            items, scores = model.recommend(query, excluded, k=k, exact=True)
+            request[EXACT_ITEMS] = [catalogue[item - 1] for item in items.numpy()[0][np.isfinite(scores[0])]]
         requests.append(request)
     return requests
+
+
+def found(golden: list[dict[str, Any]]) -> float:
+    """Share of the exact answers' items that a coarse search finds."""
+    exact = [set(request[EXACT_ITEMS]) for request in golden]
+    return sum(len(items.intersection(request[ITEMS])) for items, request in zip(exact, golden, strict=True)) / max(
+        1, sum(map(len, exact))
+    )
 
 
 def _raw(value: Any, learned: dict[str, Any]) -> Any:
@@ -446,7 +472,7 @@ def _feeds(requests: list[dict[str, Any]], history_length: int | None) -> dict[s
     """Requests as one batch: an array for each input that they have, padded on the right."""
     length = history_length or max(len(request[HISTORY]) for request in requests)
     feeds = {}
-    for name in requests[0].keys() - {ITEMS, SCORES}:
+    for name in requests[0].keys() - {ITEMS, SCORES, EXACT_ITEMS}:
         values = [request[name] for request in requests]
         if name in (HISTORY, HISTORY_TIMESTAMPS):
             padding = "" if name == HISTORY else 0

@@ -41,6 +41,8 @@ RANKING_BLOCK = 65_536
 
 # Items whose highest score is looked at before any other of theirs.
 _GROUP = 128
+# Candidates of a coarse search, over the items asked for.
+_COARSE_CANDIDATES = 4
 
 
 class SequenceModel(keras.Model):
@@ -64,6 +66,7 @@ class SequenceModel(keras.Model):
     item_features: Any = None  # an ItemFeatures, where `make_item_features` made one
     user_features: Any = None  # a FeatureVectors, where `make_user_features` made one
     frozen_table: Any = None  # a tf.Variable, where `freeze_item_table` made one
+    coarse_table: Any = None  # the same
     config: Any  # an instance of config_class
 
     def __init__(self, config: ModelConfig | None = None, schema: Schema | None = None, **kwargs):
@@ -234,10 +237,23 @@ class SequenceModel(keras.Model):
         grown.item_features.set_rows(values, self.num_items + 1)
         return grown
 
-    def freeze_item_table(self) -> None:
-        """Compute the item table once, where it is made of side features, for a model that learns no more."""
+    def freeze_item_table(self, *, coarse_search: bool = False) -> None:
+        """Compute the item table once, where it is made of side features, for a model that learns no more.
+
+        Args:
+            coarse_search: Whether `recommend` looks for candidates, several times k, by a bfloat16 copy of the table,
+                and scores these alone exactly.
+
+        Raises:
+            ValueError: There is to be a coarse search, and scores are not products with a table.
+        """
         if self.scores_by_features:
             self.frozen_table = tf.Variable(self.item_table(), trainable=False, name="item_table")
+        if coarse_search:
+            if type(self).score_block is not SequenceModel.score_block:
+                raise ValueError(f"{type(self).__name__} scores are no products with an item table to search coarsely.")
+            coarse = tf.cast(self._table_to_score(), tf.bfloat16)
+            self.coarse_table = tf.Variable(coarse, trainable=False, name="coarse_table")
 
     def _table_to_score(self):
         return tf.convert_to_tensor(self.item_table() if self.frozen_table is None else self.frozen_table)
@@ -416,19 +432,28 @@ class SequenceModel(keras.Model):
         rivals = tf.where(is_rival, scores[:, 1:], -np.inf)
         return 1 + metrics.count_not_below(scores[:, 0], rivals, num_rivals=num_rivals)
 
-    def recommend(self, query, excluded, *, k):
+    def recommend(self, query, excluded, *, k, exact=False):
         """The k items with the highest scores, equal scores by the smaller id (the more frequent item).
 
         Args:
             query: What `query` returned for the histories.
             excluded: int32 [B, S], items that may not be recommended; 0 is ignored.
             k: Items a row, at most `num_items`.
+            exact: Whether to look at the exact scores of all items where there is a coarse table too.
 
         Returns:
             ids: int32 [B, k].
             scores: float32 [B, k], descending; -inf, beside an id that means nothing, where fewer than k are left.
         """
-        return self._recommend(query, excluded, k)[:2]
+        if exact or self.coarse_table is None:
+            return self._recommend(query, excluded, k)[:2]
+        few = min(_COARSE_CANDIDATES * k, self.num_items)
+        ids, coarse, _ = self._recommend(query, excluded, few, self._coarse_block)
+        by_id = tf.argsort(ids, axis=1)  # so that of equal scores the smaller id is first
+        ids, coarse = tf.gather(ids, by_id, batch_dims=1), tf.gather(coarse, by_id, batch_dims=1)
+        scores = tf.where(coarse > -np.inf, self.score_candidates(query, ids), -np.inf)
+        scores, columns = tf.math.top_k(scores, k)
+        return tf.gather(ids, columns, batch_dims=1), scores
 
     def rank_and_recommend(self, query, target, excluded, *, k):
         """What `recommend` gives, and ranks that tell as much as it does, from one pass over the catalogue.
@@ -456,12 +481,20 @@ class SequenceModel(keras.Model):
         is_excluded = tf.reduce_any(excluded == target[:, None], axis=1)
         return tf.where(is_excluded, self.num_items + 1, before + 1), ids[:, :k], scores[:, :k]
 
-    def _recommend(self, query, excluded, k):
+    def _coarse_block(self, query, start, stop):
+        """What `score_block` gives, but for rounding."""
+        table = tf.convert_to_tensor(self.coarse_table)[start:stop]
+        scores = tf.cast(tf.matmul(tf.cast(query, table.dtype), table, transpose_b=True), tf.float32)
+        bias = self.item_bias()
+        return scores if bias is None else scores + bias[start:stop]
+
+    def _recommend(self, query, excluded, k, score_block=None):
         """Ids and scores as in `recommend`, and how many items that are not excluded have a score that is NaN."""
+        score_block = score_block or self.score_block
         best_ids = tf.zeros([tf.shape(excluded)[0], 0], tf.int32)
         best_scores, num_nan = tf.cast(best_ids, tf.float32), tf.zeros(tf.shape(excluded)[:1], tf.int32)
         for start, stop in ranking_blocks(self.num_items):
-            scores = tf.ensure_shape(self.score_block(query, start, stop), [None, stop - start])
+            scores = tf.ensure_shape(score_block(query, start, stop), [None, stop - start])
             scores, _ = exclude(scores, excluded, start)
             scores, columns, number = top_k(scores, min(k, stop - start))
             num_nan += number
