@@ -112,6 +112,7 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
                 "user_column": "none",
                 "time_column": "none",
                 "split": "files",
+                "record_order": "time",  # lines are; the tests are the sessions that follow
             },
             {"input": "train_sessions.txt*", "test_input": "test_sessions.txt*"},
         ),
