@@ -29,21 +29,17 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Each table stands alone; about 25 minutes.
-SPEED = $(BIN)/python benchmarks/train_speed.py --peer-python bench/rectools/bin/python
-bench: install bench/ml-1m/COMPLETED bench/beauty/COMPLETED bench/rectools/.installed  ## speed and memory, beside RecTools
-	$(SPEED) --dataset bench/ml-1m --max-len 200
-	$(SPEED) --dataset bench/beauty --max-len 50
-	$(SPEED) --dataset bench/beauty --max-len 50 --dim 64 --loss softmax --steps 5 --epochs 1 --rounds 1
-	$(SPEED) --dataset bench/beauty --max-len 50 --recommend --rounds 1
-	$(BIN)/python benchmarks/scale.py
-	$(BIN)/python benchmarks/serving.py
+bench: install bench/ml-1m/COMPLETED bench/beauty/COMPLETED bench/retailrocket/COMPLETED bench/rectools/.installed  ## speed and memory, one table; half an hour
+	$(BIN)/python benchmarks/bench.py --peer-python bench/rectools/bin/python
 
 bench/ml-1m/COMPLETED: | install
 	$(BIN)/seqrec prepare --preset movielens-1m --input $(SEQREC_DATA_DIR)/ml-1m --min-item-events 5 --output bench/ml-1m
 
 bench/beauty/COMPLETED: | install
 	$(BIN)/seqrec prepare --preset amazon-beauty --input $(SEQREC_DATA_DIR)/amazon-beauty --output bench/beauty
+
+bench/retailrocket/COMPLETED: | install
+	$(BIN)/seqrec prepare --preset retailrocket --input $(SEQREC_DATA_DIR)/retailrocket --output bench/retailrocket
 
 # The peer has an environment of its own; the pinned PyTorch is the last that it was measured with.
 bench/rectools/.installed:

@@ -97,9 +97,7 @@ def main() -> None:
     measured = {}
     for what in args.curves or CURVES:
         for line in CURVES[what]:
-            command = [sys.executable, __file__, "--one", json.dumps(dataclasses.asdict(line))]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            seconds, peak, before = measured[line] = tuple(map(float, done.stdout.split()))
+            seconds, peak, before = measured[line] = measure(line)
             share, users = "", ""
             if what != "softmax":
                 flops = training_flops([line.events] * line.batch, dim=line.dim, blocks=2, scored=2)
@@ -110,6 +108,14 @@ def main() -> None:
             )
     if args.plot:
         plot(measured, args.plot)
+
+
+def measure(line: Line) -> tuple[float, float, float]:
+    """Seconds of a step, most memory, and memory before, GB; in a process of its own."""
+    command = [sys.executable, __file__, "--one", json.dumps(dataclasses.asdict(line))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, peak, before = map(float, done.stdout.split())
+    return seconds, peak, before
 
 
 def plot(measured, path) -> None:

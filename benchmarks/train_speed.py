@@ -8,10 +8,14 @@ a noisy machine disturbs both alike; the first epoch of each start (compilation)
 
 With --recommend, what is timed is not training: it is ranking the catalogue for every user, without the items of the
 history, by `evaluate` (ranks of the test items and the lists of 20) and by RecTools' `recommend` (the lists alone).
+
+The floor is what the matrix products of the epoch would take at the rate that this machine multiplies matrices of
+2,048 x 2,048, over the time it took; of attention, all pairs of a history's own events count.
 """
 
 import argparse
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -21,9 +25,33 @@ import subprocess
 import sys
 import tempfile
 
+from floor import matmul_rate, training_flops
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 PEER_SCRIPT = pathlib.Path(__file__).parent / "peers" / "rectools_sasrec.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """What one library took.
+
+    Attributes:
+        seconds: Of each epoch, or of each ranking.
+        users: In each.
+        peak_gb: Memory of the process.
+        floor: Share of the time that its matrix products would take at the machine's best rate; None where not counted.
+    """
+
+    seconds: list[float]
+    users: int
+    peak_gb: float
+    floor: float | None
+
+    @property
+    def rate(self) -> float:
+        """Users a second, in the median."""
+        return self.users / statistics.median(self.seconds)
 
 
 def main() -> None:
@@ -44,39 +72,58 @@ def main() -> None:
         seconds = rank_ours(args) if args.recommend else time_ours(args)
         print(json.dumps({"seconds": seconds, "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}))
         return
-    settings = ["--max-len", str(args.max_len), "--dim", str(args.dim), "--loss", args.loss]
-    settings += ["--epochs", str(args.epochs + 1)]
-    settings += ["--steps", str(args.steps)] if args.steps else []
-    settings += ["--recommend"] if args.recommend else []
-    num_users = sum(1 for _ in read_sequences(args.dataset))
+    timings = compare(**{name: value for name, value in vars(args).items() if name != "ours"})
+    what = "ranking all items" if args.recommend else args.loss
+    users = timings["seqrec_tf"].users
+    print(f"SASRec, {args.dataset}, L={args.max_len}, d={args.dim}, {what}, {users:,} users")
+    print(
+        f"{'':<12}{'s (median)':>12}{'fastest':>10}{'slowest':>10}{'users/s':>10}{'peak GB':>9}{'floor':>8}{'ratio':>8}"
+    )
+    lowest = min(timing.rate for timing in timings.values())
+    for name, timing in timings.items():
+        floor, ratio = "" if timing.floor is None else f"{timing.floor:.0%}", timing.rate / lowest
+        print(
+            f"{name:<12}{statistics.median(timing.seconds):>12.2f}{min(timing.seconds):>10.2f}"
+            f"{max(timing.seconds):>10.2f}{timing.rate:>10,.0f}{timing.peak_gb:>9.2f}{floor:>8}{ratio:>8.2f}"
+        )
+
+
+def compare(
+    dataset, peer_python=None, max_len=200, dim=50, loss="bce", epochs=3, rounds=2, steps=None, recommend=False
+) -> dict[str, Timing]:
+    """Time both libraries; the arguments are the command's."""
+    settings = ["--max-len", str(max_len), "--dim", str(dim), "--loss", loss, "--epochs", str(epochs + 1)]
+    settings += ["--steps", str(steps)] if steps else []
+    settings += ["--recommend"] if recommend else []
+    sequences = list(read_sequences(dataset))
     with tempfile.TemporaryDirectory() as folder:
         events = pathlib.Path(folder) / "events.csv"
         with events.open("w", newline="") as stream:
             writer = csv.writer(stream)
             writer.writerow(["user_id", "item_id", "order"])
-            for user, items in enumerate(read_sequences(args.dataset)):
+            for user, items in enumerate(sequences):
                 writer.writerows((user, item, order) for order, item in enumerate(items))
-        commands = {"seqrec_tf": [sys.executable, __file__, "--ours", "--dataset", args.dataset, *settings]}
-        if args.peer_python:
-            commands["rectools"] = [args.peer_python, str(PEER_SCRIPT), str(events), *settings]
+        commands = {"seqrec_tf": [sys.executable, __file__, "--ours", "--dataset", str(dataset), *settings]}
+        if peer_python:
+            commands["rectools"] = [peer_python, str(PEER_SCRIPT), str(events), *settings]
         seconds, peak = {name: [] for name in commands}, dict.fromkeys(commands, 0.0)
-        for _ in range(args.rounds):
+        for _ in range(rounds):
             for name, command in commands.items():
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
                 answer = json.loads(done.stdout.splitlines()[-1])
-                seconds[name] += answer["seconds"] if args.recommend else answer["seconds"][1:]
+                seconds[name] += answer["seconds"] if recommend else answer["seconds"][1:]
                 peak[name] = max(peak[name], answer["peak_gb"])
-    what = "ranking all items" if args.recommend else args.loss
-    num_users = 128 * args.steps if args.steps else num_users
-    print(f"SASRec, {args.dataset}, L={args.max_len}, d={args.dim}, {what}, {num_users:,} users")
-    print(f"{'':<12}{'s (median)':>12}{'fastest':>10}{'slowest':>10}{'users/s':>10}{'peak GB':>9}{'ratio':>8}")
-    slowest = max(statistics.median(times) for times in seconds.values())
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        print(
-            f"{name:<12}{median:>12.2f}{min(times):>10.2f}{max(times):>10.2f}{num_users / median:>10,.0f}"
-            f"{peak[name]:>9.2f}{slowest / median:>8.2f}"
-        )
+    users, floor = (128 * steps if steps else len(sequences)), None
+    if not recommend and not steps:
+        from seqrec_tf.records import DatasetFolder
+
+        scored = 2 if loss == "bce" else DatasetFolder(dataset).num_items
+        lengths = [min(len(items) - 1, max_len) for items in sequences]
+        floor = training_flops(lengths, dim=dim, blocks=2, scored=scored) / matmul_rate()
+    return {
+        name: Timing(times, users, peak[name], floor and floor / statistics.median(times))
+        for name, times in seconds.items()
+    }
 
 
 def read_sequences(dataset: str):

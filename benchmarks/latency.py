@@ -1,7 +1,7 @@
 """Latency of an exported model, loaded as TF Serving loads it, and of other ways to find the best items.
 
-    python benchmarks/serving.py
-    pip install scann && python benchmarks/serving.py --indexes
+    python benchmarks/latency.py
+    pip install scann && python benchmarks/latency.py --indexes
 
 SASRec with d = 64, L = 50 and random weights answers `serving_default` (ids in, 20 ids and scores out, as strings) for
 histories of 50 events, through a session on the saved model. With --indexes: only the search, from a query vector to
@@ -44,15 +44,22 @@ def main() -> None:
         for batch in args.batch_sizes:
             for threads in args.threads:
                 for what in whats:
-                    command = [sys.executable, __file__, "--seconds", str(args.seconds)]
-                    command += ["--one", what, str(items), str(batch), str(threads)]
-                    done = subprocess.run(command, capture_output=True, text=True)
                     head = f"{what:<18}{items:>10,}{batch:>7}{threads:>9}"
-                    if done.returncode:
-                        print(f"{head}  {done.stderr.strip().splitlines()[-1]}", flush=True)
+                    try:
+                        p50, p99, recall = measure(what, items, batch, threads, args.seconds)
+                    except subprocess.CalledProcessError as error:
+                        print(f"{head}  {error.stderr.strip().splitlines()[-1]}", flush=True)
                         continue
-                    p50, p99, recall = map(float, done.stdout.split()[-3:])
                     print(f"{head}{p50:>9.2f}{p99:>9.2f}{1000 * batch / p50:>10,.0f}{recall:>8.3f}", flush=True)
+
+
+def measure(what: str, items: int, batch: int, threads: int, seconds: float = 5.0) -> tuple[float, float, float]:
+    """Median and 99th percentile, milliseconds, and the share of the exact items; in a process of its own."""
+    command = [sys.executable, __file__, "--seconds", str(seconds)]
+    command += ["--one", what, str(items), str(batch), str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    p50, p99, recall = map(float, done.stdout.split()[-3:])
+    return p50, p99, recall
 
 
 def percentiles(ask, seconds: float) -> tuple[float, float]:
