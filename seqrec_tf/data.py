@@ -25,7 +25,7 @@ _LENGTH_NOISE = 0.1
 # Sequences that are shuffled, and sorted by length, together.
 _WINDOW = 25_600
 # The same where sequences are in the order of time, which is that of these windows.
-_WINDOW_OF_TIME = 6_400
+_WINDOW_OF_TIME = 1_600
 # Sequences that a batch of like length has at least, where the average is more.
 _LEAST_ROWS = 8
 _PARALLEL_FILES = 4
