@@ -3,9 +3,10 @@
     python benchmarks/session_speed.py --dataset bench/retailrocket
 
 GRU4Rec has 224 units, BPR-max, 2,048 samples beside the items of the batch, and batches of 40 sessions. Its authors'
-TensorFlow code, with one event of each of 80 sessions in a batch, does 3,900 to 4,300 events a second on a machine whose
-two cores take 330 ms for the plain step. That is SASRec of Keras' own layers, padded to 200 events, d = 50, 2 blocks, 1 head, batch 128, binary
-cross-entropy with one negative, Adam. The first epoch, or step, of each (compilation) does not count.
+TensorFlow code, with one event of each of 80 sessions in a batch, does 3,900 to 4,300 events a second on a machine
+whose two cores take 330 ms for the plain step. That is SASRec of Keras' own layers, padded to 200 events, d = 50, 2
+blocks, 1 head, batch 128, binary cross-entropy with one negative, Adam. The first epoch, or step, of each (compilation)
+does not count.
 """
 
 import argparse
