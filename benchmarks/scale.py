@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 
-from floor import matmul_rate, training_flops
+from measures import matmul_rate, training_flops
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 

@@ -16,6 +16,8 @@ import statistics
 import time
 import tomllib
 
+from measures import epoch_seconds
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "gru4rec_retailrocket.toml"
@@ -39,8 +41,6 @@ def main() -> None:
 
 def session_events(dataset: str, epochs: int) -> float:
     """Events to predict that GRU4Rec trains on a second, the median of epochs."""
-    import keras
-
     from seqrec_tf import config, data
     from seqrec_tf.models import GRU4Rec
     from seqrec_tf.optimizers import make_optimizer
@@ -53,19 +53,9 @@ def session_events(dataset: str, epochs: int) -> float:
     train = config.TrainConfig(**options["train"])
     at_once = steps_at_once(data.steps_per_epoch(folder, batch_size))
     model.compile(optimizer=make_optimizer(train, total_steps=1), steps_per_execution=at_once)
-    seconds = []
-
-    class Clock(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            self.started = time.perf_counter()
-
-        def on_epoch_end(self, epoch, logs=None):
-            seconds.append(time.perf_counter() - self.started)
-
     batches = data.load(folder, model, batch_size=batch_size)
     targets = sum(int((labels.numpy() != 0).sum()) for _, labels, _ in batches)
-    model.fit(batches, epochs=epochs + 1, shuffle=False, verbose=0, callbacks=[Clock()])
-    return targets / statistics.median(seconds[1:])
+    return targets / statistics.median(epoch_seconds(model, batches, epochs + 1)[1:])
 
 
 def plain_step(steps: int = 10) -> float:

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 
-from floor import matmul_rate, training_flops
+from measures import epoch_seconds, matmul_rate, training_flops
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -140,32 +140,18 @@ def read_sequences(dataset: str):
 
 def time_ours(args) -> list[float]:
     """Seconds of each training epoch of this project."""
-    import time
-
-    import keras
-
     from seqrec_tf import config, data
     from seqrec_tf.models import SASRec
     from seqrec_tf.optimizers import make_optimizer
     from seqrec_tf.records import DatasetFolder
     from seqrec_tf.train import steps_at_once
 
-    seconds = []
-
-    class Clock(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            self.started = time.perf_counter()
-
-        def on_epoch_end(self, epoch, logs=None):
-            seconds.append(time.perf_counter() - self.started)
-
     model = SASRec.from_dataset(args.dataset, max_len=args.max_len, dim=args.dim, loss=args.loss)
     at_once = steps_at_once(args.steps or data.steps_per_epoch(DatasetFolder(args.dataset), 128))
     model.compile(optimizer=make_optimizer(config.TrainConfig(), total_steps=1), steps_per_execution=at_once)
     batches = data.load(args.dataset, model, batch_size=128)
     batches = batches.take(args.steps) if args.steps else batches
-    model.fit(batches, epochs=args.epochs, shuffle=False, verbose=0, callbacks=[Clock()])
-    return seconds
+    return epoch_seconds(model, batches, args.epochs)
 
 
 def rank_ours(args) -> list[float]:

@@ -1,6 +1,23 @@
-"""The arithmetic that a training step of SASRec cannot do without, and how fast this machine would do it."""
+"""What several benchmarks measure: the seconds of epochs, the arithmetic of a step, and how fast a machine does it."""
 
 import time
+
+
+def epoch_seconds(model, batches, epochs: int) -> list[float]:
+    """Seconds of each epoch that a compiled model is fitted; the first one's hold its compilation."""
+    import keras
+
+    seconds = []
+
+    class Clock(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.started = time.perf_counter()
+
+        def on_epoch_end(self, epoch, logs=None):
+            seconds.append(time.perf_counter() - self.started)
+
+    model.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[Clock()])
+    return seconds
 
 
 def training_flops(lengths, *, dim: int, blocks: int, scored: int) -> float:
