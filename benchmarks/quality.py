@@ -120,6 +120,7 @@ ROWS = {
         for row, config, settings in (
             ("sasrec", "sasrec_sides", ""),
             ("sasrec-sides", "sasrec_sides", _TITLES),
+            ("sasrec-sides-dropout", "sasrec_sides", f"{_TITLES} model.item_id_dropout_rate=0.2"),
             *(
                 (f"nova-{fusion}", "nova_ml1m", f"{_TITLES} model.fusion={fusion}")
                 for fusion in ("sum", "concat", "gating")

@@ -69,14 +69,18 @@ class ItemFeaturesConfig(ModelConfig):
         item_vectors: How the model reads those that are vectors: "projected" by weights that it learns, from their full
             width; "frozen", projected from their principal components, as many as the model is wide, so that a step
             costs the same for vectors of any width; "trained", which are these components at the start.
+        item_id_dropout_rate: Share of the items that a step knows by their features alone, as it must know new ones
+            (DropoutNet, Volkovs et al. 2017). 0 suits catalogues that do not change.
     """
 
     item_features: tuple[str, ...] = ()
     item_vectors: str = "projected"
+    item_id_dropout_rate: float = 0.0
 
     def __post_init__(self):
         super().__post_init__()
         check_choice("model.item_vectors", self.item_vectors, VECTOR_USES)
+        check_rate("model.item_id_dropout_rate", self.item_id_dropout_rate)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,7 +64,9 @@ def run(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f"--json {json_file}: there is no folder {json_file.parent}.")
     run_folder = RunFolder(args.run)
     folder = run_folder.open_dataset(args.dataset)
-    models = {run_folder.config.model_name: run_folder.load_model()}
+    model = run_folder.load_model()
+    model.freeze_item_table()
+    models = {run_folder.config.model_name: model}
     # As long a history as the model's, so that batches, and with them the sampled items, are the same for both.
     models.setdefault("poprec", PopRec.from_dataset(folder, max_len=run_folder.config.model.max_len))
     exclude_history = run_folder.config.data.exclude_history and not args.keep_history

@@ -111,6 +111,7 @@ class ItemFeatures(keras.layers.Layer):
         dim: D.
         vectors: What the table of a vector of n floats holds: the vector ("projected"), or its min(n, D) principal
             components, which then do not change ("frozen") or do ("trained").
+        id_dropout_rate: Share of the items that `known_by_id` treats as unknown in training.
 
     Call arguments:
         ids: int [...], in [0, V).
@@ -119,13 +120,17 @@ class ItemFeatures(keras.layers.Layer):
         A list of float [..., D], one for each feature.
     """
 
-    def __init__(self, features: Sequence[Feature], num_items, dim, *, vectors="projected", **kwargs):
+    def __init__(
+        self, features: Sequence[Feature], num_items, dim, *, vectors="projected", id_dropout_rate=0.0, **kwargs
+    ):
         super().__init__(**kwargs)
         check_choice("model.item_vectors", vectors, VECTOR_USES)
         self.features = tuple(features)
         self.num_items = num_items
         self.dim = dim
         self.use_of_vectors = vectors
+        self.id_dropout_rate = id_dropout_rate
+        self.seed_generator = keras.random.SeedGenerator()
         with quiet.stderr_to_nowhere():  # the first float16 of a process is an error to oneDNN, which then does without
             tf.zeros([1], tf.float16)
         self.tables, self.components = [], {}
@@ -185,9 +190,16 @@ class ItemFeatures(keras.layers.Layer):
                 of_feature = np.where(np.any(of_feature != 0, axis=1, keepdims=True), reduced, 0)
             table.assign(np.concatenate([table.numpy()[:first], of_feature]) if first else of_feature)
 
-    def known_by_id(self, vectors, ids):
-        """Vectors of items by their ids, float [..., D]; zero where training had no event to learn it from."""
-        return vectors * tf.cast(tf.gather(self.is_trained.value, ids), vectors.dtype)[..., None]
+    def known_by_id(self, vectors, ids, training=False):
+        """Vectors of items by their ids, float [..., D]; zero where training had no event to learn it from.
+
+        In training they are zero for some other items too, drawn anew each time.
+        """
+        is_known = tf.convert_to_tensor(self.is_trained.value)
+        if training and self.id_dropout_rate:
+            draw = tf.random.stateless_uniform(tf.shape(is_known), tf.cast(self.seed_generator.next(), tf.int32))
+            is_known *= tf.cast(draw >= self.id_dropout_rate, is_known.dtype)
+        return vectors * tf.cast(tf.gather(is_known, ids), vectors.dtype)[..., None]
 
     def call(self, ids, training=False):
         items, place = tf.unique(tf.reshape(ids, [-1]))  # [U]
@@ -202,6 +214,7 @@ class ItemFeatures(keras.layers.Layer):
             "num_items": self.num_items,
             "dim": self.dim,
             "vectors": self.use_of_vectors,
+            "id_dropout_rate": self.id_dropout_rate,
         }
 
     @classmethod

@@ -125,8 +125,14 @@ class SequenceModel(keras.Model):
         """
         chosen = chosen_features(names, self.schema.item_features, "item", type(self).__name__)
         if chosen:
-            uses = self.config.item_vectors
-            self.item_features = ItemFeatures(chosen, self.num_items, dim, vectors=uses, name="item_features")
+            self.item_features = ItemFeatures(
+                chosen,
+                self.num_items,
+                dim,
+                vectors=self.config.item_vectors,
+                id_dropout_rate=self.config.item_id_dropout_rate,
+                name="item_features",
+            )
 
     def make_user_features(self, names, dim) -> None:
         """Features of users as the layer `user_features`, as `make_item_features` does for items."""
@@ -138,7 +144,7 @@ class SequenceModel(keras.Model):
 
         Args:
             item_ids: int32 [...].
-            training: Whether rows are read in place.
+            training: Whether rows are read in place, and some items known by their features alone.
 
         Returns:
             float [..., D].
@@ -146,14 +152,14 @@ class SequenceModel(keras.Model):
         vectors = self.items(item_ids, training=training)
         if self.item_features is None:
             return vectors
-        vectors = self.item_features.known_by_id(vectors, item_ids)
+        vectors = self.item_features.known_by_id(vectors, item_ids, training=training)
         return tf.add_n([vectors, *self.item_features(item_ids, training=training)])
 
-    def represented_table(self):
+    def represented_table(self, training=False):
         """What `represent` gives for every item, as an `item_table`: the table itself where there are no features."""
         if self.item_features is None:
             return self.items.table
-        return tf.cast(self.represent(tf.range(self.num_items + 1), training=True), tf.float32)
+        return tf.cast(self.represent(tf.range(self.num_items + 1), training=training), tf.float32)
 
     @property
     def scores_by_features(self) -> bool:
@@ -378,9 +384,12 @@ class SequenceModel(keras.Model):
         if self.objective is None:
             raise NotImplementedError(f"{type(self).__name__} has no loss: it learns nothing by gradients.")
         is_target = y != PADDING_ID
-        is_sampled = self.objective.config.loss != "softmax"
-        # Of a table made of features, the rows that the samples need, and no others.
-        table = self.represent if self.scores_by_features and is_sampled else self.item_table()
+        if not self.scores_by_features:
+            table = self.item_table()
+        elif self.objective.config.loss == "softmax":
+            table = self.represented_table(training=True)
+        else:
+            table = self.represent  # the rows that the samples need, and no others
         return self.objective(
             self.project(tf.boolean_mask(y_pred, is_target)),
             tf.boolean_mask(y, is_target),

@@ -55,7 +55,7 @@ class NOVA(SASRec):
     def encode(self, item_ids, position=None, training=False):
         """States of events by their ids and, in queries and keys, their features: float [B, L, D], or [B, D]."""
         return self.encoder(
-            self.item_features.known_by_id(self.items(item_ids), item_ids) * self.config.dim**0.5,
+            self.item_features.known_by_id(self.items(item_ids), item_ids, training=training) * self.config.dim**0.5,
             item_ids != PADDING_ID,
             side=self.item_features(item_ids, training=training),
             position=position,

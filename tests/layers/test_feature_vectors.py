@@ -75,6 +75,20 @@ def test_an_item_without_training_events_has_no_vector_by_its_id():
     assert known[..., 0].numpy().tolist() == [[1, 1, 1], [0, 0, 1]]
 
 
+def test_some_items_are_unknown_by_their_ids_in_training_alone():
+    features = [Feature("price", "float32", (), kind="number")]
+    layer = ItemFeatures(features, 2000, 4, id_dropout_rate=0.25)
+    layer.adapt({"price": np.zeros(2001, np.float32)}, [1] * 1000 + [0] * 1000)
+    ids = tf.constant([list(range(2001))] * 2)
+    draws = [layer.known_by_id(tf.ones([2, 2001, 4]), ids, training=True).numpy()[..., 0] for _ in range(2)]
+    np.testing.assert_array_equal(draws[0][0], draws[0][1])  # an item is known or not, wherever it occurs
+    assert np.any(draws[0] != draws[1])
+    assert np.mean(draws[0][0, 1:1001]) == pytest.approx(0.75, abs=0.05)
+    assert not np.any(draws[0][0, 1001:])
+    served = layer.known_by_id(tf.ones([2, 2001, 4]), ids).numpy()[0, :, 0]
+    assert served.tolist() == [0.0] + [1.0] * 1000 + [0.0] * 1000
+
+
 def test_it_comes_back_from_its_config():
     layer = made()
     copy = ItemFeatures.from_config(layer.get_config())
