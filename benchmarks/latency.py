@@ -4,8 +4,9 @@
     pip install scann && python benchmarks/latency.py --indexes
 
 SASRec with d = 64, L = 50 and random weights answers `serving_default` (ids in, 20 ids and scores out, as strings) for
-histories of 50 events, through a session on the saved model. With --indexes: only the search, from a query vector to
-its best 20 items, by the exported model's own operations and by TFRS' indexes. Each line is a process of its own.
+histories of 50 events, through a session on the saved model, as exported with and without --coarse-search. With
+--indexes: only the search, from a query vector to its best 20 items, by the exported model's own operations and by
+TFRS' indexes. Each line is a process of its own.
 """
 
 import argparse

@@ -179,8 +179,10 @@ def evaluation_batches(
 def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order):
     """One epoch; `order` is int32 [2], from which all shuffling follows."""
     files = folder.split_files("train")
-    parallel, window_size = (len(files), _WINDOW_OF_TIME) if folder.is_by_time else (_PARALLEL_FILES, _WINDOW)
-    if not folder.is_by_time:
+    if folder.is_by_time:
+        parallel, window_size = len(files), _WINDOW_OF_TIME  # side by side, so that what ended together is together
+    else:
+        parallel, window_size = _PARALLEL_FILES, _WINDOW
         files = tf.gather(files, tf.argsort(tf.random.stateless_uniform([len(files)], order)))
     spec = _parsing_spec(folder)
 
@@ -230,9 +232,8 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
         num_parallel_calls=min(parallel, _PARALLEL_FILES),
         deterministic=True,
     )
-    return (
-        serialized.batch(max(window_size, 10 * batch_size) // batch_size * batch_size).enumerate().flat_map(to_batches)
-    )
+    whole_batches = max(window_size, 10 * batch_size) // batch_size * batch_size
+    return serialized.batch(whole_batches).enumerate().flat_map(to_batches)
 
 
 def _equal_shares(costs, number):

@@ -145,23 +145,22 @@ class ItemFeatures(keras.layers.Layer):
             if feature.kind == "vector" and vectors != "projected":
                 width = (min(dim, *feature.shape),)
                 self.components[feature.name] = [
-                    self._constant(f"{feature.name}_{name}", shape)
+                    self._weight(f"{feature.name}_{name}", shape)
                     for name, shape in (("mean", feature.shape), ("basis", [*feature.shape, *width]))
                 ]
                 feature = dataclasses.replace(feature, shape=width)
             is_trained = feature.kind == "vector" and vectors == "trained"
             self.tables.append(
-                self._constant(f"{feature.name}_of_item", [num_items + 1, *width], dtype, trainable=is_trained)
+                self._weight(f"{feature.name}_of_item", [num_items + 1, *width], dtype, trainable=is_trained)
             )
             in_tables.append(feature)
         self.vectors = FeatureVectors(in_tables, dim, name="vectors", dtype=self.dtype_policy)
-        self.is_trained = self._constant("is_trained", [num_items + 1])
-        self.is_trained.assign(np.ones(num_items + 1))
+        self.is_trained = self._weight("is_trained", [num_items + 1], initializer="ones")
         self.built = True
 
-    def _constant(self, name, shape, dtype="float32", *, trainable=False):
+    def _weight(self, name, shape, dtype="float32", *, initializer="zeros", trainable=False):
         return self.add_weight(
-            name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=trainable, autocast=False
+            name=name, shape=shape, dtype=dtype, initializer=initializer, trainable=trainable, autocast=False
         )
 
     def adapt(self, values: Mapping[str, np.ndarray], item_counts: Sequence[int]) -> None:
@@ -172,12 +171,11 @@ class ItemFeatures(keras.layers.Layer):
             item_counts: Training events of items 1, 2, ...
         """
         self.is_trained.assign([0.0, *(float(count > 0) for count in item_counts)])
-        for name, constants in self.components.items():
-            is_there = np.any(values[name] != 0, axis=1) & (self.is_trained.numpy() > 0)
-            mean, basis = constants
-            found = principal_components(values[name], is_there, basis.shape[1])
-            mean.assign(found[0])
-            basis.assign(found[1])
+        for name, (mean, basis) in self.components.items():
+            is_sample = np.any(values[name] != 0, axis=1) & (self.is_trained.numpy() > 0)
+            found_mean, found_basis = principal_components(values[name], is_sample, basis.shape[1])
+            mean.assign(found_mean)
+            basis.assign(found_basis)
         self.set_rows(values)
 
     def set_rows(self, values: Mapping[str, np.ndarray], first: int = 0) -> None:
@@ -185,7 +183,7 @@ class ItemFeatures(keras.layers.Layer):
         for feature, table in zip(self.features, self.tables, strict=True):
             of_feature = values[feature.name]
             if feature.name in self.components:
-                mean, basis = (constant.numpy() for constant in self.components[feature.name])
+                mean, basis = (weight.numpy() for weight in self.components[feature.name])
                 reduced = of_feature @ basis - mean @ basis
                 of_feature = np.where(np.any(of_feature != 0, axis=1, keepdims=True), reduced, 0)
             table.assign(np.concatenate([table.numpy()[:first], of_feature]) if first else of_feature)

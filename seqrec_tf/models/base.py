@@ -204,8 +204,11 @@ class SequenceModel(keras.Model):
 
     def score_block(self, query, start, stop):
         """Scores of the items with ids in [start, stop): float32 [B, stop - start]."""
-        table = tf.cast(self._table_to_score()[start:stop], tf.float32)
-        scores = tf.matmul(tf.cast(query, tf.float32), table, transpose_b=True)
+        return self._products(query, tf.cast(self._table_to_score()[start:stop], tf.float32), start, stop)
+
+    def _products(self, query, vectors, start, stop):
+        """Scores of the items in [start, stop) by these vectors, in whose dtype they are multiplied: float32."""
+        scores = tf.cast(tf.matmul(tf.cast(query, vectors.dtype), vectors, transpose_b=True), tf.float32)
         bias = self.item_bias()
         return scores if bias is None else scores + bias[start:stop]
 
@@ -415,8 +418,7 @@ class SequenceModel(keras.Model):
         target_scores = self.score_candidates(query, target[:, None])[:, 0]
         rank = tf.ones_like(target)
         for start, stop in ranking_blocks(self.num_items):
-            scores = tf.ensure_shape(self.score_block(query, start, stop), [None, stop - start])
-            scores, num_excluded = exclude(scores, excluded, start)
+            scores, num_excluded = exclude(self.score_block(query, start, stop), excluded, start)
             num_rivals = tf.fill(tf.shape(target), stop - start) - num_excluded
             rank += metrics.count_not_below(target_scores, scores, num_rivals=num_rivals)
             # The target is in its block too, and no rival of itself.
@@ -492,10 +494,7 @@ class SequenceModel(keras.Model):
 
     def _coarse_block(self, query, start, stop):
         """What `score_block` gives, but for rounding."""
-        table = tf.convert_to_tensor(self.coarse_table)[start:stop]
-        scores = tf.cast(tf.matmul(tf.cast(query, table.dtype), table, transpose_b=True), tf.float32)
-        bias = self.item_bias()
-        return scores if bias is None else scores + bias[start:stop]
+        return self._products(query, tf.convert_to_tensor(self.coarse_table)[start:stop], start, stop)
 
     def _recommend(self, query, excluded, k, score_block=None):
         """Ids and scores as in `recommend`, and how many items that are not excluded have a score that is NaN."""
@@ -660,7 +659,7 @@ def exclude(scores, excluded, start):
     """Take some items out of a block of scores.
 
     Args:
-        scores: float32 [B, V'], of the items with ids from `start` on; V' being known.
+        scores: float32 [B, V'], of the items with ids from `start` on.
         excluded: int32 [B, S]; ids outside the block are ignored.
         start: First id of the block.
 
@@ -668,13 +667,12 @@ def exclude(scores, excluded, start):
         scores: float32 [B, V'], -inf at the excluded ids.
         number: int32 [B], how many these are.
     """
-    # Nothing else looks at the scores, not even at their shape, so that they can be changed in place.
-    rows, width = tf.shape(excluded)[0], scores.shape[1]
+    rows, width = tf.shape(scores)[0], tf.shape(scores)[1]
     ids = tf.sort(excluded, axis=1)
     is_new = tf.concat([tf.ones_like(ids[:, :1], tf.bool), ids[:, 1:] != ids[:, :-1]], axis=1)
     number = tf.reduce_sum(tf.cast(is_new & (ids >= start) & (ids < start + width), tf.int32), axis=1)
     place = tf.stack([tf.broadcast_to(tf.range(rows)[:, None], tf.shape(ids)), ids - start], axis=-1)
-    # In place, and only there: a mask of all items would cost as much as their scores.
+    # Only there: a mask of all items would cost more than the copy of their scores that this makes.
     scores = tf.raw_ops.TensorScatterUpdate(
         tensor=scores,
         indices=place,
