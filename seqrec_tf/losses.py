@@ -46,13 +46,14 @@ def cross_entropy(hidden, table, bias, targets):
     loss = -log softmax(hidden table^T + bias)[target]
 
     Targets are taken in blocks: a block's gradients are made right after its loss, from the same logits, and these are
-    forgotten. Where all targets have the same weight, as in a mean, these are the
-    gradients but for that factor; else they are computed anew in the backward pass. Either way they are exact.
+    forgotten. Where all targets have the same weight, as in a mean, these are the gradients but for that factor; else
+    they are computed anew in the backward pass. Either way they are exact. Probabilities are never made: the products
+    are with the exponentials of the logits, and what divides these divides the states, which are far fewer.
 
     Args:
         hidden: float32 [N, D], states that predict.
         table: float32 [V, D], vectors of all candidates.
-        bias: float32 [V], added to the logits.
+        bias: float32 [V], added to the logits, or None.
         targets: int32 [N], row of the true item, in [0, V).
 
     Returns:
@@ -61,37 +62,46 @@ def cross_entropy(hidden, table, bias, targets):
     rows_at_once = logits_at_once(table.shape[0]) // table.shape[0]
 
     def in_blocks(hidden, table, bias, weights):
-        """Losses [N], and gradients of their weighted sum: of hidden [N, D], of the table [V, D], of the bias [V]."""
-        number = tf.shape(hidden)[0]
+        """Losses [N], and gradients of their weighted sum: of hidden [N, D], of the table [V, D] and of a bias [V]."""
+        number, dim = tf.shape(hidden)[0], hidden.shape[1]
         num_blocks = tf.maximum(-(-number // rows_at_once), 1)
+        weights = tf.ones([number]) if weights is None else weights
+        # What multiplies a row's probabilities in the gradients: of the table, and of the bias.
+        inputs = hidden if bias is None else tf.concat([hidden, tf.ones([number, 1])], axis=1)  # [N, D'], D or D + 1
 
-        def block(index, losses, of_hidden, of_table, of_bias):
+        def block(index, losses, of_hidden, of_columns):
             part = slice(index * rows_at_once, (index + 1) * rows_at_once)
-            logits = tf.matmul(hidden[part], table, transpose_b=True) + bias  # [rows, V]
-            loss, of_logits = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=targets[part])
-            if weights is not None:
-                of_logits *= weights[part, None]
+            logits = tf.matmul(hidden[part], table, transpose_b=True)  # [rows, V]
+            logits = logits if bias is None else logits + bias
+            true = tf.gather(logits, targets[part], batch_dims=1)[:, None]
+            highest = tf.reduce_max(logits, axis=1, keepdims=True)
+            with tf.control_dependencies([true, highest]):  # so that the exponentials take the place of the logits
+                exponentials = tf.exp(logits - highest)
+            total = tf.reduce_sum(exponentials, axis=1, keepdims=True)
+            scale = weights[part, None] / total
+            expected = tf.matmul(exponentials, table) * scale  # the vector of an item, by the probabilities
             return (
                 index + 1,
-                losses.write(index, loss),
-                of_hidden.write(index, tf.matmul(of_logits, table)),
-                of_table + tf.matmul(of_logits, hidden[part], transpose_a=True),
-                of_bias + tf.reduce_sum(of_logits, axis=0),
+                losses.write(index, (tf.math.log(total) + highest - true)[:, 0]),
+                of_hidden.write(index, expected - tf.gather(table, targets[part]) * weights[part, None]),
+                of_columns + tf.matmul(inputs[part] * scale, exponentials, transpose_a=True),
             )
 
         def array(*shape):
             return tf.TensorArray(tf.float32, num_blocks, infer_shape=False, element_shape=[None, *shape])
 
-        _, losses, of_hidden, of_table, of_bias = tf.while_loop(
+        _, losses, of_hidden, of_columns = tf.while_loop(
             lambda index, *_: index < num_blocks,
             block,
-            (0, array(), array(hidden.shape[1]), tf.zeros(table.shape), tf.zeros(bias.shape)),
+            (0, array(), array(dim), tf.zeros([inputs.shape[1], table.shape[0]])),
             parallel_iterations=1,  # more would hold more blocks
         )
-        return losses.concat(), of_hidden.concat(), of_table, of_bias
+        of_rows = tf.tensor_scatter_nd_sub(tf.transpose(of_columns), targets[:, None], inputs * weights[:, None])
+        of_candidates = [of_rows] if bias is None else [of_rows[:, :dim], of_rows[:, dim]]
+        return losses.concat(), of_hidden.concat(), *of_candidates
 
     @tf.custom_gradient
-    def loss_of(hidden, table, bias):
+    def loss_of(hidden, table, bias=None):
         losses, *gradients = in_blocks(hidden, table, bias, None)
 
         def backward(weights):
@@ -104,7 +114,7 @@ def cross_entropy(hidden, table, bias, targets):
 
         return losses, backward
 
-    return loss_of(hidden, table, bias)
+    return loss_of(hidden, table) if bias is None else loss_of(hidden, table, bias)
 
 
 def generalized_binary_cross_entropy(positive, negatives, *, num_items, calibration):

@@ -139,7 +139,7 @@ class NextItemObjective(keras.layers.Layer):
         if config.loss == "softmax":
             number = self.num_candidates
             items = tf.ensure_shape(table[1 : number + 1], [number, table.shape[1]])
-            bias = tf.zeros([number]) if bias is None else bias[1 : number + 1] / config.temperature
+            bias = None if bias is None else bias[1 : number + 1] / config.temperature
             return losses.cross_entropy(hidden / config.temperature, items, bias, targets - 1)
 
         def vectors(ids):

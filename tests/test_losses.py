@@ -106,11 +106,15 @@ def test_cross_entropy_of_extreme_logits_has_finite_gradients():
 
 @pytest.mark.parametrize("num_targets", [1, 4, 5, 11])
 @pytest.mark.parametrize("is_weighted", [False, True])
-def test_cross_entropy_in_blocks_is_that_of_all_logits_with_its_gradients(monkeypatch, num_targets, is_weighted):
+@pytest.mark.parametrize("is_biased", [False, True])
+def test_cross_entropy_in_blocks_is_that_of_all_logits_with_its_gradients(
+    monkeypatch, num_targets, is_weighted, is_biased
+):
     monkeypatch.setattr(losses, "BLOCK_LOGITS", 28)
     monkeypatch.setattr(losses, "LEAST_ROWS", 2)
     random = np.random.default_rng(0)
-    states = [tf.Variable(random.normal(size=shape), dtype=tf.float32) for shape in ([num_targets, 3], [7, 3], [7])]
+    shapes = ([num_targets, 3], [7, 3], *([[7]] if is_biased else []))
+    states = [tf.Variable(random.normal(size=shape), dtype=tf.float32) for shape in shapes]
     targets = tf.constant(random.integers(0, 7, num_targets), tf.int32)
     weights = tf.constant(random.uniform(size=num_targets), tf.float32) if is_weighted else 0.25
 
@@ -120,11 +124,11 @@ def test_cross_entropy_in_blocks_is_that_of_all_logits_with_its_gradients(monkey
             total = tf.reduce_sum(values * weights)
         return [values, *tape.gradient(total, states)]
 
-    def plain(hidden, table, bias):
+    def plain(hidden, table, bias=0.0):
         logits = tf.matmul(hidden, table, transpose_b=True) + bias
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)
 
-    in_blocks = tf.function(lambda *states: losses.cross_entropy(*states, targets))
+    in_blocks = tf.function(lambda hidden, table, bias=None: losses.cross_entropy(hidden, table, bias, targets))
     for ours, expected in zip(results(in_blocks), results(plain), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
 
