@@ -164,8 +164,8 @@ def main() -> None:
     for name in args.rows or ROWS:
         for seed in args.seeds:
             lines += measure(name, ROWS[name], seed, args.work)
-    print(f"\n{'row':<22}{'seed':>5}{'epochs':>8}{'minutes':>9}  {'protocol':<13}{'metric':<9}{'measured':>18}", end="")
-    print("  published")
+    print(f"\n{'row':<22}{'seed':>5}{'parameters':>12}{'epochs':>8}{'minutes':>9}{'users/s':>9}", end="")
+    print(f"  {'protocol':<13}{'metric':<9}{'measured':>18}  published")
     print("\n".join(lines))
 
 
@@ -188,14 +188,19 @@ def measure(name: str, row: Row, seed: int, work: pathlib.Path) -> list[str]:
         seqrec(f"evaluate --run {run} --protocol {' '.join(row.published)} --seed {seed} --json {figures_file}")
     figures = json.loads(figures_file.read_text())["protocols"]
     training = json.loads((run / "metrics.json").read_text())
+    users = json.loads((dataset / "stats.json").read_text())["splits"]["train"]["sequences"]
+    users_a_second = users * training["epochs"] / max(training["training_seconds"], 0.1)
+    cost = (
+        f"{training['parameters']:>12,}{training['epochs']:>8}{training['seconds'] / 60:>9.1f}{users_a_second:>9,.0f}"
+    )
     lines = []
     for protocol, metrics in row.published.items():
         for metric, figure in metrics.items():
             measured = figures[protocol][row.model]["metrics"][metric]
             half = (measured["high"] - measured["low"]) / 2
             lines.append(
-                f"{name:<22}{seed:>5}{training['epochs']:>8}{training['seconds'] / 60:>9.1f}  {protocol:<13}{metric:<9}"
-                f"{measured['value']:>9.4f} ± {half:.4f}  " + (f"{figure[0]:.4f} ({figure[1]})" if figure else "")
+                f"{name:<22}{seed:>5}{cost}  {protocol:<13}{metric:<9}{measured['value']:>9.4f} ± {half:.4f}  "
+                + (f"{figure[0]:.4f} ({figure[1]})" if figure else "")
             )
     return lines
 

@@ -93,6 +93,10 @@ class RunKeeper(keras.callbacks.Callback):
         """Note the time."""
         self._started = time.monotonic()
 
+    def on_train_batch_end(self, batch, logs=None):
+        """Note the time, as what comes after the last step is validation."""
+        self._trained = time.monotonic()
+
     def on_epoch_end(self, epoch, logs=None):
         """Note the figures, keep the best model, write the checkpoint, stop when patience is lost."""
         figures = {name: float(value) for name, value in (logs or {}).items()}
@@ -101,7 +105,8 @@ class RunKeeper(keras.callbacks.Callback):
                 f"The loss became {figures['loss']} in epoch {epoch + 1}. Set a smaller train.learning_rate or a "
                 "train.clip_norm such as 1.0; the same command goes on after the epoch before."
             )
-        self.epochs.append({"epoch": epoch + 1, **figures, "seconds": round(time.monotonic() - self._started, 3)})
+        seconds = {"seconds": time.monotonic() - self._started, "training_seconds": self._trained - self._started}
+        self.epochs.append({"epoch": epoch + 1, **figures, **{name: round(time, 3) for name, time in seconds.items()}})
         if self.best is self.epochs[-1]:
             self.save_best()
         self._manager.save(checkpoint_number=epoch + 1)
@@ -123,9 +128,9 @@ class RunKeeper(keras.callbacks.Callback):
 
     def finish(self) -> None:
         """Write the run's figures, and mark it finished."""
-        seconds = sum(epoch["seconds"] for epoch in self.epochs)
-        figures = {"best": self.best, "epochs": len(self.epochs), "seconds": round(seconds, 1)}
-        figures["parameters"] = self._model.count_params()
+        figures = {"best": self.best, "epochs": len(self.epochs), "parameters": self._model.count_params()}
+        for name in ("seconds", "training_seconds"):
+            figures[name] = round(sum(epoch[name] for epoch in self.epochs), 1)
         write_whole(self.path / run_lib.METRICS_FILE, json.dumps(figures, indent=2) + "\n")
         write_whole(self.path / COMPLETED_FILE, "")
 
