@@ -40,7 +40,7 @@ def logits_at_once(num_items: int) -> int:
     return max(BLOCK_LOGITS, LEAST_ROWS * num_items)
 
 
-def cross_entropy(hidden, table, bias, targets):
+def cross_entropy(hidden, table, bias, targets, *, first=0, end=None):
     """Cross-entropy of the true item among all items, without the logits of all targets at once.
 
     loss = -log softmax(hidden table^T + bias)[target]
@@ -52,14 +52,19 @@ def cross_entropy(hidden, table, bias, targets):
 
     Args:
         hidden: float32 [N, D], states that predict.
-        table: float32 [V, D], vectors of all candidates.
+        table: float32 [V, D], vectors.
         bias: float32 [V], added to the logits, or None.
-        targets: int32 [N], row of the true item, in [0, V).
+        targets: int32 [N], row of the true item, in [first, end).
+        first: First row of the table that is a candidate; taking a part of the table would copy it.
+        end: Row after the last; None for V.
 
     Returns:
         float32 [N], nats.
     """
-    rows_at_once = logits_at_once(table.shape[0]) // table.shape[0]
+    num_rows = table.shape[0]
+    end = num_rows if end is None else end
+    rows_at_once = logits_at_once(num_rows) // num_rows
+    excluded = [columns for columns in ((0, first), (end, num_rows)) if columns[0] < columns[1]]
 
     def in_blocks(hidden, table, bias, weights):
         """Losses [N], and gradients of their weighted sum: of hidden [N, D], of the table [V, D] and of a bias [V]."""
@@ -73,6 +78,16 @@ def cross_entropy(hidden, table, bias, targets):
             part = slice(index * rows_at_once, (index + 1) * rows_at_once)
             logits = tf.matmul(hidden[part], table, transpose_b=True)  # [rows, V]
             logits = logits if bias is None else logits + bias
+            for start, stop in excluded:  # in place
+                logits = tf.raw_ops.TensorStridedSliceUpdate(
+                    input=logits,
+                    begin=[0, start],
+                    end=[0, stop],
+                    strides=[1, 1],
+                    begin_mask=1,  # all rows
+                    end_mask=1,
+                    value=tf.fill([tf.shape(logits)[0], stop - start], _NOT_THERE),
+                )
             true = tf.gather(logits, targets[part], batch_dims=1)[:, None]
             highest = tf.reduce_max(logits, axis=1, keepdims=True)
             with tf.control_dependencies([true, highest]):  # so that the exponentials take the place of the logits

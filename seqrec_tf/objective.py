@@ -137,10 +137,12 @@ class NextItemObjective(keras.layers.Layer):
         config = self.config
         hidden = tf.cast(hidden, tf.float32)
         if config.loss == "softmax":
-            number = self.num_candidates
-            items = tf.ensure_shape(table[1 : number + 1], [number, table.shape[1]])
-            bias = None if bias is None else bias[1 : number + 1] / config.temperature
-            return losses.cross_entropy(hidden / config.temperature, items, bias, targets - 1)
+            rows = self.num_items + 1
+            table = table if table.shape[0] == rows else tf.ensure_shape(table[:rows], [rows, table.shape[1]])
+            bias = None if bias is None else bias / config.temperature
+            return losses.cross_entropy(
+                hidden / config.temperature, table, bias, targets, first=1, end=self.num_candidates + 1
+            )
 
         def vectors(ids):
             return tf.cast(table(ids, training=True), tf.float32) if callable(table) else tf.gather(table, ids)

@@ -133,6 +133,20 @@ def test_cross_entropy_in_blocks_is_that_of_all_logits_with_its_gradients(
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_cross_entropy_looks_at_candidates_alone():
+    random = np.random.default_rng(0)
+    hidden, table = (tf.Variable(random.normal(size=shape), dtype=tf.float32) for shape in ([5, 3], [9, 3]))
+    targets = tf.constant(random.integers(2, 7, 5), tf.int32)
+    with tf.GradientTape(persistent=True) as tape:
+        value = tf.reduce_sum(losses.cross_entropy(hidden, table.read_value(), None, targets, first=2, end=7))
+        expected = tf.reduce_sum(losses.cross_entropy(hidden, table[2:7], None, targets - 2))
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    for variable in (hidden, table):
+        np.testing.assert_allclose(
+            *(tf.convert_to_tensor(tape.gradient(total, variable)) for total in (value, expected)), rtol=1e-5, atol=1e-6
+        )
+
+
 def test_cross_entropy_of_no_target_is_empty():
     assert cross_entropy_of(tf.zeros([0, 5]), tf.zeros([0], tf.int32)).shape == [0]
 
