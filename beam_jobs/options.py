@@ -95,7 +95,7 @@ class Options:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options; what is not given stays None, so that presets can fill it."""
     parser.set_defaults(**{field.name: None for field in dataclasses.fields(Options)})
-    parser.add_argument("--preset", choices=None, help=f"options of a public data set: {', '.join(PRESETS)}")
+    parser.add_argument("--preset", help=f"options of a public data set: {', '.join(PRESETS)}")
 
     def option(group, name, help_text, **more):
         default = getattr(Options, name.replace("-", "_"))
@@ -130,7 +130,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(columns, "time-column", "when it was; none: events are in order already")
     option(columns, "session-column", "sequences are sessions, not users")
     option(columns, "label-column", "whether the event is positive")
-    option(columns, "weight-column", "how much it counts")
+    option(columns, "weight-column", "its weight, kept in the records; the models here do not read it")
     option(columns, "time-format", "auto looks at the first line", choices=("auto", *parsing.TIME_FORMATS))
     option(columns, "label-threshold", "smallest value that is positive (default: labels are 0 or 1)", type=float)
 

@@ -263,9 +263,8 @@ class PrepareSequences(beam.PTransform):
                 | "Training items" >> beam.FlatMap(write_dataset.training_fields)
                 | "Learn features" >> beam.CombineGlobally(write_dataset.LearnFeatures(plan.schema.item_features[1:]))
             )
-            encode_items = write_dataset.EncodeItems(plan.schema.item_features, num_shards=1)
-            num_items = AsSingleton(vocabulary | "Size" >> beam.Map(len))
-            encoded = _counting_pardo(grouped, "Encode items", encode_items, num_items, AsSingleton(learned["items"]))
+            encode_items = write_dataset.EncodeItems(plan.schema.item_features)
+            encoded = _counting_pardo(grouped, "Encode items", encode_items, AsSingleton(learned["items"]))
             counts.append(encoded[COUNTS])
             digests.append(self._write(encoded["main"], "Items", 1))
 

@@ -184,16 +184,14 @@ class EncodeItems(Counting):
 
     Args:
         item_features: The item's id, then its other columns.
-        num_shards: Files, each holding a run of ids.
     """
 
-    def __init__(self, item_features: Sequence[Feature], num_shards: int):
+    def __init__(self, item_features: Sequence[Feature]):
         self._features = tuple(item_features)
-        self._num_shards = num_shards
         self._encode: features.Encoder | None = None
 
     def process(
-        self, element, num_items: int, learned: dict[str, dict[str, Any]]
+        self, element, learned: dict[str, dict[str, Any]]
     ) -> Iterator[tuple[tuple[str, int], tuple[bytes, bytes]]]:
         """Encode one item."""
         item, grouped = element
@@ -204,9 +202,8 @@ class EncodeItems(Counting):
             return
         record = {self._features[0].name: item, **self._encode(fields)}
         number, _ = ids[0]
-        shard = (number - 1) * self._num_shards // num_items
         order = number.to_bytes(8, "big")
-        yield (schema_lib.ITEMS_FOLDER, shard), (order, records.encode_example(record, self._features))
+        yield (schema_lib.ITEMS_FOLDER, 0), (order, records.encode_example(record, self._features))
 
 
 class WriteShard(beam.DoFn):

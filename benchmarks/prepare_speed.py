@@ -3,8 +3,8 @@
     python benchmarks/prepare_speed.py --events 1000000 10000000 --workers 1 2
 
 Users have 50 events on average, of a catalogue of 100,000 items with popularity 1 / rank, in no order, as one CSV file.
-Memory is the most that the largest process has had, Beam's workers included. On one machine Beam's runner keeps between
-two stages what one gives to the other, in the memory of the main process; Dataflow does not.
+Memory is the most that the main process, and the largest of Beam's workers, has had. On one machine Beam's runner keeps
+between two stages what one gives to the other, in the memory of the main process; Dataflow does not.
 """
 
 import argparse

@@ -121,10 +121,7 @@ ROWS = {
             ("sasrec", "sasrec_sides", ""),
             ("sasrec-sides", "sasrec_sides", _TITLES),
             ("sasrec-sides-dropout", "sasrec_sides", f"{_TITLES} model.item_id_dropout_rate=0.2"),
-            *(
-                (f"nova-{fusion}", "nova_ml1m", f"{_TITLES} model.fusion={fusion}")
-                for fusion in ("sum", "concat", "gating")
-            ),
+            *((f"nova-{fusion}", "nova_ml1m", f"{_TITLES} model.fusion={fusion}") for fusion in _FUSIONS),
         )
     },
     "beauty-sasrec-softmax": _row(
@@ -138,7 +135,9 @@ ROWS = {
         "gru4rec_retailrocket",
         full={"hr@20": (0.603, "authors' TensorFlow code"), "mrr@20": (0.299, "authors' TensorFlow code")},
     ),
-    "rr-sasrec": _row("retailrocket", "sasrec_softmax_beauty", f"{_NO_USERS} train.epochs=10", **_SESSIONS),
+    "rr-sasrec": _row(
+        "retailrocket", "sasrec_softmax_beauty", f"{_NO_USERS} model.dropout_rate=0.1 train.epochs=10", **_SESSIONS
+    ),
     "rr-caser": _row("retailrocket", "caser", f"{_NO_USERS} model.use_users=false train.epochs=10", **_SESSIONS),
     "rr-fmc": _row("retailrocket", "fmc", f"{_NO_USERS} train.epochs=20", **_SESSIONS),
     "rr-itemknn": _row("retailrocket", "itemknn", "data.exclude_history=false", **_SESSIONS),
@@ -189,7 +188,7 @@ def measure(name: str, row: Row, seed: int, work: pathlib.Path) -> list[str]:
     figures = json.loads(figures_file.read_text())["protocols"]
     training = json.loads((run / "metrics.json").read_text())
     users = json.loads((dataset / "stats.json").read_text())["splits"]["train"]["sequences"]
-    users_a_second = users * training["epochs"] / max(training["training_seconds"], 0.1)
+    users_a_second = users * training["epochs"] / max(training.get("training_seconds", 0), 0.1)
     cost = (
         f"{training['parameters']:>12,}{training['epochs']:>8}{training['seconds'] / 60:>9.1f}{users_a_second:>9,.0f}"
     )

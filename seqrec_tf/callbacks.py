@@ -130,7 +130,7 @@ class RunKeeper(keras.callbacks.Callback):
         """Write the run's figures, and mark it finished."""
         figures = {"best": self.best, "epochs": len(self.epochs), "parameters": self._model.count_params()}
         for name in ("seconds", "training_seconds"):
-            figures[name] = round(sum(epoch[name] for epoch in self.epochs), 1)
+            figures[name] = round(sum(epoch.get(name, 0.0) for epoch in self.epochs), 1)
         write_whole(self.path / run_lib.METRICS_FILE, json.dumps(figures, indent=2) + "\n")
         write_whole(self.path / COMPLETED_FILE, "")
 

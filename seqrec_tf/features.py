@@ -1,4 +1,4 @@
-"""Side features of items: columns of text to what models read. Standard library only.
+"""Side features of items and users: columns of text to what models read. Standard library only.
 
 `number`      standardised by the mean and deviation of training items; NaN where missing.
 `category`    0 where missing, 1 where no training item has it, from 2 in order of frequency.
@@ -6,7 +6,8 @@
 `text`        as it came; what a text encoder embeds.
 `image-path`  as it came; what an image encoder embeds.
 
-What is learned (which categories there are, means and deviations) comes from items with training events alone.
+What is learned (which categories there are, means and deviations) comes from items and users with training
+events alone.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ class Learner:
             self.number = total
 
     def result(self) -> dict[str, Any]:
-        """What `encode` needs, as JSON-serialisable values."""
+        """What `Encoder` needs, as JSON-serialisable values."""
         if self.kind == "number":
             # 9 digits, so that the order in which parts were merged leaves no trace.
             deviation = math.sqrt(self.squares / self.number) if self.number else 0.0

@@ -1,7 +1,8 @@
 """Losses of next-item prediction, as pure functions of logits.
 
-Every function takes logits of N targets (padding already gone), returns one value a target, and leaves the mean to the
-model, which knows how many targets the whole batch has over all replicas.
+Every function takes logits of N targets (padding already gone; `cross_entropy` takes states, and makes the logits),
+returns one value a target, and leaves the mean to the model, which knows how many targets the whole batch has over all
+replicas.
 
 Tensor letters: N targets, K negatives of each, V items.
 """

@@ -29,18 +29,16 @@ class NewItems:
     Attributes:
         ids: As in the file, in its order.
         values: Name of a feature to an array [len(ids), ...], as in `records.DatasetFolder.item_values`.
-        num_known: Rows of items that the dataset knows, which stay as they are.
     """
 
     ids: list[str]
     values: dict[str, Any]
-    num_known: int
 
 
 def read(
     path: str, folder: DatasetFolder, names: Sequence[str], *, id_column: str = "item_id", image_folder: str = ""
 ) -> NewItems:
-    """Read the items of a file that a dataset lacks.
+    """Read the items of a file that a dataset lacks; those that it has stay as they are.
 
     Categories and numbers are encoded by what the dataset learned; texts and images by the encoders that made its
     vectors.
@@ -58,12 +56,10 @@ def read(
     """
     known = set(folder.item_ids)
     rows: dict[str, dict[str, str]] = {}
-    num_known = 0
     for line, row in _rows(path, id_column):
         item = row[id_column]
         if not item:
             raise ValueError(f"{path}, line {line}: {id_column} is empty.")
-        num_known += item in known
         if item not in known:
             rows.setdefault(item, {**row, "": f"{path}, line {line}"})
     if not rows:
@@ -83,7 +79,7 @@ def read(
             values[feature.name] = _vectors(rows, column, folder.vectors[column], image_folder)
         elif feature.name in names:
             values[feature.name] = _encoded(rows, feature, folder.learned_of_items)
-    return NewItems(list(rows), values, num_known)
+    return NewItems(list(rows), values)
 
 
 def _rows(path: str, id_column: str) -> Iterator[tuple[int, dict[str, str]]]:

@@ -5,7 +5,7 @@ dataset.json       path, fingerprint and schema of the dataset it was trained on
 checkpoints/       the newest state, to go on after a stop
 best.keras         the model of the best epoch
 log.csv            one line an epoch
-metrics.json       figures of the best epoch
+metrics.json       figures of the best epoch; epochs, parameters, seconds in all and of training
 tensorboard/       events
 COMPLETED          last, empty
 """

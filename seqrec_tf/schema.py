@@ -75,7 +75,7 @@ class Feature:
         dtype: "int64", "float32" or "string".
         shape: `()` for one value a record, `(None,)` for one value an event, `(n,)` for a vector.
         doc: What it holds, with its unit.
-        kind: Of a side feature, of `features.KINDS`; "" of others.
+        kind: Of a side feature, of `features.KINDS`, or "vector"; "" of others.
         num_values: Ids that a category may have, from 0; 0 where it is none.
         max_length: Categories that an item has at most; 0 where it has one.
     """

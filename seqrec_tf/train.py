@@ -4,7 +4,7 @@ Example:
   seqrec train --dataset shop --model sasrec --output runs/sasrec --set train.epochs=50 model.dim=64
 
 The configuration is the model's defaults, overridden by --config FILE (TOML), overridden by --set. A run that was
-stopped goes on where it was when the same command is given again, and ends with the figures it would have had.
+stopped goes on where it was when the same command is given again, and on a CPU ends with the figures it would have had.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = "\n".join(
         [
-            "Keys of [model] are in the model's file, seqrec_tf/models/NAME.py; the others:",
+            "Keys of [model] are in the model's file, seqrec_tf/models/NAME.py, and what its configuration extends "
+            "(seqrec_tf/config.py, objective.py, layers/transformer.py, models/base_ranking.py); the others:",
             *(f"\n[{section}]\n{_attributes(cls)}" for section, cls in (("data", DataConfig), ("train", TrainConfig))),
         ]
     )

@@ -67,9 +67,9 @@ class UserEmbedding(keras.layers.Layer):
         """Whether each has a vector: bool [B]."""
         return self._find(user)[1]
 
-    def call(self, user):
+    def call(self, user, training=False):
         row, is_known = self._find(user)
-        vectors = self.vectors(row)
+        vectors = self.vectors(row, training=training)
         return tf.where(is_known[:, None], vectors, tf.zeros_like(vectors))
 
     def _find(self, user):

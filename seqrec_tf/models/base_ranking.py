@@ -143,7 +143,7 @@ class RankingModel(SequenceModel):
         self.make_user_features(config.user_features, config.dim)
         self.make_item_features(config.item_features, config.dim)
 
-    def query(self, inputs):
+    def query(self, inputs, training=False):
         """What `score` takes of the histories."""
         item_ids = inputs[ITEM_IDS]
         is_liked = item_ids != PADDING_ID
@@ -166,7 +166,7 @@ class RankingModel(SequenceModel):
         else:
             ages = tf.range(1, self.config.max_len + 1)[None]
         query = {HISTORY: history, AGES: tf.where(history != PADDING_ID, ages, 0)}
-        user = [self.users(inputs[USER_ID])] if self.users else []
+        user = [self.users(inputs[USER_ID], training=training)] if self.users else []
         if self.user_features is not None:
             user += self.user_features([inputs[feature.name] for feature in self.user_features.features])
         return query | ({USER: tf.concat(user, axis=1)} if user else {})
@@ -176,7 +176,7 @@ class RankingModel(SequenceModel):
         candidates = inputs.get(CANDIDATES)
         if candidates is None:
             candidates = tf.ones([tf.shape(inputs[ITEM_IDS])[0], 1], tf.int32)
-        return self.score(self.query(inputs), candidates, training=training)
+        return self.score(self.query(inputs, training), candidates, training=training)
 
     def score_candidates(self, query, candidates):
         """Logits of each row's own candidates, int [B, K]: float32 [B, K]."""

@@ -74,7 +74,7 @@ class BPRMF(SequenceModel):
     def call(self, inputs, training=False):
         """Vector of the user, float [B, L, D], the same for each event."""
         length = tf.shape(inputs[ITEM_IDS])[1]
-        return tf.repeat(self.users(inputs[USER_ID])[:, None], length, axis=1)
+        return tf.repeat(self.users(inputs[USER_ID], training=training)[:, None], length, axis=1)
 
     def query(self, inputs):
         """Vector of the user, float [B, D]."""

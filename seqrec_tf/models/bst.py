@@ -82,8 +82,8 @@ class BST(RankingModel):
         history = query[HISTORY]
         rows, number = tf.shape(candidates)[0], tf.shape(candidates)[1]
         length, width = self.config.max_len, self.config.dim + self.config.age_dim
-        events = tf.concat([self.represent(history), self.ages(query[AGES])], axis=-1)  # [B, L, D]
-        item = self.represent(candidates)
+        events = tf.concat([self.represent(history, training), self.ages(query[AGES])], axis=-1)  # [B, L, D]
+        item = self.represent(candidates, training)
         target = tf.concat([item, self.ages(tf.ones_like(candidates))], axis=-1)  # [B, K, D], at the shortest gap
         tokens = tf.concat([tf.repeat(events[:, None], number, axis=1), target[:, :, None]], axis=2)
         tokens = tf.reshape(tokens, [rows * number, length + 1, width])

@@ -20,9 +20,10 @@ import tensorflow as tf
 from seqrec_tf.config import check_at_least, check_rate
 from seqrec_tf.layers import Dropout, Embedding, UserEmbedding
 from seqrec_tf.models.base import SequenceModel
+from seqrec_tf.models.fpmc import events_or_zero
 from seqrec_tf.models.gru4rec import align_left
 from seqrec_tf.objective import ObjectiveConfig
-from seqrec_tf.schema import ITEM_IDS, PADDING_ID, USER_ID
+from seqrec_tf.schema import ITEM_IDS, USER_ID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Caser(SequenceModel):
         config = self.config
         item_ids, place = align_left(inputs[ITEM_IDS])
         batch, length = tf.shape(item_ids)[0], tf.shape(item_ids)[1]
-        events = self.inputs(item_ids) * tf.cast(item_ids != PADDING_ID, self.compute_dtype)[..., None]
+        events = events_or_zero(self.inputs, item_ids, training)
         events = tf.pad(events, [[0, 0], [config.window - 1, 0], [0, 0]])  # before the first event there is nothing
         windows = tf.stack([events[:, row : row + length] for row in range(config.window)], axis=2)  # [B, L, W, D]
         windows = tf.reshape(windows, [batch * length, config.window, config.dim])
@@ -110,7 +111,7 @@ class Caser(SequenceModel):
         hidden = tf.gather(hidden, place, batch_dims=1)
         if self.users is None:
             return hidden
-        user = tf.repeat(self.users(inputs[USER_ID])[:, None], tf.shape(hidden)[1], axis=1)
+        user = tf.repeat(self.users(inputs[USER_ID], training=training)[:, None], tf.shape(hidden)[1], axis=1)
         return tf.concat([hidden, user], axis=-1)
 
     def target_losses(self, x, y, y_pred):

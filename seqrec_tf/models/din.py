@@ -60,8 +60,8 @@ class DIN(RankingModel):
     def score(self, query, candidates, training=False):
         """Logits, float [B, K], of candidates, int32 [B, K]."""
         rows, number = tf.shape(candidates)[0], tf.shape(candidates)[1]
-        events = self.dropout(self.represent(query[HISTORY]), training=training)[:, None]  # [B, 1, L, D]
-        item = self.dropout(self.represent(candidates), training=training)  # [B, K, D]
+        events = self.dropout(self.represent(query[HISTORY], training), training=training)[:, None]  # [B, 1, L, D]
+        item = self.dropout(self.represent(candidates, training), training=training)  # [B, K, D]
         target = item[:, :, None]  # [B, K, 1, D]
         pair = tf.broadcast_to(events, tf.shape(events * target))
         both = [pair, tf.broadcast_to(target, tf.shape(pair)), events - target, events * target]

@@ -56,4 +56,4 @@ class FMC(SequenceModel):
 
     def call(self, inputs, training=False):
         """Embedding of each event as what was left, float [B, L, D], of `item_ids`, int32 [B, L]."""
-        return self.inputs(inputs[ITEM_IDS])
+        return self.inputs(inputs[ITEM_IDS], training=training)

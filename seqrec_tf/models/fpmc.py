@@ -50,8 +50,8 @@ class FPMC(SequenceModel):
 
     def call(self, inputs, training=False):
         """Vectors of the user and of each event, float [B, L, 2 D]."""
-        events = events_or_zero(self.inputs, inputs[ITEM_IDS])
-        user = tf.repeat(self.users(inputs[USER_ID])[:, None], tf.shape(events)[1], axis=1)
+        events = events_or_zero(self.inputs, inputs[ITEM_IDS], training)
+        user = tf.repeat(self.users(inputs[USER_ID], training=training)[:, None], tf.shape(events)[1], axis=1)
         return tf.concat([user, events], axis=-1)
 
     def is_cold(self, inputs):
@@ -59,7 +59,7 @@ class FPMC(SequenceModel):
         return super().is_cold(inputs) & ~self.users.is_known(inputs[USER_ID])
 
 
-def events_or_zero(table, item_ids):
+def events_or_zero(table, item_ids, training=False):
     """Vectors of events, float [B, L, D]; zero at padding, so that a user without events has nothing but themselves."""
-    vectors = table(item_ids)
+    vectors = table(item_ids, training=training)
     return vectors * tf.cast(item_ids != PADDING_ID, vectors.dtype)[..., None]

@@ -81,7 +81,7 @@ class NeuMF(SequenceModel):
     def call(self, inputs, training=False):
         """Vectors of the user, float [B, L, D + half the tower's width], the same for each event."""
         length = tf.shape(inputs[ITEM_IDS])[1]
-        return tf.repeat(self.users(inputs[USER_ID])[:, None], length, axis=1)
+        return tf.repeat(self.users(inputs[USER_ID], training=training)[:, None], length, axis=1)
 
     def query(self, inputs):
         """Vectors of the user, float [B, D + half the tower's width]."""

@@ -54,8 +54,9 @@ class NOVA(SASRec):
 
     def encode(self, item_ids, position=None, training=False):
         """States of events by their ids and, in queries and keys, their features: float [B, L, D], or [B, D]."""
+        vectors = self.item_features.known_by_id(self.items(item_ids, training=training), item_ids, training=training)
         return self.encoder(
-            self.item_features.known_by_id(self.items(item_ids), item_ids, training=training) * self.config.dim**0.5,
+            vectors * self.config.dim**0.5,
             item_ids != PADDING_ID,
             side=self.item_features(item_ids, training=training),
             position=position,

@@ -63,8 +63,8 @@ class TransRec(SequenceModel):
 
     def call(self, inputs, training=False):
         """Where each event is taken, float [B, L, D]."""
-        events = events_or_zero(self.items, inputs[ITEM_IDS])
-        user = self.users(inputs[USER_ID]) + tf.cast(self.translation, events.dtype)
+        events = events_or_zero(self.items, inputs[ITEM_IDS], training)
+        user = self.users(inputs[USER_ID], training=training) + tf.cast(self.translation, events.dtype)
         return events + user[:, None]
 
     def project(self, hidden):

@@ -65,18 +65,17 @@ class WideDeep(RankingModel):
         """Logits, float [B, K], of candidates, int32 [B, K]."""
         history = query[HISTORY]
         rows, number = tf.shape(candidates)[0], tf.shape(candidates)[1]
-        wide = self.wide_items(candidates)[..., 0]
-        parts = [self.dropout(self.represent(candidates), training=training)]
+        wide = self.wide_items(candidates, training=training)[..., 0]
+        parts = [self.dropout(self.represent(candidates, training), training=training)]
         if self.config.use_history:
-            events = self.dropout(self.represent(history), training=training)
+            events = self.dropout(self.represent(history, training), training=training)
             is_real = tf.cast(history != PADDING_ID, events.dtype)  # [B, L]
             mean = tf.reduce_sum(events * is_real[..., None], axis=1)
             mean /= tf.maximum(tf.reduce_sum(is_real, axis=1, keepdims=True), 1)
             parts.append(tf.repeat(mean[:, None], number, axis=1))
             if self.wide_crosses is not None:
-                crosses = self.wide_crosses(
-                    cross_bucket(history[:, None], candidates[..., None], self.config.num_crosses)
-                )
+                buckets = cross_bucket(history[:, None], candidates[..., None], self.config.num_crosses)
+                crosses = self.wide_crosses(buckets, training=training)
                 wide += tf.reduce_sum(crosses[..., 0] * is_real[:, None], axis=2)
         if USER in query:
             parts.append(tf.repeat(query[USER][:, None], number, axis=1))
