@@ -392,9 +392,6 @@ class EncoderConfig(ModelConfig):
         norm: "post" (norm(x + f(x))) or "pre" (x + f(norm(x))).
         activation: Of the feed-forward's hidden layer: Keras' names, or "swiglu", with half as many weights again.
         is_gated: Whether each half block's output is gated by its input, as in LiGR.
-        positions_from: "newest" counts positions from the newest event of a sequence, as SASRec does, padded on the
-            left; "oldest" from the oldest that the model sees. Then a state in the middle of a training sequence is
-            that of the history which ends there, so that a model is trained on what it is asked for.
     """
 
     dim: int = 64
@@ -406,11 +403,9 @@ class EncoderConfig(ModelConfig):
     norm: str = "post"
     activation: str = "gelu"
     is_gated: bool = False
-    positions_from: str = "newest"
 
     def __post_init__(self):
         super().__post_init__()
-        check_choice("model.positions_from", self.positions_from, ("newest", "oldest"))
         for name in ("dim", "num_blocks", "num_heads"):
             check_at_least(f"model.{name}", getattr(self, name), 1)
         check_rate("model.dropout_rate", self.dropout_rate)
@@ -424,11 +419,11 @@ class EncoderConfig(ModelConfig):
 class SequenceEncoder(keras.layers.Layer):
     """Embedded events to hidden states: positions, dropout, transformer blocks.
 
-    Positions are learned and count events alone, so that padding on either side changes nothing. With
+    Positions are learned and counted from the newest event, so that padding on either side changes nothing. With
     norm="pre" the last block's output is normalised, with "post" the embedded events are.
 
     Args:
-        config: The options; events older than its `max_len` share a position.
+        config: The options; events older than its `max_len` share the last position.
         is_causal: Whether a position sees only itself and those before.
         fusion: Of side features into queries and keys, as in NOVA; positions are then one of them. None without.
 
@@ -450,7 +445,7 @@ class SequenceEncoder(keras.layers.Layer):
 
     def build(self, embedded_shape, is_real_shape=None, side_shape=None, position_shape=None):
         dim, dtype = embedded_shape[-1], self.dtype_policy
-        # Row p is the p-th event, newest or oldest first; row 0 is padding.
+        # Row p is the p-th newest event; row 0 is padding.
         self.positions = Embedding(self.config.max_len + 1, dim, name="positions", dtype=dtype)
         self.dropout = Dropout(self.config.dropout_rate, dtype=dtype)
         self.norm = LayerNorm(epsilon=1e-6, name="norm", dtype=dtype)
@@ -476,7 +471,9 @@ class SequenceEncoder(keras.layers.Layer):
             block.build(embedded_shape)
 
     def call(self, embedded, is_real, side=None, position=None, training=False):
-        positions = self.positions(self._places(tf.cast(is_real, tf.int32)))
+        age = tf.cumsum(tf.cast(is_real, tf.int32), axis=1, reverse=True)  # 1 at the newest event
+        age = tf.minimum(age, self.config.max_len) * tf.cast(is_real, tf.int32)
+        positions = self.positions(age)
         hidden = embedded if self.fusion else embedded + positions
         side = [*side, positions] if self.fusion else None
         is_pre = self.config.norm == "pre"
@@ -494,16 +491,6 @@ class SequenceEncoder(keras.layers.Layer):
                 bias = attention_bias(is_real & is_earlier, hidden.dtype)
             hidden = self.blocks[-1](hidden, bias, queries=queries, training=training)[:, 0]
         return self.norm(hidden) if is_pre else hidden
-
-    def _places(self, is_real):
-        """Rows of `positions`: int32 [B, L], of int32 [B, L], 1 where there is an event."""
-        max_len = self.config.max_len
-        if self.config.positions_from == "newest":
-            place = tf.minimum(tf.cumsum(is_real, axis=1, reverse=True), max_len)
-        else:
-            too_old = tf.maximum(tf.reduce_sum(is_real, axis=1, keepdims=True) - max_len, 0)
-            place = tf.maximum(tf.cumsum(is_real, axis=1) - too_old, 1)
-        return place * is_real
 
     def get_config(self):
         options = {field.name: getattr(self.config, field.name) for field in dataclasses.fields(EncoderConfig)}
