@@ -122,7 +122,7 @@ LINES = {
         max_len=50,
         dim=64,
         loss="softmax",
-        steps=5,
+        steps=10,
         epochs=1,
         rounds=1,
     ),
