@@ -188,10 +188,9 @@ def measure(name: str, row: Row, seed: int, work: pathlib.Path) -> list[str]:
     figures = json.loads(figures_file.read_text())["protocols"]
     training = json.loads((run / "metrics.json").read_text())
     users = json.loads((dataset / "stats.json").read_text())["splits"]["train"]["sequences"]
-    users_a_second = users * training["epochs"] / max(training.get("training_seconds", 0), 0.1)
-    cost = (
-        f"{training['parameters']:>12,}{training['epochs']:>8}{training['seconds'] / 60:>9.1f}{users_a_second:>9,.0f}"
-    )
+    seconds = training.get("training_seconds")  # 0 where all is counted, None in a run of an earlier version
+    rate = f"{users * training['epochs'] / seconds:,.0f}" if seconds else ""
+    cost = f"{training['parameters']:>12,}{training['epochs']:>8}{training['seconds'] / 60:>9.1f}{rate:>9}"
     lines = []
     for protocol, metrics in row.published.items():
         for metric, figure in metrics.items():

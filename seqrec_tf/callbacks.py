@@ -95,7 +95,7 @@ class RunKeeper(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Note the time, as what comes after the last step is validation."""
-        self._trained = time.monotonic()
+        self.training_seconds = time.monotonic() - self._started
 
     def on_epoch_end(self, epoch, logs=None):
         """Note the figures, keep the best model, write the checkpoint, stop when patience is lost."""
@@ -105,7 +105,7 @@ class RunKeeper(keras.callbacks.Callback):
                 f"The loss became {figures['loss']} in epoch {epoch + 1}. Set a smaller train.learning_rate or a "
                 "train.clip_norm such as 1.0; the same command goes on after the epoch before."
             )
-        seconds = {"seconds": time.monotonic() - self._started, "training_seconds": self._trained - self._started}
+        seconds = {"seconds": time.monotonic() - self._started, "training_seconds": self.training_seconds}
         self.epochs.append({"epoch": epoch + 1, **figures, **{name: round(time, 3) for name, time in seconds.items()}})
         if self.best is self.epochs[-1]:
             self.save_best()
@@ -149,7 +149,7 @@ class Progress(keras.callbacks.Callback):
     Args:
         steps: Steps an epoch.
         sequences: Sequences an epoch.
-        keeper: Knows the figures so far.
+        keeper: Knows the figures so far; it comes before this among the callbacks.
         log: Shows a finished line.
     """
 
@@ -170,7 +170,7 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Show the step, ten times a second on a terminal and every half minute elsewhere."""
-        self._trained = now = time.monotonic()
+        now = time.monotonic()
         if now - self._shown < (0.1 if self._is_live else 30.0):
             return
         self._shown = now
@@ -193,7 +193,7 @@ class Progress(keras.callbacks.Callback):
             words.append(f"{_shown(monitor)} {float(logs[monitor]):.4f}")
             if self._keeper.best:
                 words.append(f"(best {self._keeper.best[monitor]:.4f}, epoch {self._keeper.best['epoch']})")
-        words.append(f"{self._sequences / (self._trained - self._epoch_started):,.0f} sequences/s")
+        words.append(f"{self._sequences / self._keeper.training_seconds:,.0f} sequences/s")
         words.append(f"at most {_duration(self._time_left(0))} left")
         self._log("  ".join(words))
 

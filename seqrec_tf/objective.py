@@ -138,7 +138,8 @@ class NextItemObjective(keras.layers.Layer):
         hidden = tf.cast(hidden, tf.float32)
         if config.loss == "softmax":
             rows = self.num_items + 1
-            table = table if table.shape[0] == rows else tf.ensure_shape(table[:rows], [rows, table.shape[1]])
+            if table.shape[0] != rows:  # that of BERT4Rec's mask comes after the items
+                table = tf.ensure_shape(table[:rows], [rows, table.shape[1]])
             bias = None if bias is None else bias / config.temperature
             return losses.cross_entropy(
                 hidden / config.temperature, table, bias, targets, first=1, end=self.num_candidates + 1

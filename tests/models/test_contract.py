@@ -295,6 +295,17 @@ def test_a_later_event_changes_no_earlier_state(cls, made):
 
 
 @every_model
+def test_dropout_of_item_ids_acts_in_training_alone(cls):
+    model = randomise(make_model(cls, item_id_dropout_rate=0.5))
+    if model.item_features is None:
+        pytest.skip("it has no side features of items")
+    inputs = complete(model, [[3, 1, 4, 12, 5]])
+    served = model(inputs).numpy()
+    np.testing.assert_array_equal(model(inputs), served)
+    assert any(np.any(model(inputs, training=True) != served) for _ in range(5))
+
+
+@every_model
 def test_the_loss_and_its_gradients_are_finite(cls):
     model = randomise(make_model(cls, dropout_rate=0.3))
     if not model.trainable_variables:
