@@ -67,6 +67,11 @@ class ObjectiveConfig(ModelConfig):
         if self.loss == "gbce" and (self.negatives != "uniform" or self.share_negatives):
             raise ValueError('model.loss="gbce" is calibrated for model.negatives="uniform" that are not shared.')
 
+    @property
+    def negatives_are_shared(self) -> bool:
+        """Whether all targets of a batch have the same negatives."""
+        return self.loss != "softmax" and (self.share_negatives or self.negatives == "in-batch")
+
 
 @keras.saving.register_keras_serializable("seqrec_tf")
 class NextItemObjective(keras.layers.Layer):
@@ -131,7 +136,7 @@ class NextItemObjective(keras.layers.Layer):
     def needs_seen(self) -> bool:
         """Whether negatives depend on all items of the sequence, older ones than the model sees included."""
         config = self.config
-        return config.loss != "softmax" and config.negatives == "uniform" and not config.share_negatives
+        return config.loss != "softmax" and config.negatives == "uniform" and not config.negatives_are_shared
 
     def call(self, hidden, targets, sequence, is_target, table, bias=None):
         config = self.config
@@ -150,7 +155,7 @@ class NextItemObjective(keras.layers.Layer):
 
         positive = tf.reduce_sum(hidden * vectors(targets), axis=-1)
         positive = positive if bias is None else positive + tf.gather(bias, targets)
-        if config.share_negatives or config.negatives == "in-batch":
+        if config.negatives_are_shared:
             ids = self._draw_shared(targets)  # [K]
             negatives = tf.matmul(hidden, vectors(ids), transpose_b=True)
             ids = ids[None, :]

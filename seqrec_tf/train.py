@@ -110,16 +110,17 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     """
     import keras
 
-    from seqrec_tf import data, models
+    from seqrec_tf import data, models, parallel
     from seqrec_tf.callbacks import Progress, RunKeeper
     from seqrec_tf.optimizers import make_optimizer
 
     log = log or (lambda line: sys.stdout.write(line + "\n"))
+    model_class = models.find(config.model_name)
+    parallel.limit_threads(model_class.num_parts(config.model))
     strategy = make_strategy(config.train.strategy)
     is_chief = strategy.cluster_resolver is None or _is_chief(strategy.cluster_resolver)
     shared = run_lib.local_path(output, "--output")
     changes = _check_output(shared, config, folder)
-    model_class = models.find(config.model_name)
     steps = data.steps_per_epoch(folder, config.data.batch_size)
     if not steps:
         raise ValueError(f"{folder.path} has no training sequences. Prepare it with looser filters.")

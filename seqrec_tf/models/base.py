@@ -23,6 +23,7 @@ from seqrec_tf.config import ModelConfig
 from seqrec_tf.layers.feature_vectors import READABLE_KINDS, FeatureVectors, ItemFeatures
 from seqrec_tf.losses import logits_at_once
 from seqrec_tf.objective import NextItemObjective, ObjectiveConfig
+from seqrec_tf.parallel import in_parts, num_parts
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID, TIMESTAMPS, USER_ID, Feature, Schema
 
 # Keys of the labels that `data.load` makes for validation and test.
@@ -362,6 +363,15 @@ class SequenceModel(keras.Model):
             inputs[name] = tf.zeros(shape, feature.dtype if feature else tf.int64)
         return inputs | ({TARGET_TIME: tf.zeros([1], tf.int64)} if TIMESTAMPS in self.reads else {})
 
+    @classmethod
+    def num_parts(cls, config) -> int:
+        """In how many parts of its rows a batch is worked on: 1 where these would not be independent."""
+        if isinstance(config, ObjectiveConfig) and config.negatives_are_shared:
+            return 1
+        # An item table that is made of side features would be made in each part.
+        scores_by_features = getattr(config, "item_features", ()) and getattr(config, "score_with_features", True)
+        return 1 if scores_by_features and getattr(config, "loss", None) == "softmax" else num_parts()
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Mean loss over the real targets of the whole batch, on all replicas, times its weight: float32 scalar.
 
@@ -372,14 +382,16 @@ class SequenceModel(keras.Model):
             sample_weight: float32 [B], all equal: the weight of this batch among those of an epoch; 1 where None.
             training: Unused.
         """
-        values = self.target_losses(x, y, y_pred)
+        return self._mean_loss(self.target_losses(x, y, y_pred), sample_weight)
+
+    def _mean_loss(self, values, weight):
         total, count = tf.reduce_sum(values), tf.cast(tf.size(values), tf.float32)
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:
             count = replica.all_reduce("SUM", count)  # replicas' gradients are summed
         for extra in self.losses:  # regularizers of layers, the same on every replica
             total += extra * count / (1 if replica is None else replica.num_replicas_in_sync)
-        weight = 1.0 if sample_weight is None else tf.reduce_max(sample_weight)
+        weight = 1.0 if weight is None else tf.reduce_max(weight)
         return weight * tf.math.divide_no_nan(total, count)
 
     def target_losses(self, x, y, y_pred):
@@ -516,7 +528,11 @@ class SequenceModel(keras.Model):
     def test_step(self, data):
         """Full-ranking metrics of a batch that `data.load` made from `valid` or `test`."""
         inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
-        rank = self.rank_targets(self.query(inputs), labels[TARGET], labels[EXCLUDED])
+
+        def rank_of(inputs, labels):
+            return self.rank_targets(self.query(inputs), labels[TARGET], labels[EXCLUDED])
+
+        rank = in_parts(rank_of, self.num_parts(self.config), inputs, labels)
         ndcg, hit_rate = self.validation_metrics
         ndcg.update_state(metrics.ndcg(rank, 10))
         hit_rate.update_state(metrics.hit_rate(rank, 10))
@@ -525,8 +541,12 @@ class SequenceModel(keras.Model):
     def train_step(self, data):
         """As Keras' own, but the loss shown is the mean over batches: their weights are in it already."""
         inputs, labels, weight = keras.utils.unpack_x_y_sample_weight(data)
+
+        def losses_of(inputs, labels):
+            return self.target_losses(inputs, labels, self(inputs, training=True))
+
         with tf.GradientTape() as tape:
-            loss = self.compute_loss(inputs, labels, self(inputs, training=True), weight)
+            loss = self._mean_loss(in_parts(losses_of, self.num_parts(self.config), inputs, labels), weight)
             scaled = self.optimizer.scale_loss(loss)
         self._loss_tracker.update_state(loss * self.distribute_strategy.num_replicas_in_sync)
         variables = self.trainable_variables

@@ -87,6 +87,11 @@ class Caser(SequenceModel):
         self.dropout = Dropout(config.dropout_rate)
         self.hidden = keras.layers.Dense(config.dim, activation="relu", name="hidden")
 
+    @classmethod
+    def num_parts(cls, config):
+        """1: a part may be without rows, of which TensorFlow's convolution on CPUs gives an array of a wrong shape."""
+        return 1
+
     def item_table(self):
         """Output vectors, for what the filters find and for users: float [V, D], or [V, 2 D] with users."""
         return self.outputs.table

@@ -168,8 +168,8 @@ def test_recommending_works_in_a_graph_with_unknown_shapes():
 def test_validation_is_ndcg_and_hit_rate_at_10_of_full_ranking():
     model = Given(schema=Schema(12))
     model.compile()
-    # `query` is the newest item alone, which scores nothing here: the rows of scores are given instead.
-    model.query = lambda inputs: scores(range(12, 0, -1), range(12, 0, -1), range(12, 0, -1))
+    # `query` is the newest item alone, which scores nothing here: the same scores are given for every row instead.
+    model.query = lambda inputs: tf.repeat(scores(range(12, 0, -1)), tf.shape(inputs[ITEM_IDS])[0], axis=0)
     labels = {TARGET: tf.constant([1, 3, 12]), EXCLUDED: excluded([], [2], [])}
     logs = model.test_step(({ITEM_IDS: tf.ones([3, 1], tf.int32)}, labels))
     assert float(logs["ndcg@10"]) == pytest.approx((1 + 1 / math.log2(3) + 0) / 3)

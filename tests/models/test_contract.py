@@ -344,6 +344,29 @@ def test_the_loss_falls_on_sequences_that_can_be_learned(cls):
 
 
 @every_model
+def test_a_step_in_parts_does_what_a_step_on_the_whole_batch_does(cls, monkeypatch):
+    # Without negatives that each part would draw for itself, and tables of features that it would make.
+    options = {"loss": "softmax", "score_with_features": False} if cls is not models.NeuMF else {}
+    if cls is not models.NOVA:
+        options["item_features"] = ()
+    if not make_model(cls, **options).trainable_variables:
+        pytest.skip("it has no trainable weights")
+    weights = []
+    for parts in (1, 4):  # more than there are rows
+        monkeypatch.setattr("seqrec_tf.models.base.num_parts", lambda parts=parts: parts)
+        keras.utils.set_random_seed(1)
+        model = randomise(make_model(cls, **options))
+        assert model.num_parts(model.config) == (1 if cls is models.Caser else parts)
+        model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+        model.train_on_batch(*training_batch(model, HISTORIES))
+        weights.append(model.get_weights())
+    for expected, value in zip(*weights, strict=True):
+        if cls is not models.NeuMF:  # whose losses all draw
+            np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
+        assert np.all(np.isfinite(value))
+
+
+@every_model
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)
 @pytest.mark.usefixtures("policy")
 def test_mixed_precision_gives_finite_losses_and_float32_scores(cls):
