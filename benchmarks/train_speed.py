@@ -140,16 +140,18 @@ def read_sequences(dataset: str):
 
 def time_ours(args) -> list[float]:
     """Seconds of each training epoch of this project."""
-    from seqrec_tf import config, data
+    from seqrec_tf import config, data, parallel
     from seqrec_tf.models import SASRec
     from seqrec_tf.optimizers import make_optimizer
     from seqrec_tf.records import DatasetFolder
     from seqrec_tf.train import steps_at_once
 
-    model = SASRec.from_dataset(args.dataset, max_len=args.max_len, dim=args.dim, loss=args.loss)
-    at_once = steps_at_once(args.steps or data.steps_per_epoch(DatasetFolder(args.dataset), 128))
+    folder, options = DatasetFolder(args.dataset), {"max_len": args.max_len, "dim": args.dim, "loss": args.loss}
+    parallel.limit_threads(SASRec.num_parts(SASRec.config_class(**options), folder.schema))
+    model = SASRec.from_dataset(folder, **options)
+    at_once = steps_at_once(args.steps or data.steps_per_epoch(folder, 128))
     model.compile(optimizer=make_optimizer(config.TrainConfig(), total_steps=1), steps_per_execution=at_once)
-    batches = data.load(args.dataset, model, batch_size=128)
+    batches = data.load(folder, model, batch_size=128)
     batches = batches.take(args.steps) if args.steps else batches
     return epoch_seconds(model, batches, args.epochs)
 

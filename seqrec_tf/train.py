@@ -116,7 +116,7 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
 
     log = log or (lambda line: sys.stdout.write(line + "\n"))
     model_class = models.find(config.model_name)
-    parallel.limit_threads(model_class.num_parts(config.model))
+    parallel.limit_threads(model_class.num_parts(config.model, folder.schema))
     strategy = make_strategy(config.train.strategy)
     is_chief = strategy.cluster_resolver is None or _is_chief(strategy.cluster_resolver)
     shared = run_lib.local_path(output, "--output")

@@ -40,6 +40,9 @@ SEEN = "seen"
 # Items scored at once when ranking against the whole catalogue.
 RANKING_BLOCK = 65_536
 
+# More items than this make a loss over all of them most of a step's work.
+_MANY_ITEMS = 10_000
+
 # Items whose highest score is looked at before any other of theirs.
 _GROUP = 128
 # Candidates of a coarse search, over the items asked for.
@@ -364,13 +367,20 @@ class SequenceModel(keras.Model):
         return inputs | ({TARGET_TIME: tf.zeros([1], tf.int64)} if TIMESTAMPS in self.reads else {})
 
     @classmethod
-    def num_parts(cls, config) -> int:
-        """In how many parts of its rows a batch is worked on: 1 where these would not be independent."""
-        if isinstance(config, ObjectiveConfig) and config.negatives_are_shared:
-            return 1
-        # An item table that is made of side features would be made in each part.
-        scores_by_features = getattr(config, "item_features", ()) and getattr(config, "score_with_features", True)
-        return 1 if scores_by_features and getattr(config, "loss", None) == "softmax" else num_parts()
+    def num_parts(cls, config, schema) -> int:
+        """In how many parts of its rows a batch is worked on: 1 where these would not be independent, or not pay."""
+        if isinstance(config, ObjectiveConfig):
+            if config.negatives_are_shared:
+                return 1
+            if config.loss == "softmax":
+                # A table that is made of side features would be made in each part; logits of many items are products
+                # so large that they keep all cores busy.
+                scores_by_features = getattr(config, "item_features", ()) and getattr(
+                    config, "score_with_features", True
+                )
+                if scores_by_features or schema.num_items > _MANY_ITEMS:
+                    return 1
+        return num_parts()
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Mean loss over the real targets of the whole batch, on all replicas, times its weight: float32 scalar.
@@ -532,7 +542,7 @@ class SequenceModel(keras.Model):
         def rank_of(inputs, labels):
             return self.rank_targets(self.query(inputs), labels[TARGET], labels[EXCLUDED])
 
-        rank = in_parts(rank_of, self.num_parts(self.config), inputs, labels)
+        rank = in_parts(rank_of, self.num_parts(self.config, self.schema), inputs, labels)
         ndcg, hit_rate = self.validation_metrics
         ndcg.update_state(metrics.ndcg(rank, 10))
         hit_rate.update_state(metrics.hit_rate(rank, 10))
@@ -545,8 +555,9 @@ class SequenceModel(keras.Model):
         def losses_of(inputs, labels):
             return self.target_losses(inputs, labels, self(inputs, training=True))
 
+        parts = self.num_parts(self.config, self.schema)
         with tf.GradientTape() as tape:
-            loss = self._mean_loss(in_parts(losses_of, self.num_parts(self.config), inputs, labels), weight)
+            loss = self._mean_loss(in_parts(losses_of, parts, inputs, labels), weight)
             scaled = self.optimizer.scale_loss(loss)
         self._loss_tracker.update_state(loss * self.distribute_strategy.num_replicas_in_sync)
         variables = self.trainable_variables

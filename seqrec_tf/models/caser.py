@@ -88,7 +88,7 @@ class Caser(SequenceModel):
         self.hidden = keras.layers.Dense(config.dim, activation="relu", name="hidden")
 
     @classmethod
-    def num_parts(cls, config):
+    def num_parts(cls, config, schema):
         """1: a part may be without rows, of which TensorFlow's convolution on CPUs gives an array of a wrong shape."""
         return 1
 

@@ -356,7 +356,7 @@ def test_a_step_in_parts_does_what_a_step_on_the_whole_batch_does(cls, monkeypat
         monkeypatch.setattr("seqrec_tf.models.base.num_parts", lambda parts=parts: parts)
         keras.utils.set_random_seed(1)
         model = randomise(make_model(cls, **options))
-        assert model.num_parts(model.config) == (1 if cls is models.Caser else parts)
+        assert model.num_parts(model.config, SCHEMA) == (1 if cls is models.Caser else parts)
         model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
         model.train_on_batch(*training_batch(model, HISTORIES))
         weights.append(model.get_weights())
