@@ -160,6 +160,7 @@ def train(line: Line) -> None:
     import numpy as np
     import tensorflow as tf
 
+    from seqrec_tf import parallel
     from seqrec_tf.models import SASRec
     from seqrec_tf.optimizers import Adam
     from seqrec_tf.schema import ITEM_IDS, Feature, Schema
@@ -171,7 +172,9 @@ def train(line: Line) -> None:
         item_features=tuple(feature.name for feature in features),
         item_vectors=line.use,
     )
-    model = SASRec(config, Schema(num_items=line.items, item_features=features))
+    schema = Schema(num_items=line.items, item_features=features)
+    parallel.limit_threads(SASRec.num_parts(config, schema))
+    model = SASRec(config, schema)
     random = np.random.default_rng(0)
     for table in model.item_features.tables if features else ():
         rows = max(1, 10_000_000 // table.shape[1])  # repeated, as drawing all of them takes minutes
