@@ -3,8 +3,15 @@
 import time
 
 
-def epoch_seconds(model, batches, epochs: int) -> list[float]:
-    """Seconds of each epoch that a compiled model is fitted; the first one's hold its compilation."""
+def epoch_seconds(model, batches, epochs: int, steps: int) -> list[float]:
+    """Seconds of each epoch that a compiled model is fitted; the first one's hold its compilation.
+
+    Args:
+        model: The model.
+        batches: Those of all epochs, one after the other, as `seqrec train` has them.
+        epochs: How many.
+        steps: Of each.
+    """
     import keras
 
     seconds = []
@@ -16,7 +23,7 @@ def epoch_seconds(model, batches, epochs: int) -> list[float]:
         def on_epoch_end(self, epoch, logs=None):
             seconds.append(time.perf_counter() - self.started)
 
-    model.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[Clock()])
+    model.fit(batches, steps_per_epoch=steps, epochs=epochs, shuffle=False, verbose=0, callbacks=[Clock()])
     return seconds
 
 

@@ -51,11 +51,11 @@ def session_events(dataset: str, epochs: int) -> float:
     folder, batch_size = DatasetFolder(dataset), options["data"]["batch_size"]
     model = GRU4Rec.from_dataset(folder, **options["model"])
     train = config.TrainConfig(**options["train"])
-    at_once = steps_at_once(data.steps_per_epoch(folder, batch_size))
-    model.compile(optimizer=make_optimizer(train, total_steps=1), steps_per_execution=at_once)
-    batches = data.load(folder, model, batch_size=batch_size)
-    targets = sum(int((labels.numpy() != 0).sum()) for _, labels, _ in batches)
-    return targets / statistics.median(epoch_seconds(model, batches, epochs + 1)[1:])
+    steps = data.steps_per_epoch(folder, batch_size)
+    model.compile(optimizer=make_optimizer(train, total_steps=1), steps_per_execution=steps_at_once(steps))
+    targets = sum(int((labels.numpy() != 0).sum()) for _, labels, _ in data.load(folder, model, batch_size=batch_size))
+    batches = data.load(folder, model, batch_size=batch_size, epochs=range(epochs + 1))
+    return targets / statistics.median(epoch_seconds(model, batches, epochs + 1, steps)[1:])
 
 
 def plain_step(steps: int = 10) -> float:

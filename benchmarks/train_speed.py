@@ -149,11 +149,11 @@ def time_ours(args) -> list[float]:
     folder, options = DatasetFolder(args.dataset), {"max_len": args.max_len, "dim": args.dim, "loss": args.loss}
     parallel.limit_threads(SASRec.num_parts(SASRec.config_class(**options), folder.schema))
     model = SASRec.from_dataset(folder, **options)
-    at_once = steps_at_once(args.steps or data.steps_per_epoch(folder, 128))
-    model.compile(optimizer=make_optimizer(config.TrainConfig(), total_steps=1), steps_per_execution=at_once)
-    batches = data.load(folder, model, batch_size=128)
-    batches = batches.take(args.steps) if args.steps else batches
-    return epoch_seconds(model, batches, args.epochs)
+    steps = args.steps or data.steps_per_epoch(folder, 128)
+    optimizer = make_optimizer(config.TrainConfig(), total_steps=1)
+    model.compile(optimizer=optimizer, steps_per_execution=steps_at_once(steps))
+    batches = data.load(folder, model, batch_size=128, epochs=range(args.epochs))
+    return epoch_seconds(model, batches, args.epochs, steps)
 
 
 def rank_ours(args) -> list[float]:

@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> None:
         run_folder = RunFolder(args.run)
         run_folder.open_dataset(args.dataset)  # makes sure that it was trained on it
         model, exclude_history = run_folder.load_model(), run_folder.config.data.exclude_history
+        model.freeze_item_table()
     rows, items = folder.training_events()
     figures = describe(folder, items)
     figures["order"] = neighbours(rows, items, shuffles=args.shuffles, min_support=args.min_support, seed=args.seed)
