@@ -72,7 +72,7 @@ EMBED = dict.fromkeys(
 
 _TOP10 = {"ndcg@10": None, "hr@10": None}
 _BOTH = {"full": _TOP10, "uniform_100": _TOP10}
-_SESSIONS = {"full": {"hr@20": None, "mrr@20": None}}
+_SESSIONS = {"full": {"hr@20": None, "mrr@20": None}, "uniform_100": _TOP10}
 _COLD = {"full": {**_TOP10, "cold hr@10": None}}
 _TITLES = """'model.item_features=["*"]' model.score_with_features=true"""
 _FUSIONS = ("sum", "concat", "gating")
@@ -134,6 +134,7 @@ ROWS = {
         "retailrocket",
         "gru4rec_retailrocket",
         full={"hr@20": (0.603, "authors' TensorFlow code"), "mrr@20": (0.299, "authors' TensorFlow code")},
+        uniform_100=_TOP10,
     ),
     "rr-sasrec": _row(
         "retailrocket", "sasrec_softmax_beauty", f"{_NO_USERS} model.dropout_rate=0.1 train.epochs=10", **_SESSIONS
