@@ -36,7 +36,8 @@ class RunKeeper(keras.callbacks.Callback):
     """Keeps the best model and, after each epoch, all that another process needs to go on exactly from there.
 
     A checkpoint holds every variable (weights, optimizer slots, random generators) together with the epochs' figures,
-    in one atomic step; batches follow from the epoch's number. So what comes after a stop equals what would have come.
+    in one atomic step; batches follow from the epoch's number. So what comes after a stop equals what would have come,
+    on CPUs with as many cores.
 
     Args:
         path: The run folder.

@@ -128,7 +128,8 @@ class TrainConfig:
         validate_every: Epochs between validations.
         precision: "float32", "mixed_bfloat16" or "mixed_float16".
         strategy: "auto" (mirrored where there are several GPUs), "none", "mirrored" or "multi-worker".
-        seed: Of initial weights, shuffling, dropout and negatives.
+        seed: Of initial weights, shuffling, dropout and negatives; of these two, other numbers follow where there are
+            more or fewer cores.
     """
 
     epochs: int = 100

@@ -37,7 +37,7 @@ BLOCK_LOGITS, LEAST_ROWS = 16_000_000, 64
 
 
 def logits_at_once(num_items: int) -> int:
-    """Logits that `cross_entropy` holds at once."""
+    """Logits that one `cross_entropy` holds at once."""
     return max(BLOCK_LOGITS, LEAST_ROWS * num_items)
 
 

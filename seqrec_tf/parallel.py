@@ -9,33 +9,41 @@ from __future__ import annotations
 
 import itertools
 import os
+import pathlib
 
 import tensorflow as tf
 
 # More parts make a larger graph, which takes longer to build.
 _MOST_PARTS = 4
+# What a container may use of the processor: microseconds, or "max", in a period of so many.
+_QUOTA_FILE = pathlib.Path("/sys/fs/cgroup/cpu.max")
 
 
 def num_cores() -> int:
     """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if _QUOTA_FILE.exists():
+        quota, period = _QUOTA_FILE.read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, round(int(quota) / int(period))))
+    return cores
 
 
-def num_parts() -> int:
-    """How many parts of a batch are worth it: 1 where GPUs or several replicas share the work already."""
-    if tf.config.list_physical_devices("GPU") or tf.distribute.get_strategy().num_replicas_in_sync > 1:
+def parts_for_cores() -> int:
+    """In how many parts a batch is worth taking: one a core, at most four; 1 where GPUs or replicas share the work."""
+    if tf.config.get_visible_devices("GPU") or tf.distribute.get_strategy().num_replicas_in_sync > 1:
         return 1
     return min(num_cores(), _MOST_PARTS)
 
 
 def limit_threads(parts: int) -> None:
-    """Leave each operation its share of the cores, when as many run at once; before TensorFlow's first operation.
+    """Let each operation have one thread where there are as many parts as cores; before TensorFlow's first operation.
 
     Nothing happens after that, or where TF_NUM_INTRAOP_THREADS says otherwise.
     """
-    if parts > 1 and "TF_NUM_INTRAOP_THREADS" not in os.environ:
+    if parts == num_cores() and "TF_NUM_INTRAOP_THREADS" not in os.environ:
         try:
-            tf.config.threading.set_intra_op_parallelism_threads(max(1, num_cores() // parts))
+            tf.config.threading.set_intra_op_parallelism_threads(1)
         except RuntimeError:  # TensorFlow has its threads already
             return
 
@@ -45,7 +53,7 @@ def in_parts(function, parts: int, *batch):
 
     Args:
         function: Of as many (nested) tensors [B', ...] as `batch` has, for any B', to a (nested) tensor [N', ...].
-        parts: How many.
+        parts: How many; where there are fewer rows, some are without any.
         *batch: (Nested) tensors [B, ...].
 
     Returns:
@@ -53,10 +61,10 @@ def in_parts(function, parts: int, *batch):
     """
     if parts == 1:
         return function(*batch)
-    rows = tf.shape(tf.nest.flatten(batch)[0])[0]
-    ends = [rows * part // parts for part in range(parts + 1)]
+    num_rows = tf.shape(tf.nest.flatten(batch)[0])[0]
+    ends = [num_rows * part // parts for part in range(parts + 1)]
     results = [
-        function(*tf.nest.map_structure(lambda tensor, rows=slice(start, stop): tensor[rows], batch))
+        function(*tf.nest.map_structure(lambda tensor, part=slice(start, stop): tensor[part], batch))
         for start, stop in itertools.pairwise(ends)
     ]
     return tf.nest.map_structure(lambda *of_parts: tf.concat(of_parts, axis=0), *results)

@@ -4,7 +4,8 @@ Example:
   seqrec train --dataset shop --model sasrec --output runs/sasrec --set train.epochs=50 model.dim=64
 
 The configuration is the model's defaults, overridden by --config FILE (TOML), overridden by --set. A run that was
-stopped goes on where it was when the same command is given again, and on a CPU ends with the figures it would have had.
+stopped goes on where it was when the same command is given again, and on a CPU with as many cores ends with the figures
+it would have had.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def _attributes(cls: type) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Train as the arguments say."""
-    from seqrec_tf import models
+    from seqrec_tf import models, parallel
     from seqrec_tf.config import resolve
 
     folder = DatasetFolder(args.dataset)
@@ -88,6 +89,8 @@ def run(args: argparse.Namespace) -> None:
     settings = [*args.set, *([f'train.strategy="{args.strategy}"'] if args.strategy else [])]
     model_class = models.find(args.model)
     config = resolve(args.model, model_class.config_class, toml=toml, toml_name=args.config or "", settings=settings)
+    if config.train.strategy in ("auto", "none"):  # replicas do not take a batch in parts
+        parallel.limit_threads(model_class.num_parts(config.model, folder.schema))
     train(config, folder, args.output)
 
 
@@ -110,17 +113,16 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     """
     import keras
 
-    from seqrec_tf import data, models, parallel
+    from seqrec_tf import data, models
     from seqrec_tf.callbacks import Progress, RunKeeper
     from seqrec_tf.optimizers import make_optimizer
 
     log = log or (lambda line: sys.stdout.write(line + "\n"))
-    model_class = models.find(config.model_name)
-    parallel.limit_threads(model_class.num_parts(config.model, folder.schema))
     strategy = make_strategy(config.train.strategy)
     is_chief = strategy.cluster_resolver is None or _is_chief(strategy.cluster_resolver)
     shared = run_lib.local_path(output, "--output")
     changes = _check_output(shared, config, folder)
+    model_class = models.find(config.model_name)
     steps = data.steps_per_epoch(folder, config.data.batch_size)
     if not steps:
         raise ValueError(f"{folder.path} has no training sequences. Prepare it with looser filters.")

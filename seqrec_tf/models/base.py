@@ -23,7 +23,7 @@ from seqrec_tf.config import ModelConfig
 from seqrec_tf.layers.feature_vectors import READABLE_KINDS, FeatureVectors, ItemFeatures
 from seqrec_tf.losses import logits_at_once
 from seqrec_tf.objective import NextItemObjective, ObjectiveConfig
-from seqrec_tf.parallel import in_parts, num_parts
+from seqrec_tf.parallel import in_parts, parts_for_cores
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID, TIMESTAMPS, USER_ID, Feature, Schema
 
 # Keys of the labels that `data.load` makes for validation and test.
@@ -53,7 +53,8 @@ class SequenceModel(keras.Model):
     """Base of all models.
 
     A subclass defines `create_layers` and `call`; one that scores items other than by a dot product with a table
-    overrides `score_block` and `score_candidates` too.
+    overrides `score_block` and `score_candidates` too. On CPUs a batch is worked on in parts of its rows, perhaps
+    without any: where `call`, `query` or `target_losses` do not treat rows independently, it overrides `num_parts`.
 
     Args:
         config: The model's configuration, an instance of `config_class`; its defaults where None.
@@ -350,7 +351,8 @@ class SequenceModel(keras.Model):
         if isinstance(config, ObjectiveConfig):
             scored = config.num_negatives * (1 if config.share_negatives else dim)
             if config.loss == "softmax":
-                return tables + attention + states + 3 * 4 * logits_at_once(schema.num_items)
+                logits = logits_at_once(schema.num_items) * cls.num_parts(config, schema)
+                return tables + attention + states + 3 * 4 * logits
             elif config.negatives == "in-batch":
                 scored = config.num_negatives + tokens
         return tables + attention + states + 3 * 4 * tokens * scored
@@ -368,7 +370,12 @@ class SequenceModel(keras.Model):
 
     @classmethod
     def num_parts(cls, config, schema) -> int:
-        """In how many parts of its rows a batch is worked on: 1 where these would not be independent, or not pay."""
+        """In how many parts of its rows a batch is worked on: 1 where these would not be independent, or not pay.
+
+        Args:
+            config: Of the model.
+            schema: Of the dataset.
+        """
         if isinstance(config, ObjectiveConfig):
             if config.negatives_are_shared:
                 return 1
@@ -380,10 +387,12 @@ class SequenceModel(keras.Model):
                 )
                 if scores_by_features or schema.num_items > _MANY_ITEMS:
                     return 1
-        return num_parts()
+        return parts_for_cores()
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Mean loss over the real targets of the whole batch, on all replicas, times its weight: float32 scalar.
+
+        `train_step` gives the same from `target_losses`, of parts of the batch; to change the loss, override that.
 
         Args:
             x: The inputs of `call`.
@@ -542,7 +551,10 @@ class SequenceModel(keras.Model):
         def rank_of(inputs, labels):
             return self.rank_targets(self.query(inputs), labels[TARGET], labels[EXCLUDED])
 
-        rank = in_parts(rank_of, self.num_parts(self.config, self.schema), inputs, labels)
+        # Each part would make the table that is made of side features.
+        makes_table = self.scores_by_features and self.frozen_table is None
+        parts = 1 if makes_table else self.num_parts(self.config, self.schema)
+        rank = in_parts(rank_of, parts, inputs, labels)
         ndcg, hit_rate = self.validation_metrics
         ndcg.update_state(metrics.ndcg(rank, 10))
         hit_rate.update_state(metrics.hit_rate(rank, 10))

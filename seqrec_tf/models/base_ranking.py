@@ -19,6 +19,7 @@ from seqrec_tf import sampling
 from seqrec_tf.config import ItemFeaturesConfig, check_at_least, check_rate
 from seqrec_tf.layers import Dropout, UserEmbedding
 from seqrec_tf.models.base import SEEN, TARGET, TARGET_LABEL, TARGET_TIME, SequenceModel, chosen_features
+from seqrec_tf.parallel import in_parts
 from seqrec_tf.schema import CANDIDATES, HISTORY, ITEM_IDS, LABELS, PADDING_ID, TIMESTAMPS, USER_ID
 
 # What a query holds: as HISTORY the liked events, newest first, int32 [B, L]; how long ago they were, as a row of an
@@ -251,8 +252,13 @@ class RankingModel(SequenceModel):
         if not self.learns_from_labels:
             return super().test_step(data)
         inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+
+        def scores_of(inputs, target):
+            return self.score_candidates(self.query(inputs), target[:, None])[:, 0]
+
+        scores = in_parts(scores_of, self.num_parts(self.config, self.schema), inputs, labels[TARGET])
         (auc,) = self.validation_metrics
-        auc.update_state(labels[TARGET_LABEL], self.score_candidates(self.query(inputs), labels[TARGET][:, None])[:, 0])
+        auc.update_state(labels[TARGET_LABEL], scores)
         return self._replica_logs({"auc": auc.result()})
 
     @classmethod

@@ -165,6 +165,25 @@ def test_recommending_works_in_a_graph_with_unknown_shapes():
     assert values.numpy().tolist() == [[4, 3], [5, 3]]
 
 
+@pytest.mark.parametrize(
+    ("cls", "options", "num_items", "parts"),
+    [
+        (models.SASRec, {}, 50, 3),
+        (models.SASRec, {"loss": "softmax"}, 10_000, 3),
+        (models.SASRec, {"loss": "softmax"}, 10_001, 1),
+        (models.SASRec, {"loss": "softmax", "item_features": ("*",)}, 50, 1),
+        (models.SASRec, {"loss": "softmax", "item_features": ("*",), "score_with_features": False}, 50, 3),
+        (models.SASRec, {"item_features": ("*",)}, 50, 3),
+        (models.SASRec, {"loss": "sampled-softmax", "share_negatives": True}, 50, 1),
+        (models.SASRec, {"loss": "bpr", "negatives": "in-batch"}, 50, 1),
+        (models.BST, {"num_negatives": 4}, 50, 3),
+    ],
+)
+def test_a_batch_is_in_parts_where_these_are_independent_and_pay(monkeypatch, cls, options, num_items, parts):
+    monkeypatch.setattr("seqrec_tf.models.base.parts_for_cores", lambda: 3)
+    assert cls.num_parts(cls.config_class(**options), Schema(num_items)) == parts
+
+
 def test_validation_is_ndcg_and_hit_rate_at_10_of_full_ranking():
     model = Given(schema=Schema(12))
     model.compile()

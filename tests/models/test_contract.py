@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from seqrec_tf import models
 from seqrec_tf.config import ModelConfig
-from seqrec_tf.models.base import SEEN, TARGET_TIME, SequenceModel, newest_position
+from seqrec_tf.models.base import EXCLUDED, SEEN, TARGET, TARGET_LABEL, TARGET_TIME, SequenceModel, newest_position
 from seqrec_tf.schema import (
     ITEM_IDS,
     ITEM_IDS_FEATURE,
@@ -353,17 +353,39 @@ def test_a_step_in_parts_does_what_a_step_on_the_whole_batch_does(cls, monkeypat
         pytest.skip("it has no trainable weights")
     weights = []
     for parts in (1, 4):  # more than there are rows
-        monkeypatch.setattr("seqrec_tf.models.base.num_parts", lambda parts=parts: parts)
+        monkeypatch.setattr("seqrec_tf.models.base.parts_for_cores", lambda parts=parts: parts)
         keras.utils.set_random_seed(1)
         model = randomise(make_model(cls, **options))
-        assert model.num_parts(model.config, SCHEMA) == (1 if cls is models.Caser else parts)
+        number = 0
+
+        def counted(*args, losses=model.target_losses, **kwargs):
+            nonlocal number
+            number += 1
+            return losses(*args, **kwargs)
+
+        monkeypatch.setattr(model, "target_losses", counted)
         model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
         model.train_on_batch(*training_batch(model, HISTORIES))
+        overrides = cls.num_parts.__func__ is not SequenceModel.num_parts.__func__
+        assert number == (1 if overrides else parts)
         weights.append(model.get_weights())
     for expected, value in zip(*weights, strict=True):
         if cls is not models.NeuMF:  # whose losses all draw
             np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
         assert np.all(np.isfinite(value))
+
+
+@pytest.mark.parametrize("cls", [models.SASRec, models.NeuMF, models.BST])
+def test_a_batch_may_have_fewer_rows_than_parts(cls, monkeypatch):
+    monkeypatch.setattr("seqrec_tf.models.base.parts_for_cores", lambda: 4)
+    model = make_model(cls)
+    model.compile(keras.optimizers.SGD(0.1))
+    x, y = training_batch(model, HISTORIES[:1])
+    assert np.isfinite(model.train_on_batch(x, y))
+    inputs = right_padded(model, HISTORIES[:1])
+    labels = {TARGET: tf.constant([2]), EXCLUDED: tf.zeros([1, 0], tf.int32), TARGET_LABEL: tf.constant([1])}
+    figures = model.evaluate(tf.data.Dataset.from_tensors((inputs, labels)), verbose=0, return_dict=True)
+    assert np.isfinite(figures[model.monitor])
 
 
 @every_model
