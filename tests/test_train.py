@@ -1,5 +1,6 @@
 """Training: it learns, keeps the best model, and goes on exactly where it was stopped."""
 
+import argparse
 import csv
 import json
 import os
@@ -17,7 +18,7 @@ from seqrec_tf import config as config_lib
 from seqrec_tf import models, run_folder
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.run_folder import RunFolder
-from seqrec_tf.train import make_strategy, preflight, train
+from seqrec_tf.train import add_arguments, make_strategy, preflight, run, train
 
 SMALL = ("model.dim=16", "model.max_len=12", "data.batch_size=32", "train.learning_rate=0.01")
 
@@ -251,6 +252,19 @@ def test_multi_worker_needs_tf_config(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(ValueError, match="TF_CONFIG"):
         make_strategy("multi-worker")
+
+
+@pytest.mark.parametrize(("strategy", "is_limited"), [("none", True), ("mirrored", False)])
+def test_operations_get_one_thread_where_a_batch_is_in_parts(chain_dataset, monkeypatch, strategy, is_limited):
+    parts = []
+    monkeypatch.setattr("seqrec_tf.parallel.limit_threads", parts.append)
+    monkeypatch.setattr("seqrec_tf.models.base.parts_for_cores", lambda: 3)
+    monkeypatch.setattr("seqrec_tf.train.train", lambda config, folder, output: None)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options = ["--dataset", str(chain_dataset), "--model", "sasrec", "--output", "run", "--strategy", strategy]
+    run(parser.parse_args(options))
+    assert parts == ([3] if is_limited else [])
 
 
 def test_mixed_precision_and_a_schedule_train(chain_dataset, tmp_path):
