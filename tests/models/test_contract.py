@@ -377,7 +377,7 @@ def test_a_step_in_parts_does_what_a_step_on_the_whole_batch_does(cls, monkeypat
 
 @pytest.mark.parametrize("cls", [models.SASRec, models.NeuMF, models.BST])
 def test_a_batch_may_have_fewer_rows_than_parts(cls, monkeypatch):
-    monkeypatch.setattr("seqrec_tf.models.base.parts_for_cores", lambda: 4)
+    monkeypatch.setattr("seqrec_tf.models.base.parts_for_cores", lambda: 2)
     model = make_model(cls)
     model.compile(keras.optimizers.SGD(0.1))
     x, y = training_batch(model, HISTORIES[:1])
