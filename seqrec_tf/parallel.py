@@ -7,6 +7,7 @@ of them while another core goes through the next.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pathlib
@@ -42,10 +43,8 @@ def limit_threads(parts: int) -> None:
     Nothing happens after that, or where TF_NUM_INTRAOP_THREADS says otherwise.
     """
     if parts == num_cores() and "TF_NUM_INTRAOP_THREADS" not in os.environ:
-        try:
+        with contextlib.suppress(RuntimeError):  # TensorFlow has its threads already
             tf.config.threading.set_intra_op_parallelism_threads(1)
-        except RuntimeError:  # TensorFlow has its threads already
-            return
 
 
 def in_parts(function, parts: int, *batch):
