@@ -17,13 +17,14 @@ Example:
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import hashlib
 import json
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -66,7 +67,9 @@ def run(args: argparse.Namespace) -> None:
     if args.image_size < 1:
         raise ValueError(f"--image-size must be at least 1, got {args.image_size}.")
     folder = DatasetFolder(args.dataset)
-    options = prepare_sequences.beam_options(getattr(args, "beam_options", None) or [])
+    options = prepare_sequences.beam_options(getattr(args, "beam_options", None) or [], "embed", vars(args))
+    paths = ("dataset", "text_encoder", "image_encoder", "image_folder")
+    prepare_sequences.check_reachable(options, {name: [getattr(args, name) or ""] for name in paths})
     jobs = []  # all that can be wrong with the options fails before the first item is encoded
     if args.text_encoder:
         feature = _feature(folder, "text", args.text_feature)
@@ -86,6 +89,7 @@ def run(args: argparse.Namespace) -> None:
     for job in jobs:
         started = time.monotonic()
         prepare_sequences.run_pipeline("Embed" >> EmbedItems(job), options)
+        _check_result(job)
         sys.stdout.write(summary(job, time.monotonic() - started))
 
 
@@ -122,6 +126,11 @@ class Job:
         """The folder of the vectors."""
         return f"{self.dataset}/{schema_lib.VECTORS_FOLDER}/{self.feature}"
 
+    @property
+    def rejected_file(self) -> str:
+        """Name of the file of what is rejected."""
+        return f"{self.name}-rejected.jsonl"
+
 
 def _feature(folder: DatasetFolder, kind: str, name: str | None) -> str:
     names = [feature.name for feature in folder.schema.item_features if feature.kind == kind]
@@ -148,8 +157,7 @@ def make_job(
     Raises:
         ValueError: `encoder` is no encoder, or there are vectors of another one.
     """
-    from beam_jobs import encoders
-    from seqrec_tf.encoders import load_encoder
+    from seqrec_tf.encoders import identity_of, load_encoder
 
     encode = load_encoder(encoder)
     probe = np.zeros([1, image_size, image_size, 3], np.float32) if image_size else np.array(["probe"], object)
@@ -165,9 +173,7 @@ def make_job(
             f"The encoder {encoder} must give float32 [batch, n], got {vectors.dtype} {list(vectors.shape)} for a "
             "batch of one."
         )
-    identity, dim, old_files = encoders.identity(encoder), vectors.shape[1], ()
-    if image_size:
-        identity += f" at {image_size} pixels"
+    identity, dim, old_files = identity_of(encoder, image_size), vectors.shape[1], ()
     old = folder.vectors.get(feature)
     if old is not None and (old["identity"], old["dim"]) == (identity, dim):
         old_files = tuple(old["files"])
@@ -183,7 +189,7 @@ def make_job(
         identity,
         dim,
         image_size,
-        image_folder.rstrip("/"),
+        image_folder,
         folder.num_items,
         old_files,
         uuid.uuid4().hex[:8],
@@ -297,12 +303,14 @@ class _SortOut(beam.DoFn):
 
 
 def _read_image(job: Job, field: str) -> bytes:
-    path = field if "://" in field or field.startswith("/") or not job.image_folder else f"{job.image_folder}/{field}"
+    from seqrec_tf.encoders import image_path
+
+    path = image_path(job.image_folder, field)
     try:
         with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
             return stream.read()
     except (OSError, BeamIOError):
-        raise ValueError(f"there is no file {path}") from None
+        raise ValueError(f"there is no such file: {path}") from None
 
 
 class _ToRecord(beam.DoFn):
@@ -345,15 +353,19 @@ def _finish(
     rejected: Sequence[tuple[str, str]],
     num_reused: int,
 ) -> None:
-    """Write what was rejected and, last, the file that names the vectors; then remove those that it replaces."""
+    """Write what was rejected and, last, the file that names the vectors; then remove those that it replaces.
+
+    Where there are no vectors, what was there stays as it was.
+    """
     rows = [{"item": item, "reason": reason} for item, reason in sorted(rejected)]
     if not FileSystems.exists(job.output):
         FileSystems.mkdirs(job.output)
-    rejected_file = f"{job.name}-rejected.jsonl"
     storage.write_text(
-        f"{job.output}/{rejected_file}", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        f"{job.output}/{job.rejected_file}", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     )
     files = sorted(name for name, *_ in written)
+    if not files:
+        return
     description = {
         "feature": job.feature,
         "encoder": job.encoder,
@@ -364,44 +376,50 @@ def _finish(
         "reused": num_reused,
         "rejected": len(rejected),
         # Lengths of the vectors: both 1 where the encoder normalises.
-        "shortest": min((low for *_, low, _ in written), default=None),
-        "longest": max((high for *_, high in written), default=None),
+        "shortest": min(low for *_, low, _ in written),
+        "longest": max(high for *_, high in written),
         "files": files,
-        "rejected_file": rejected_file,
+        "rejected_file": job.rejected_file,
     }
     path = f"{job.output}/{schema_lib.ENCODER_FILE}"
     if FileSystems.exists(path) and "://" in path:
         FileSystems.delete([path])
     storage.write_text(path, json.dumps(description, indent=2) + "\n")
-    kept = {*files, rejected_file, schema_lib.ENCODER_FILE}
+    kept = {*files, job.rejected_file, schema_lib.ENCODER_FILE}
     present = [file.path for file in FileSystems.match([f"{job.output}/*"])[0].metadata_list]
     if outdated := [path for path in present if path.rsplit("/", 1)[-1] not in kept]:
         FileSystems.delete(outdated)
 
 
+def _check_result(job: Job) -> None:
+    """Raise a RuntimeError where no item got a vector."""
+    done = DatasetFolder(job.dataset).vectors.get(job.feature)
+    if done is None or done["rejected_file"] != job.rejected_file:
+        raise RuntimeError(
+            f"No item got a vector of its {job.feature}: {_reasons(job)}. Each is in {job.output}/{job.rejected_file}; "
+            + ("the vectors that were there still are." if done else "there are no vectors yet.")
+        )
+
+
+def _reasons(job: Job) -> str:
+    """The most frequent reasons of what was rejected, with how many items each has."""
+    text = DatasetFolder(job.dataset).read_text(f"{schema_lib.VECTORS_FOLDER}/{job.feature}/{job.rejected_file}")
+    reasons = collections.Counter(json.loads(line)["reason"].partition(": ")[0] for line in text.splitlines())
+    return "; ".join(f"{number:,} {reason}" for reason, number in reasons.most_common(5))
+
+
 def summary(job: Job, seconds: float) -> str:
     """What was done, in a few lines."""
-    folder = DatasetFolder(job.dataset)
-    done = folder.vectors[job.feature]
+    done = DatasetFolder(job.dataset).vectors[job.feature]
     new = done["vectors"] - done["reused"]
     lines = [
         f"{job.feature}: {done['vectors']:,} vectors of width {done['dim']} from {job.encoder}; {done['reused']:,} "
         f"were there already; {new:,} encoded in {seconds:.1f} s ({new / seconds:,.0f} a second)"
     ]
     if done["rejected"]:
-        reasons: dict[str, int] = {}
-        text = folder.read_text(f"{schema_lib.VECTORS_FOLDER}/{job.feature}/{done['rejected_file']}")
-        for line in text.splitlines():
-            reason = json.loads(line)["reason"]
-            reasons[reason] = reasons.get(reason, 0) + 1
-        shown = "; ".join(f"{number:,} {reason}" for reason, number in list(_by_number(reasons))[:5])
-        lines.append(f"rejected: {done['rejected']:,} items ({shown}), in {job.output}/{done['rejected_file']}")
+        lines.append(f"rejected: {done['rejected']:,} items ({_reasons(job)}), in {job.output}/{job.rejected_file}")
     lines.append(
         f"next: seqrec train --dataset {job.dataset} --model nova --output RUN --set "
         f"'model.item_features=[\"{schema_lib.vector_name(job.feature)}\"]'"
     )
     return "\n".join(lines) + "\n"
-
-
-def _by_number(reasons: dict[str, int]) -> Iterable[tuple[str, int]]:
-    return sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))

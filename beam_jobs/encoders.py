@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-
 import numpy as np
 from apache_beam.ml.inference.base import PredictionResult
 from apache_beam.ml.inference.tensorflow_inference import TFModelHandlerTensor
@@ -12,21 +9,6 @@ from apache_beam.ml.inference.tensorflow_inference import TFModelHandlerTensor
 from seqrec_tf.encoders import load_encoder
 
 _BATCH_SIZE = 64
-
-
-def identity(encoder: str) -> str:
-    """What tells one encoder from another: the handle, or a digest of a local folder."""
-    if "://" in encoder:
-        return encoder
-    digest = hashlib.sha256()
-    for folder, _, files in sorted(os.walk(encoder)):
-        for file in sorted(files):
-            path = os.path.join(folder, file)
-            digest.update(f"{os.path.relpath(path, encoder)} {os.path.getsize(path)}\n".encode())
-            with open(path, "rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()
 
 
 class EncoderHandler(TFModelHandlerTensor):

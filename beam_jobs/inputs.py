@@ -106,7 +106,7 @@ def inspect_events(options: Options) -> EventsInput:
         if twice:
             raise ValueError(f"{min(twice)} is given twice, the second time by {option}.")
         files += found
-        format_ = _format(options.format, [file.path for file in files])
+        format_ = _format(options.format, [file.path for file in files], "--format")
         parts += cut_files(
             found,
             role,
@@ -164,7 +164,7 @@ def inspect_table(options: Options, one: str, *, first_number: int) -> TableInpu
 
     files = find_files(option("s"), f"--{one}s")
     path = files[0].path
-    format_ = _format(option("s_format"), [file.path for file in files])
+    format_ = _format(option("s_format"), [file.path for file in files], f"--{one}s-format")
     parts = cut_files(
         files,
         f"{one}s",
@@ -264,7 +264,7 @@ def _column(text: str) -> str | int | None:
     return None if text == NONE else int(text) if text.isdigit() else text
 
 
-def _format(wanted: str, paths: Sequence[str]) -> str:
+def _format(wanted: str, paths: Sequence[str], option: str) -> str:
     if wanted != "auto":
         return wanted
     formats = set()
@@ -272,10 +272,10 @@ def _format(wanted: str, paths: Sequence[str]) -> str:
         bare = path.removesuffix(".gz")
         extension = bare[bare.rfind(".") :] if "." in bare.rsplit("/", 1)[-1] else ""
         if extension not in _BY_EXTENSION:
-            raise ValueError(f"The name of {path} does not tell its format; give --format ({', '.join(FORMATS)}).")
+            raise ValueError(f"The name of {path} does not tell its format; give {option} ({', '.join(FORMATS)}).")
         formats.add(_BY_EXTENSION[extension])
     if len(formats) > 1:
-        raise ValueError(f"The input files must be of one format, got {', '.join(sorted(formats))}; give --format.")
+        raise ValueError(f"The input files must be of one format, got {', '.join(sorted(formats))}; give {option}.")
     return formats.pop()
 
 

@@ -259,6 +259,8 @@ def check_options(options: Options) -> None:
         raise ValueError(f"--max-rejected must be a share between 0 and 1, got {options.max_rejected}.")
     if options.format != "sequences" and options.user_column == NONE and options.session_column == NONE:
         raise ValueError("Give --user-column or --session-column: something must say which events belong together.")
+    if options.format != "sequences" and options.item_column == NONE:
+        raise ValueError("Give --item-column: what the events are about.")
     if options.positive_only and options.label_column == NONE:
         raise ValueError("--positive-only needs --label-column.")
     if options.label_threshold is not None and options.label_column == NONE:
@@ -286,5 +288,8 @@ def check_options(options: Options) -> None:
     for name in ("valid_from", "test_from"):
         if getattr(options, name) and options.split != "time":
             raise ValueError(f"--{name.replace('_', '-')} needs --split time.")
+    for name in ("valid_days", "test_days"):
+        if getattr(options, name) != getattr(Options, name) and options.split != "last-days":
+            raise ValueError(f"--{name.replace('_', '-')} needs --split last-days.")
     if options.split == "time" and not options.test_from:
         raise ValueError("--split time needs --test-from: when the test period begins.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import difflib
 import json
 import logging
@@ -18,7 +17,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -28,8 +27,8 @@ from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
-from beam_jobs import write_dataset
-from beam_jobs.options import Options, add_arguments, resolve
+from beam_jobs import storage, write_dataset
+from beam_jobs.options import add_arguments, resolve
 from beam_jobs.pipeline import PrepareSequences, make_plan
 from seqrec_tf import schema as schema_lib
 
@@ -38,12 +37,20 @@ __all__ = ["NEEDS_TENSORFLOW", "TAKES_BEAM_OPTIONS", "add_arguments", "run"]
 TAKES_BEAM_OPTIONS = True
 NEEDS_TENSORFLOW = True
 
+# What a dataset folder holds; --overwrite removes nothing else.
+_OF_A_DATASET = {
+    *(schema_lib.SCHEMA_FILE, schema_lib.STATS_FILE, schema_lib.COMPLETED_FILE, *schema_lib.SPLITS),
+    *(schema_lib.VOCABULARIES_FOLDER, schema_lib.ITEMS_FOLDER, schema_lib.VECTORS_FOLDER, schema_lib.REJECTED_FOLDER),
+}
+
 
 def run(args: argparse.Namespace) -> None:
     """Prepare a dataset folder."""
     started = time.monotonic()
     options = resolve(args)
-    pipeline_options = beam_options(getattr(args, "beam_options", None) or [])
+    pipeline_options = beam_options(getattr(args, "beam_options", None) or [], "prepare", vars(args))
+    paths = ("input", "valid_input", "test_input", "items", "users")
+    check_reachable(pipeline_options, {"output": [options.output], **{name: getattr(options, name) for name in paths}})
     output = options.output.rstrip("/")
     is_local = "://" not in output
     if _exists(output) and not options.overwrite:
@@ -51,6 +58,8 @@ def run(args: argparse.Namespace) -> None:
     # A local folder gets its name when it is whole. A remote one has no rename; there COMPLETED, written last, tells.
     partial = f"{output}.partial-{uuid.uuid4().hex[:8]}" if is_local else output
     plan = make_plan(options, partial)
+    if _exists(output):
+        _check_replaceable(output, [part.path for part in plan.parts])
     for note in (*plan.events.notes, *(note for table in plan.tables.values() for note in table.notes)):
         sys.stderr.write(f"Inferred {note}.\n")
     if is_local:
@@ -69,18 +78,67 @@ def run(args: argparse.Namespace) -> None:
     sys.stdout.write(summary(stats, output, time.monotonic() - started))
 
 
-def beam_options(arguments: Sequence[str]) -> PipelineOptions:
-    """Options for Beam; ValueError where an argument is none of Beam's either, which is then a mistyped one of ours."""
+def beam_options(arguments: Sequence[str], command: str, ours: Iterable[str] = ()) -> PipelineOptions:
+    """Options for Beam.
+
+    Args:
+        arguments: What the command does not know.
+        command: Of `seqrec`.
+        ours: Names of its options.
+
+    Raises:
+        ValueError: An argument is none of Beam's either, which is then a mistyped one of ours.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
     for group in PipelineOptions.__subclasses__():
         group._add_argparse_args(parser)
     unknown = parser.parse_known_args(list(arguments))[1]
     if unknown:
-        ours = [f"--{field.name}".replace("_", "-") for field in dataclasses.fields(Options)]
-        near = difflib.get_close_matches(unknown[0].replace("_", "-").split("=")[0], ours, n=1)
+        names = [f"--{name}".replace("_", "-") for name in ours]
+        near = difflib.get_close_matches(unknown[0].replace("_", "-").split("=")[0], names, n=1)
         hint = f"; did you mean {near[0]}?" if near else "."
-        raise ValueError(f"{unknown[0]} is an option neither of seqrec prepare nor of Beam{hint}")
+        raise ValueError(f"{unknown[0]} is an option neither of seqrec {command} nor of Beam{hint}")
     return PipelineOptions(list(arguments))
+
+
+def check_reachable(options: PipelineOptions, paths: Mapping[str, Iterable[str]]) -> None:
+    """Raise a ValueError where workers of Dataflow would need a path of this machine.
+
+    Args:
+        options: Beam's.
+        paths: Name of an option of ours to its paths; empty ones are none.
+    """
+    if options.view_as(StandardOptions).runner != "DataflowRunner":
+        return
+    for name, given in paths.items():
+        for path in given:
+            if path and "://" not in path:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} {path} is on this machine, where Dataflow's workers are not. Give a "
+                    f"remote path, such as gs://BUCKET/{path.lstrip('/')}."
+                )
+
+
+def _check_replaceable(output: str, inputs: Iterable[str]) -> None:
+    """Raise an error where --overwrite would remove something else than a dataset folder, or the job's own input."""
+    if "://" in output:
+        files = _remote_files(output)
+        names = {path[len(output) + 1 :].split("/")[0] for path in files}
+    else:
+        names = set(os.listdir(output)) if os.path.isdir(output) else {os.path.basename(output)}
+    others = sorted(name for name in names - _OF_A_DATASET if not name.endswith(storage.UNFINISHED))
+    if others:
+        raise FileExistsError(
+            f"{output} holds {others[0]}, which is not of a dataset folder, so --overwrite does not replace it. Choose "
+            "another --output."
+        )
+    for path in inputs:
+        if _place(path).startswith(f"{_place(output)}/"):
+            raise FileExistsError(f"{path} is input, and in the --output that would be replaced. Move it first.")
+
+
+def _place(path: str) -> str:
+    return path if "://" in path else os.path.realpath(path)
 
 
 def _exists(path: str) -> bool:

@@ -165,7 +165,7 @@ class KeepNewest(Counting):
 
 
 class HoldOutItems(Counting):
-    """Drop events of some items, but not the newest event of a sequence, which is what tests.
+    """Drop events of some items, but not the newest event of a sequence that is long enough to be for testing.
 
     Args:
         step: Name of the step.
@@ -179,9 +179,12 @@ class HoldOutItems(Counting):
     def process(self, element: UserSequence) -> Iterator[UserSequence]:
         """Look at one sequence."""
         key, events = element
-        events = [event for event in events[:-1] if not self._is_held_out(event[ITEM])] + events[-1:]
-        self.count_sequence(self._step, events)
-        yield key, events
+        kept = [event for event in events if not self._is_held_out(event[ITEM])]
+        if len(kept) > 1 and kept[-1] is not events[-1]:
+            kept.append(events[-1])
+        if kept:
+            self.count_sequence(self._step, kept)
+            yield key, kept
 
     def _is_held_out(self, item: str) -> bool:
         digest = hashlib.blake2b(item.encode(), digest_size=8, person=b"hold-out").digest()

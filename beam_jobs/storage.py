@@ -12,11 +12,14 @@ from typing import BinaryIO
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+# Ends the name of what is not whole.
+UNFINISHED = ".unfinished"
+
 
 @contextlib.contextmanager
 def create(path: str) -> Iterator[BinaryIO]:
     """A stream whose content gets its name only when all of it is written, so that a retried worker leaves no half."""
-    unfinished = f"{path}.{uuid.uuid4().hex}.unfinished"
+    unfinished = f"{path}.{uuid.uuid4().hex}{UNFINISHED}"
     with FileSystems.create(unfinished, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
         yield stream
     FileSystems.rename([unfinished], [path])

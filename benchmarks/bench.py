@@ -21,12 +21,14 @@ def main() -> None:
     """Measure line by line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("bench"), help="folder of the datasets")
-    parser.add_argument("--peer-python", required=True, help="interpreter of an environment with rectools[torch]")
+    parser.add_argument("--peer-python", help="interpreter of an environment with rectools[torch], for lines beside it")
     parser.add_argument("lines", nargs="*", metavar="LINE", help=f"of {', '.join(LINES)}; all where none is given")
     args = parser.parse_args()
     unknown = set(args.lines) - LINES.keys()
     if unknown:
         parser.error(f"no line {', '.join(sorted(unknown))}; there are {', '.join(LINES)}")
+    if not args.peer_python and (beside := [name for name in args.lines or LINES if name in BESIDE_RECTOOLS]):
+        parser.error(f"--peer-python is missing, for {', '.join(beside)}")
     print(f"{'what':<44}{'measured':>34}{'peer':>22}{'ratio':>8}  wanted")
     for name in args.lines or LINES:
         for what, measured, peer, ratio, wanted in LINES[name](args):
@@ -122,7 +124,7 @@ LINES = {
         max_len=50,
         dim=64,
         loss="softmax",
-        steps=10,
+        steps=30,
         epochs=1,
         rounds=1,
     ),
@@ -142,6 +144,8 @@ LINES = {
     "latency": exported,
     "prepare": preparation,
 }
+
+BESIDE_RECTOOLS = ("beauty", "ml-1m", "softmax", "ranking")
 
 if __name__ == "__main__":
     main()

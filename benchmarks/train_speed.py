@@ -2,7 +2,7 @@
 
 Both train SASRec on the leave-one-out training part of the same dataset folder: 2 blocks, 1 head, batch 128, dropout
 0.2, Adam, the whole training step of each library with its own input pipeline. The two are started in turns, so that
-a noisy machine disturbs both alike; the first epoch of each start (compilation) does not count.
+a noisy machine disturbs both alike; the first epoch (or ranking) of each start, with compilation, does not count.
 
     python benchmarks/train_speed.py --dataset bench/ml-1m --max-len 200 --peer-python bench/rectools/bin/python
 
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--loss", choices=("bce", "softmax"), default="bce")
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs of each start")
     parser.add_argument("--rounds", type=int, default=2, help="starts of each")
-    parser.add_argument("--steps", type=int, help="batches of an epoch, where a whole one takes too long")
+    parser.add_argument("--steps", type=int, help="batches of the peer's epoch, where a whole one takes too long")
     parser.add_argument("--recommend", action="store_true", help="time ranking the catalogue instead")
     parser.add_argument("--ours", action="store_true", help=argparse.SUPPRESS)  # the timed process
     args = parser.parse_args()
@@ -93,7 +93,6 @@ def compare(
 ) -> dict[str, Timing]:
     """Time both libraries; the arguments are the command's."""
     settings = ["--max-len", str(max_len), "--dim", str(dim), "--loss", loss, "--epochs", str(epochs + 1)]
-    settings += ["--steps", str(steps)] if steps else []
     settings += ["--recommend"] if recommend else []
     sequences = list(read_sequences(dataset))
     with tempfile.TemporaryDirectory() as folder:
@@ -106,22 +105,27 @@ def compare(
         commands = {"seqrec_tf": [sys.executable, __file__, "--ours", "--dataset", str(dataset), *settings]}
         if peer_python:
             commands["rectools"] = [peer_python, str(PEER_SCRIPT), str(events), *settings]
+            commands["rectools"] += ["--steps", str(steps)] if steps else []
         seconds, peak = {name: [] for name in commands}, dict.fromkeys(commands, 0.0)
         for _ in range(rounds):
             for name, command in commands.items():
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
                 answer = json.loads(done.stdout.splitlines()[-1])
-                seconds[name] += answer["seconds"] if recommend else answer["seconds"][1:]
+                seconds[name] += answer["seconds"][1:]
                 peak[name] = max(peak[name], answer["peak_gb"])
-    users, floor = (128 * steps if steps else len(sequences)), None
-    if not recommend and not steps:
+    users, floor = dict.fromkeys(commands, len(sequences)), None
+    if steps:
+        users["rectools"] = 128 * steps
+    if not recommend:
         from seqrec_tf.records import DatasetFolder
 
         scored = 2 if loss == "bce" else DatasetFolder(dataset).num_items
         lengths = [min(len(items) - 1, max_len) for items in sequences]
         floor = training_flops(lengths, dim=dim, blocks=2, scored=scored) / matmul_rate()
     return {
-        name: Timing(times, users, peak[name], floor and floor / statistics.median(times))
+        name: Timing(
+            times, users[name], peak[name], floor and floor * users[name] / len(sequences) / statistics.median(times)
+        )
         for name, times in seconds.items()
     }
 
@@ -149,7 +153,7 @@ def time_ours(args) -> list[float]:
     folder, options = DatasetFolder(args.dataset), {"max_len": args.max_len, "dim": args.dim, "loss": args.loss}
     parallel.limit_threads(SASRec.num_parts(SASRec.config_class(**options), folder.schema))
     model = SASRec.from_dataset(folder, **options)
-    steps = args.steps or data.steps_per_epoch(folder, 128)
+    steps = data.steps_per_epoch(folder, 128)
     optimizer = make_optimizer(config.TrainConfig(), total_steps=1)
     model.compile(optimizer=optimizer, steps_per_execution=steps_at_once(steps))
     batches = data.load(folder, model, batch_size=128, epochs=range(args.epochs))

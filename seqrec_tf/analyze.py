@@ -20,8 +20,8 @@ import numpy as np
 
 from seqrec_tf.config import check_at_least
 from seqrec_tf.records import DatasetFolder, read_split
-from seqrec_tf.run_folder import RunFolder, local_path, write_whole
-from seqrec_tf.schema import TARGET_START, TIMESTAMPS
+from seqrec_tf.run_folder import RunFolder, output_file, write_whole
+from seqrec_tf.schema import LABELS, TARGET_START, TIMESTAMPS
 
 if TYPE_CHECKING:
     from seqrec_tf.models.base import SequenceModel
@@ -51,10 +51,11 @@ def run(args: argparse.Namespace) -> None:
     """Analyse a dataset, with a model where there is a run, and show what was found."""
     check_at_least("--shuffles", args.shuffles, 1)
     check_at_least("--min-support", args.min_support, 1)
-    json_file = local_path(args.json, "--json") if args.json and args.json != "-" else None
+    json_file = output_file(args.json)
     folder = DatasetFolder(args.dataset)
     model, exclude_history = None, True
     if args.run:
+        folder.check_split(args.split)
         run_folder = RunFolder(args.run)
         run_folder.open_dataset(args.dataset)  # makes sure that it was trained on it
         model, exclude_history = run_folder.load_model(), run_folder.config.data.exclude_history
@@ -211,12 +212,15 @@ def shuffled_histories(
     ranks: list[list[np.ndarray]] = [[] for _ in range(shuffles + 1)]
     alike = []
     for inputs, labels in batches:
-        item_ids = inputs[ITEM_IDS].numpy()
+        # Labels go with their items; times stay where they were.
+        of_events = {name: inputs[name].numpy() for name in (ITEM_IDS, LABELS) if name in inputs}
+        item_ids = of_events[ITEM_IDS]
         for number in range(shuffles + 1):
             if number:
                 # Events to the left, in random order; padding stays to the right.
-                key = np.where(item_ids != PADDING_ID, random.random(item_ids.shape), 2.0)
-                inputs = {**inputs, ITEM_IDS: tf.constant(np.take_along_axis(item_ids, key.argsort(axis=1), axis=1))}
+                order = np.where(item_ids != PADDING_ID, random.random(item_ids.shape), 2.0).argsort(axis=1)
+                moved = {name: np.take_along_axis(value, order, axis=1) for name, value in of_events.items()}
+                inputs = inputs | {name: tf.constant(value) for name, value in moved.items()}
             rank, items = rank_and_recommend(inputs, labels[TARGET], labels[EXCLUDED])
             ranks[number].append(rank.numpy())
             if not number:

@@ -87,7 +87,12 @@ class RunKeeper(keras.callbacks.Callback):
         """Restore the newest checkpoint of a folder, if there is one; returns the epochs already done."""
         newest = tf.train.latest_checkpoint(str(folder))
         if newest:
+            # A constant rate is a variable of the optimizer; that of the configuration may have changed.
+            rate = self._model.optimizer.learning_rate
+            before = rate.numpy() if isinstance(rate, keras.Variable) else None
             self._checkpoint.restore(newest).assert_existing_objects_matched()
+            if before is not None:
+                rate.assign(before)
         return len(self.epochs)
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -137,7 +137,7 @@ class TrainConfig:
     learning_rate: float = 1e-3
     warmup_steps: int = 0
     schedule: str = "constant"
-    beta_2: float = 0.98
+    beta_2: float = 0.999
     momentum: float = 0.0
     weight_decay: float = 0.0
     clip_norm: float = 0.0
@@ -178,7 +178,7 @@ class Config:
             lines += ["", f"[{section}]"]
             # JSON's scalars and lists are TOML's too; what is None is left out, as TOML has no word for it.
             lines += [
-                f"{key} = {json.dumps(value)}"
+                f"{key} = {json.dumps(value, ensure_ascii=False)}"
                 for key, value in dataclasses.asdict(getattr(self, section)).items()
                 if value is not None
             ]

@@ -27,7 +27,7 @@ _WINDOW = 25_600
 # The same where sequences are in the order of time, which is that of these windows.
 _WINDOW_OF_TIME = 1_600
 # Sequences that a batch of like length has at least, where the average is more.
-_LEAST_ROWS = 8
+LEAST_ROWS = 8
 _PARALLEL_FILES = 4
 
 
@@ -63,8 +63,7 @@ def load(
         ValueError: The split is unknown or empty.
     """
     folder = dataset if isinstance(dataset, DatasetFolder) else DatasetFolder(dataset)
-    if not folder.split_files(split):
-        raise ValueError(f"{folder.path} has no sequences in its split {split!r}. Prepare it with another --split.")
+    folder.check_split(split)
     if split != "train":
         batches = evaluation_batches(folder, split, model, batch_size=batch_size, exclude_history=exclude_history)
         return batches.map(
@@ -209,7 +208,7 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
         num_batches = -(-num_sequences // batch_size)
         targets_a_batch = tf.reduce_sum(num_targets) / tf.cast(num_batches, tf.float32)
         shuffled = tf.argsort(tf.random.stateless_uniform(num_batches[None], draw + 1))
-        if sort_by_length and batch_size > _LEAST_ROWS:
+        if sort_by_length and batch_size > LEAST_ROWS:
             ends = _equal_shares(num_targets, num_batches)
         else:
             ends = tf.minimum(tf.range(1, num_batches + 1) * batch_size, num_sequences)
@@ -222,7 +221,7 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
             # The mean over a batch of short sequences counts each of their targets for more than that over a batch of
             # long ones; weighted by what a batch has to predict, all targets of an epoch count the same.
             weight = tf.reduce_sum(num_targets[rows]) / targets_a_batch
-            return inputs, labels, tf.fill(tf.cast([rows.stop - rows.start], tf.int32), weight)
+            return inputs, labels, tf.fill(tf.shape(labels)[:1], weight)  # of ranking models, a row a target
 
         return tf.data.Dataset.from_tensor_slices(shuffled).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -241,11 +240,11 @@ def _equal_shares(costs, number):
 
     Args:
         costs: float32 [N], not negative.
-        number: int64, of runs. Each has at least `_LEAST_ROWS` rows, or their average if that is less; less one.
+        number: int64, of runs. Each has at least `LEAST_ROWS` rows, or their average if that is less; less one.
     """
     rows = tf.cast(tf.size(costs, tf.int64) / number, tf.float32)  # of a run, on average
-    # With this added to each, no row costs more than one part in _LEAST_ROWS of a run.
-    extra = (_LEAST_ROWS * tf.reduce_max(costs) - rows * tf.reduce_mean(costs)) / tf.maximum(rows - _LEAST_ROWS, 1e-3)
+    # With this added to each, no row costs more than one part in LEAST_ROWS of a run.
+    extra = (LEAST_ROWS * tf.reduce_max(costs) - rows * tf.reduce_mean(costs)) / tf.maximum(rows - LEAST_ROWS, 1e-3)
     up_to = tf.cumsum(costs + tf.maximum(extra, 0.0))
     shares = tf.cast(tf.range(1, number), tf.float32) / tf.cast(number, tf.float32)
     ends = tf.searchsorted(up_to, shares * up_to[-1], side="right", out_type=tf.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import struct
@@ -43,6 +44,27 @@ def load_encoder(handle: str):
         return next(iter(signature(**{name: batch}).values()))
 
     return encode
+
+
+def identity_of(encoder: str, image_size: int = 0) -> str:
+    """What tells one encoder from another: the handle, or a digest of a local folder; with the size of images."""
+    identity = encoder
+    if "://" not in encoder:
+        digest = hashlib.sha256()
+        for folder, _, files in sorted(os.walk(encoder)):
+            for file in sorted(files):
+                path = os.path.join(folder, file)
+                digest.update(f"{os.path.relpath(path, encoder)} {os.path.getsize(path)}\n".encode())
+                with open(path, "rb") as stream:
+                    while block := stream.read(1 << 20):
+                        digest.update(block)
+        identity = digest.hexdigest()
+    return f"{identity} at {image_size} pixels" if image_size else identity
+
+
+def image_path(folder: str, path: str) -> str:
+    """Where an image is, whose path is relative to a folder where it is relative at all."""
+    return path if "://" in path or path.startswith("/") or not folder else f"{folder.rstrip('/')}/{path}"
 
 
 def decode_image(content: bytes, size: int) -> np.ndarray:

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqrec_tf.config import check_choice
-from seqrec_tf.run_folder import RunFolder, local_path, write_whole
+from seqrec_tf.config import check_at_least, check_choice
+from seqrec_tf.run_folder import RunFolder, output_file, write_whole
+from seqrec_tf.schema import LABELS
 
 if TYPE_CHECKING:
     from seqrec_tf.models.base import SequenceModel
@@ -38,6 +39,9 @@ PROTOCOLS = ("full", "uniform-100", "popular-100", LABELS_PROTOCOL)
 CUTOFFS = (1, 5, 10, 20)
 NUM_NEGATIVES = 100
 NUM_RESAMPLES = 1000
+
+# Times that as many items again are drawn before what was drawn already is most of it.
+_ROUNDS = 20
 
 # Resamples for figures that are no function of the rank, and cost a pass over all recommendations or users each.
 _NUM_LIST_RESAMPLES = 200
@@ -59,11 +63,12 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate a run and popularity, and show one table a protocol."""
     from seqrec_tf.models import PopRec
 
-    json_file = local_path(args.json, "--json") if args.json and args.json != "-" else None
-    if json_file and not json_file.parent.is_dir():
-        raise FileNotFoundError(f"--json {json_file}: there is no folder {json_file.parent}.")
+    json_file = output_file(args.json)
+    check_at_least("--batch-size", args.batch_size, 1)
     run_folder = RunFolder(args.run)
     folder = run_folder.open_dataset(args.dataset)
+    for protocol in args.protocol:
+        check_protocol(protocol, folder, args.split)
     model = run_folder.load_model()
     model.freeze_item_table()
     models = {run_folder.config.model_name: model}
@@ -160,16 +165,9 @@ def evaluate(
 
     from seqrec_tf import data
     from seqrec_tf.models.base import EXCLUDED, TARGET, TARGET_LABEL
-    from seqrec_tf.schema import LABELS, USER_ID
+    from seqrec_tf.schema import USER_ID
 
-    check_choice("--protocol", protocol, PROTOCOLS)
-    if not folder.split_files(split):
-        raise ValueError(f"{folder.path} has no sequences in its split {split!r}. Prepare it with another --split.")
-    if protocol == LABELS_PROTOCOL and LABELS not in folder.schema:
-        raise ValueError(
-            f"--protocol labels needs labels, and {folder.path} has none. Prepare it with --label-column or "
-            "--label-threshold."
-        )
+    check_protocol(protocol, folder, split)
     num_items = folder.num_items
     length = min(max(CUTOFFS), num_items)
 
@@ -226,6 +224,17 @@ def evaluate(
         of_cold = rank_metrics(rank[is_cold], rng=rng)
         metrics |= {f"cold {name}": of_cold[name] for name in ("hr@10", "ndcg@10")}
     return Result(len(rank), num_impossible, metrics, int(is_cold.sum()))
+
+
+def check_protocol(protocol: str, folder: DatasetFolder, split: str) -> None:
+    """Raise a ValueError where a split cannot be evaluated by a protocol."""
+    check_choice("--protocol", protocol, PROTOCOLS)
+    folder.check_split(split)
+    if protocol == LABELS_PROTOCOL and LABELS not in folder.schema:
+        raise ValueError(
+            f"--protocol labels needs labels, and {folder.path} has none. Prepare it with --label-column or "
+            "--label-threshold."
+        )
 
 
 def rank_metrics(ranks: np.ndarray, *, rng: np.random.Generator) -> dict[str, Interval]:
@@ -369,11 +378,17 @@ class _NegativeSampler:
         wanted = min(NUM_NEGATIVES, self.num_drawable - int(is_drawable.sum()))
         chosen: dict[int, None] = {}
         blocked = set(touched.tolist())
-        while len(chosen) < wanted:
+        for _ in range(_ROUNDS):
+            if len(chosen) >= wanted:
+                break
             for item in (np.searchsorted(self.cumulative, rng.random(2 * NUM_NEGATIVES), side="right") + 1).tolist():
                 if item not in blocked and item <= len(self.weights):
                     chosen[item] = None
         ids = list(chosen)[:wanted]
+        if len(ids) < wanted:  # what is left is rare: the same draws by the first to come of exponential times
+            left = np.setdiff1d(np.flatnonzero(self.weights) + 1, [*blocked, *ids])
+            times = rng.exponential(size=len(left)) / self.weights[left - 1]
+            ids += left[np.argsort(times)][: wanted - len(ids)].tolist()
         return np.array(ids + [0] * (NUM_NEGATIVES - wanted), np.int32)
 
 

@@ -49,7 +49,16 @@ from seqrec_tf import run_folder as run_lib
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.features import MISSING, UNKNOWN
 from seqrec_tf.run_folder import RunFolder
-from seqrec_tf.schema import CANDIDATES, HISTORY, HISTORY_TIMESTAMPS, TIMESTAMP
+from seqrec_tf.schema import (
+    CANDIDATES,
+    EXACT_ITEMS,
+    HISTORY,
+    HISTORY_TIMESTAMPS,
+    ITEMS,
+    NUM_UNKNOWN,
+    SCORES,
+    TIMESTAMP,
+)
 
 if TYPE_CHECKING:
     from seqrec_tf.models.base import SequenceModel
@@ -58,8 +67,6 @@ if TYPE_CHECKING:
 NEEDS_TENSORFLOW = True
 
 SIGNATURE, RANK_SIGNATURE = "serving_default", "rank"
-ITEMS, SCORES, NUM_UNKNOWN = "items", "scores", "num_unknown"
-EXACT_ITEMS = "exact_items"  # of golden requests to a model that searches coarsely
 EXTRA_FOLDER = "assets.extra"
 WARM_UP_FILE = "tf_serving_warmup_requests"  # TF Serving's name for it
 GOLDEN_FILE = "golden_requests.json"

@@ -30,6 +30,8 @@ MISSING, UNKNOWN = 0, 1
 
 _SEPARATORS = re.compile(r"[|,;]")
 _IMAGE_NAME = re.compile(r".\.(jpe?g|png|gif|webp|bmp)$", re.IGNORECASE)
+# The greatest number that is a float32.
+_LARGEST = 3.4028234e38
 # A column whose fields repeat, with at most so many values or so small a share of its rows, holds a category.
 _FEW, _SMALL_SHARE = 20, 0.2
 
@@ -57,19 +59,22 @@ def parse(kind: str, text: str) -> Any:
     Several categories are a JSON list, or are separated by |, comma or semicolon.
 
     Raises:
-        ValueError: A number is none, or is NaN or infinite.
+        ValueError: A number is none, is NaN, or is more than a float32 can hold; a list is no JSON.
     """
     text = text.strip()
     if kind == "categories":
         if text.startswith("["):
-            values = json.loads(text)
+            try:
+                values = json.loads(text)
+            except RecursionError:
+                raise ValueError("the list is nested too deeply") from None
             return [str(value).strip() for value in values if str(value).strip()]
         return [part.strip() for part in _SEPARATORS.split(text) if part.strip()]
     if not text or kind != "number":
         return text or None
     number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"expected a finite number, got {text!r}")
+    if not abs(number) <= _LARGEST:
+        raise ValueError(f"expected a finite number that float32 can hold, got {text!r}")
     return number
 
 

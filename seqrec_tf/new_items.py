@@ -58,8 +58,8 @@ def read(
     rows: dict[str, dict[str, str]] = {}
     for line, row in _rows(path, id_column):
         item = row[id_column]
-        if not item:
-            raise ValueError(f"{path}, line {line}: {id_column} is empty.")
+        if not item or "\n" in item or "\r" in item:
+            raise ValueError(f"{path}, line {line}: {id_column} {'holds a line break' if item else 'is empty'}.")
         if item not in known:
             rows.setdefault(item, {**row, "": f"{path}, line {line}"})
     if not rows:
@@ -89,7 +89,7 @@ def _rows(path: str, id_column: str) -> Iterator[tuple[int, dict[str, str]]]:
     kind = suffixes[0] if suffixes else ""
     if kind not in (*_DELIMITERS, ".jsonl"):
         raise ValueError(f"--items {path} must be a .csv, .tsv or .jsonl file (or one of them with .gz).")
-    with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8") as stream:
+    with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8-sig") as stream:
         if kind == ".jsonl":
             for line, text in enumerate(stream, start=1):
                 try:
@@ -107,7 +107,12 @@ def _rows(path: str, id_column: str) -> Iterator[tuple[int, dict[str, str]]]:
                 f"{path} has no column {id_column!r}; its header is {reader.fieldnames}. Name it with --item-id-column."
             )
         for fields in reader:
-            yield reader.line_num, {name: value or "" for name, value in fields.items() if name}
+            if None in fields:
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or ())} fields, got "
+                    f"{len(fields) - 1 + len(fields[None])}."
+                )
+            yield reader.line_num, {name: value or "" for name, value in fields.items()}
 
 
 def _text(value: Any) -> str:
@@ -131,8 +136,15 @@ def _encoded(rows, feature: schema_lib.Feature, learned):
 
 def _vectors(rows, column: str, about: dict[str, Any], image_folder: str):
     """Vectors of a text or image column: float32 [N, dim], zeros where there is nothing to encode."""
-    from seqrec_tf.encoders import decode_image, load_encoder
+    import tensorflow as tf
 
+    from seqrec_tf.encoders import decode_image, identity_of, image_path, load_encoder
+
+    if identity_of(about["encoder"], about["image_size"]) != about["identity"]:
+        raise ValueError(
+            f"The encoder {about['encoder']} is another one than made the dataset's vectors of {column}. Give it back "
+            "the model that it had."
+        )
     encode, dim = load_encoder(about["encoder"]), about["dim"]
     vectors = np.zeros([len(rows), dim], np.float32)
     given = [(place, row) for place, row in enumerate(rows.values()) if row.get(column, "").strip()]
@@ -142,18 +154,13 @@ def _vectors(rows, column: str, about: dict[str, Any], image_folder: str):
         for _, row in part:
             content: Any = row[column]
             if about["image_size"]:
-                image = pathlib.Path(image_folder, content)
+                image = image_path(image_folder, content.strip())
                 try:
-                    content = decode_image(image.read_bytes(), about["image_size"])
-                except (OSError, ValueError) as error:
+                    with tf.io.gfile.GFile(image, "rb") as stream:
+                        content = decode_image(stream.read(), about["image_size"])
+                except (tf.errors.OpError, ValueError) as error:
                     raise ValueError(f"{row['']}: {column} {image}: {error}.") from None
             contents.append(content)
         batch = np.array(contents, np.float32 if about["image_size"] else object)
-        encoded = np.asarray(encode(batch))
-        if encoded.shape[1:] != (dim,):
-            raise ValueError(
-                f"The encoder {about['encoder']} gives vectors of width {encoded.shape[-1]} now, and gave {dim} when "
-                "the dataset was embedded. Give it back the model that it had."
-            )
-        vectors[[place for place, _ in part]] = encoded
+        vectors[[place for place, _ in part]] = np.asarray(encode(batch))
     return vectors

@@ -163,6 +163,19 @@ class NextItemObjective(keras.layers.Layer):
             ids = self.draw(sequence, is_target)  # [N, K]
             negatives = tf.einsum("nd,nkd->nk", hidden, vectors(ids))
         negatives = negatives if bias is None else negatives + tf.gather(bias, ids)
+        return self.loss_of_samples(positive, negatives, targets, ids, is_target)
+
+    def loss_of_samples(self, positive, negatives, targets, ids, is_target):
+        """The loss of samples that are scored, but for what the options do to scores: float32 [N].
+
+        Args:
+            positive: float32 [N], scores of the true items.
+            negatives: float32 [N, K], scores of the negatives.
+            targets: int32 [N], the true items.
+            ids: int32 [N, K], or [1, K] where all targets share them, the negatives.
+            is_target: bool [B, L], where the N targets are.
+        """
+        config = self.config
         if config.elu:
             positive, negatives = (keras.ops.elu(scores, config.elu) for scores in (positive, negatives))
         if config.loss == "sampled-softmax":
@@ -221,7 +234,7 @@ class NextItemObjective(keras.layers.Layer):
         config = self.config
         if config.loss == "gbce":
             return losses.generalized_binary_cross_entropy(
-                positive, negatives, num_items=self.num_items, calibration=config.gbce_calibration
+                positive, negatives, num_items=self.num_candidates, calibration=config.gbce_calibration
             )
         if config.loss == "bpr-max":
             return losses.bpr_max(positive, negatives, regularization=config.regularization)

@@ -86,12 +86,28 @@ class _RowSparse(keras.optimizers.Optimizer):
         if not isinstance(gradient, tf.IndexedSlices):
             self.update_whole(variable, tf.cast(gradient, variable.dtype), slots, learning_rate)
             return
-        rows, place = tf.unique(gradient.indices)
-        gradient = tf.math.unsorted_segment_sum(tf.cast(gradient.values, variable.dtype), place, tf.size(rows))
+        gradient, rows = _each_row_once(gradient)
+        gradient = tf.cast(gradient, variable.dtype)
         new_slots, change = self.step(gradient, [tf.gather(slot, rows) for slot in slots], learning_rate)
         for slot, value in zip(slots, new_slots, strict=True):
             slot.scatter_update(tf.IndexedSlices(value, rows))
         variable.scatter_sub(tf.IndexedSlices(change, rows))
+
+    def _clip_gradients(self, grads):
+        # By their common norm below, where those of all replicas have been added; Keras would clip each replica's own,
+        # take the norm of a row's parts instead of their sum's, and make whole tables of the gradients of rows.
+        return grads if self.global_clipnorm else super()._clip_gradients(grads)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        grads_and_vars = super()._all_reduce_sum_gradients(grads_and_vars)
+        if not self.global_clipnorm:
+            return grads_and_vars
+        gradients = [
+            tf.IndexedSlices(*_each_row_once(gradient)) if isinstance(gradient, tf.IndexedSlices) else gradient
+            for gradient, _ in grads_and_vars
+        ]
+        clipped, _ = tf.clip_by_global_norm(gradients, self.global_clipnorm)
+        return [(gradient, variable) for gradient, (_, variable) in zip(clipped, grads_and_vars, strict=True)]
 
     def update_whole(self, variable, gradient, slots, learning_rate):
         """Change a variable, and its slots, by a dense gradient."""
@@ -99,6 +115,12 @@ class _RowSparse(keras.optimizers.Optimizer):
         for slot, value in zip(slots, new_slots, strict=True):
             slot.assign(value)
         variable.assign_sub(change)
+
+
+def _each_row_once(gradient: tf.IndexedSlices):
+    """The sum of the parts of each row, float [R, ...], and the rows, [R]."""
+    rows, place = tf.unique(gradient.indices)
+    return tf.math.unsorted_segment_sum(gradient.values, place, tf.size(rows)), rows
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")

@@ -152,6 +152,11 @@ class DatasetFolder:
             names = [str(path.relative_to(self.path)) for path in pathlib.Path(self.path).glob(pattern)]
         return {name.split("/")[1]: json.loads(self.read_text(name)) for name in sorted(names)}
 
+    @property
+    def encoders(self) -> dict[str, str]:
+        """What tells the encoder of each feature of vectors from another."""
+        return {schema_lib.vector_name(column): about["identity"] for column, about in self.vectors.items()}
+
     @functools.cached_property
     def stats(self) -> dict[str, Any]:
         """The content of `stats.json`."""
@@ -201,6 +206,11 @@ class DatasetFolder:
         if split not in schema_lib.SPLITS:
             raise ValueError(f"The split must be one of {', '.join(schema_lib.SPLITS)}, got {split!r}.")
         return self._record_files(split)
+
+    def check_split(self, split: str) -> None:
+        """Raise a ValueError where a split is empty."""
+        if not self.split_files(split):
+            raise ValueError(f"{self.path} has no sequences in its split {split!r}. Prepare it with another --split.")
 
     def training_users(self):
         """Whose training sequences these are: numpy int64 [U], fingerprints, in the order of the records."""

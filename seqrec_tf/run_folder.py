@@ -1,7 +1,7 @@
 """The run folder: what a training run keeps, and how a later step opens it.
 
 config.toml        the resolved configuration
-dataset.json       path, fingerprint and schema of the dataset it was trained on
+dataset.json       path, fingerprint and schema of the dataset it was trained on, and encoders of its vectors
 checkpoints/       the newest state, to go on after a stop
 best.keras         the model of the best epoch
 log.csv            one line an epoch
@@ -12,12 +12,14 @@ COMPLETED          last, empty
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
 import pathlib
 import tomllib
+from collections.abc import Iterator
 from typing import Any
 
 from seqrec_tf.config import Config, resolve
@@ -79,6 +81,11 @@ class RunFolder:
         differences = ours.differences(dataclasses.replace(folder.schema, item_features=tuple(kept)))
         if not differences and folder.fingerprint != self.dataset_info["fingerprint"]:
             differences = ["the records or the vocabulary (the fingerprints differ)"]
+        differences += [
+            f"{name}, which was made by another encoder"
+            for name, identity in self.dataset_info.get("encoders", {}).items()
+            if folder.encoders.get(name, identity) != identity
+        ]
         if differences:
             raise ValueError(
                 f"{folder.path} is not the dataset that {self.path} was trained on; it differs in "
@@ -93,12 +100,21 @@ class RunFolder:
         from seqrec_tf import models
 
         models.find(self.config.model_name)  # registers the class
-        policy = keras.mixed_precision.dtype_policy()
-        keras.mixed_precision.set_dtype_policy(self.config.train.precision)
-        try:
+        with computing_in(self.config.train.precision):
             return keras.models.load_model(self.path / BEST_MODEL_FILE, compile=False)
-        finally:
-            keras.mixed_precision.set_dtype_policy(policy)
+
+
+@contextlib.contextmanager
+def computing_in(precision: str) -> Iterator[None]:
+    """Layers that are made here compute in a `train.precision`."""
+    import keras
+
+    policy = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_dtype_policy(policy)
 
 
 def read_config(path: pathlib.Path) -> Config:
@@ -124,6 +140,20 @@ def local_path(path: str | os.PathLike, option: str) -> pathlib.Path:
     if "://" in str(path):
         raise ValueError(f"{option} must be a local path, got {path}. Copy the folder there when it is finished.")
     return pathlib.Path(path)
+
+
+def output_file(path: str | None) -> pathlib.Path | None:
+    """The file of `--json`; None where none is asked for, or stdout (-) is.
+
+    Raises:
+        FileNotFoundError: There is no folder for it.
+    """
+    if not path or path == "-":
+        return None
+    file = local_path(path, "--json")
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"--json {file}: there is no folder {file.parent}.")
+    return file
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:

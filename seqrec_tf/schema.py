@@ -38,11 +38,15 @@ HISTORY_TIMESTAMPS = "history_timestamps"
 TIMESTAMP = "timestamp"
 CANDIDATES = "candidates"
 
+# Its outputs, which golden requests hold beside the inputs, with what an exact search gives.
+ITEMS, SCORES, NUM_UNKNOWN, EXACT_ITEMS = "items", "scores", "num_unknown", "exact_items"
+
 # Names that no feature of users may have, as records, batches or requests hold something else by them.
 RESERVED_NAMES = frozenset(
     [
         *(USER_ID, SESSION_ID, ITEM_IDS, TIMESTAMPS, LABELS, WEIGHTS, TARGET_START),
         *(HISTORY, HISTORY_TIMESTAMPS, TIMESTAMP, CANDIDATES, "seen", "target_time"),
+        *(ITEMS, SCORES, NUM_UNKNOWN, EXACT_ITEMS),
     ]
 )
 
@@ -52,10 +56,11 @@ SPLITS = ("train", "valid", "test")
 SCHEMA_FILE = "schema.json"
 STATS_FILE = "stats.json"
 COMPLETED_FILE = "COMPLETED"
-ITEM_VOCABULARY_FILE = "vocabularies/item_id.txt"  # line k (from 1) is the item with id k
-ITEM_COUNTS_FILE = "vocabularies/item_count.txt"  # line k: training events of item k
-FEATURES_FILE = "vocabularies/features.json"  # what was learned of the columns of the items file
-USER_FEATURES_FILE = "vocabularies/user_features.json"  # and of the users file
+VOCABULARIES_FOLDER = "vocabularies"
+ITEM_VOCABULARY_FILE = f"{VOCABULARIES_FOLDER}/item_id.txt"  # line k (from 1) is the item with id k
+ITEM_COUNTS_FILE = f"{VOCABULARIES_FOLDER}/item_count.txt"  # line k: training events of item k
+FEATURES_FILE = f"{VOCABULARIES_FOLDER}/features.json"  # what was learned of the columns of the items file
+USER_FEATURES_FILE = f"{VOCABULARIES_FOLDER}/user_features.json"  # and of the users file
 VECTORS_FOLDER = "vectors"  # of each embedded column a folder, whose ENCODER_FILE names the files
 ENCODER_FILE = "encoder.json"
 DIGEST, VECTOR = "digest", "vector"  # in their records, beside the item's id

@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import inspect
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import textwrap
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from seqrec_tf import run_folder as run_lib
@@ -115,7 +117,6 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
 
     from seqrec_tf import data, models
     from seqrec_tf.callbacks import Progress, RunKeeper
-    from seqrec_tf.optimizers import make_optimizer
 
     log = log or (lambda line: sys.stdout.write(line + "\n"))
     strategy = make_strategy(config.train.strategy)
@@ -129,18 +130,8 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     log(preflight(model_class, config, folder, steps, strategy.num_replicas_in_sync))
 
     keras.utils.set_random_seed(config.train.seed)
-    keras.mixed_precision.set_dtype_policy(config.train.precision)
-    with strategy.scope():
-        model = model_class(config.model, folder.schema)
-        model.adapt(folder)
-        optimizer = make_optimizer(config.train, total_steps=steps * config.train.epochs)
-        if config.train.precision == "mixed_float16":
-            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-        # With several replicas Keras cannot run more steps than one at once.
-        at_once = 1 if strategy.num_replicas_in_sync > 1 else steps_at_once(steps)
-        model.compile(optimizer=optimizer, steps_per_execution=at_once)
-        optimizer.build(model.trainable_variables)  # so that its state can be restored before the first step
-
+    with run_lib.computing_in(config.train.precision), strategy.scope():
+        model = _compiled_model(model_class, config, folder, steps, strategy.num_replicas_in_sync)
     is_multi_worker = config.train.strategy == "multi-worker"
 
     def batches_of(split: str, **options):
@@ -214,6 +205,24 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     return None
 
 
+def _compiled_model(
+    model_class: type[SequenceModel], config: Config, folder: DatasetFolder, steps: int, replicas: int
+) -> SequenceModel:
+    import keras
+
+    from seqrec_tf.optimizers import make_optimizer
+
+    model = model_class(config.model, folder.schema)
+    model.adapt(folder)
+    optimizer = make_optimizer(config.train, total_steps=steps * config.train.epochs)
+    if config.train.precision == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    # With several replicas Keras cannot run more steps than one at once.
+    model.compile(optimizer=optimizer, steps_per_execution=1 if replicas > 1 else steps_at_once(steps))
+    optimizer.build(model.trainable_variables)  # so that its state can be restored before the first step
+    return model
+
+
 def steps_at_once(steps: int) -> int:
     """Steps to run between two looks of Keras at the run, which cost as much as a small step does.
 
@@ -244,8 +253,14 @@ def preflight(
     Raises:
         ValueError: It cannot fit in this machine's memory.
     """
+    from seqrec_tf.data import LEAST_ROWS
+
     split = folder.stats["splits"]["train"]
-    batch = -(-config.data.batch_size // replicas)
+    rows = config.data.batch_size
+    if config.data.sort_by_length:  # few of the longest make a batch
+        longest = min(config.model.max_len, max(folder.schema.max_len, 1))
+        rows = max(min(rows, LEAST_ROWS), math.ceil(rows * min(1.0, split["length"]["mean"] / longest)))
+    batch = -(-rows // replicas)
     needed = model_class.memory_estimate(config.model, folder.schema, batch_size=batch)
     total = _memory_limit()
     line = (
@@ -313,19 +328,40 @@ def _check_output(path: pathlib.Path, config: Config, folder: DatasetFolder) -> 
         differences.append(f"model_name ({before.model_name!r}, now {config.model_name!r})")
     else:
         differences += _differences(before, config, "model") + _differences(before, config, "data")
-    if run_lib.read_dataset_info(path)["fingerprint"] != folder.fingerprint:
+    differences += _differences(before, config, "train", only=_of_optimizer_state(before, config))
+    dataset = run_lib.read_dataset_info(path)
+    if dataset["fingerprint"] != folder.fingerprint:
         differences.append("its dataset")
+    elif dataset["encoders"] != folder.encoders:
+        differences.append("the vectors of its items")
     if differences:
         raise FileExistsError(
             f"{path} holds an unfinished run that differs in {', '.join(differences)}. Choose another --output, or "
-            "give the options it was started with to go on with it; only those of [train] may change."
+            "give the options it was started with to go on with it; only those of [train] may change, but not what "
+            "decides what the optimizer keeps."
         )
     return _differences(before, config, "train")
 
 
-def _differences(before: Config, now: Config, section: str) -> list[str]:
+def _of_optimizer_state(before: Config, now: Config) -> list[str]:
+    """Options of [train] that decide which variables the optimizer has, where these are others now."""
+    names = ["optimizer", "precision"]
+    for tell, options in (
+        (lambda train: train.momentum > 0, ["momentum"]),
+        (lambda train: train.schedule == "constant" and not train.warmup_steps, ["schedule", "warmup_steps"]),
+    ):
+        if tell(before.train) != tell(now.train):
+            names += options
+    return names
+
+
+def _differences(before: Config, now: Config, section: str, only: Sequence[str] | None = None) -> list[str]:
     old, new = dataclasses.asdict(getattr(before, section)), dataclasses.asdict(getattr(now, section))
-    return [f"{section}.{key} ({old[key]!r}, now {new[key]!r})" for key in new if old[key] != new[key]]
+    return [
+        f"{section}.{key} ({old[key]!r}, now {new[key]!r})"
+        for key in (new if only is None else only)
+        if old[key] != new[key]
+    ]
 
 
 def _write_run(path: pathlib.Path, config: Config, folder: DatasetFolder) -> None:
@@ -334,6 +370,7 @@ def _write_run(path: pathlib.Path, config: Config, folder: DatasetFolder) -> Non
     dataset = {
         "path": folder.path if "://" in folder.path else os.path.abspath(folder.path),
         "fingerprint": folder.fingerprint,
+        "encoders": folder.encoders,
         "schema": folder.schema.to_dict(),
     }
     write_whole(path / run_lib.DATASET_FILE, json.dumps(dataset, indent=2) + "\n")

@@ -38,6 +38,10 @@ class ServerError(RuntimeError):
         self.status = status
 
 
+# The lowest float32, as JSON has no infinity.
+UNKNOWN_SCORE = -3.4028234663852886e38
+
+
 @dataclasses.dataclass(frozen=True)
 class Recommendation:
     """What a model recommends after one history.
@@ -145,13 +149,13 @@ class Client:
         times: Sequence[int] | None = None,
         version: int | None = None,
         batch_size: int = 64,
-    ) -> list[list[float]]:
-        """Score candidates after each of some histories, such as those that another model recommends.
+    ) -> list[Recommendation]:
+        """Rank candidates after each of some histories, such as those that another model recommends.
 
         Args:
             model: Name of the model.
             histories: As for `recommend`, like all that is not described here.
-            candidates: Item ids to score, of each history.
+            candidates: Item ids to rank, of each history.
             users: See `recommend`.
             user_features: See `recommend`.
             history_times: See `recommend`.
@@ -160,7 +164,8 @@ class Client:
             batch_size: See `recommend`.
 
         Returns:
-            The score of each candidate, in their order; the lowest float32 where the model does not know the item.
+            One recommendation for each history: all of its candidates. The score of one that the model does not know is
+            `UNKNOWN_SCORE`.
         """
         given = _given(users, user_features, history_times, times)
         requests = self._requests(model, version, "rank", histories, given)
@@ -169,8 +174,13 @@ class Client:
             for request, row in zip(requests, _pad(candidates, -1, _PADDING), strict=True)
         ]
         predictions = self._predictions(model, rows, version, "rank", batch_size)
-        scores = [row["scores"] if isinstance(row, dict) else row for row in predictions]
-        return [row[: len(wanted)] for row, wanted in zip(scores, candidates, strict=True)]
+        ranked = []
+        for prediction, wanted in zip(predictions, candidates, strict=True):
+            scored = zip(wanted, prediction["scores"], strict=False)  # without padding
+            pairs = sorted(scored, key=lambda pair: -pair[1])
+            items, scores = [item for item, _ in pairs], [score for _, score in pairs]
+            ranked.append(Recommendation(items, scores, int(prediction.get("num_unknown", 0))))
+        return ranked
 
     def _predictions(self, model, requests, version, signature, batch_size):
         for start in range(0, len(requests), batch_size):
@@ -352,7 +362,7 @@ def run(args: argparse.Namespace) -> None:
     history, candidates = _split(args.history) + args.item, _split(args.candidates)
     if not history:
         raise ValueError("There is no history: give item ids with --history A,B,C or --item ID.")
-    history_times = [int(time_) for time_ in _split(args.history_times)]
+    history_times = [_number(int, time_, "--history-times") for time_ in _split(args.history_times)]
     if history_times and len(history_times) != len(history):
         raise ValueError(
             f"--history-times must have {len(history)} times, one of each event, got {len(history_times)}."
@@ -366,9 +376,8 @@ def run(args: argparse.Namespace) -> None:
         "version": args.version,
     }
     if candidates:
-        (scores,) = client.rank(args.model, [history], [candidates], **given)
-        ranked = sorted(zip(candidates, scores, strict=True), key=lambda pair: -pair[1])[: args.k]
-        recommendation = Recommendation([item for item, _ in ranked], [score for _, score in ranked], 0)
+        (ranked,) = client.rank(args.model, [history], [candidates], **given)
+        recommendation = dataclasses.replace(ranked, items=ranked.items[: args.k], scores=ranked.scores[: args.k])
     else:
         (recommendation,) = client.recommend(args.model, [history], k=args.k, **given)
     if args.json:
@@ -402,11 +411,18 @@ def _user_features(
                 f"({', '.join(sorted(inputs))}), got {assignment!r}."
             )
         if inputs[name]["dtype"] != "DT_STRING":
-            values[name] = [float(text)]
+            values[name] = [_number(float, text, f"--user-feature {name}")]
         else:
             is_list = len(inputs[name]["tensor_shape"].get("dim", ())) == 2
             values[name] = [text.split("|") if is_list else text]
     return values
+
+
+def _number(kind, text: str, option: str):
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{option} must be {'a whole number' if kind is int else 'a number'}, got {text!r}.") from None
 
 
 def _split(text: str) -> list[str]:
@@ -416,7 +432,8 @@ def _split(text: str) -> list[str]:
 def _table(recommendation: Recommendation, names: dict[str, str]) -> str:
     rows = [("rank", "item", "score", "name" if names else "")]
     for rank, (item, score) in enumerate(zip(recommendation.items, recommendation.scores, strict=True), start=1):
-        rows.append((str(rank), item, f"{score:.4f}", names.get(item, "")))
+        shown = "unknown" if score <= UNKNOWN_SCORE else f"{score:.4f}"
+        rows.append((str(rank), item, shown, names.get(item, "")))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "".join(
         f"{rank:>{widths[0]}}  {item:<{widths[1]}}  {score:>{widths[2]}}  {name}".rstrip() + "\n"

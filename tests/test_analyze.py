@@ -84,6 +84,31 @@ def test_a_sequential_model_loses_on_shuffled_histories_and_popularity_does_not(
     assert popular["jaccard@10"] == 1.0
 
 
+def test_labels_are_shuffled_with_their_items(tmp_path):
+    """To a model that only counts what was liked, order is nothing."""
+    rng = random.Random(0)
+    lines = [f"u{user},i{rng.randrange(9)},{time},{rng.randrange(2)}" for user in range(40) for time in range(9)]
+    (tmp_path / "events.csv").write_text("user_id,item_id,timestamp,label\n" + "".join(f"{line}\n" for line in lines))
+    dataset = str(tmp_path / "dataset")
+    arguments = ["--label-column", "label", "--duplicates", "keep", "--output", dataset]
+    assert cli.main(["prepare", "--input", str(tmp_path / "events.csv"), *arguments]) == 0
+    model = models.DIN.from_dataset(dataset, dim=4, max_len=9, hidden_dims=[4])
+    for weight in model.trainable_variables:
+        weight.assign(np.random.default_rng(1).normal(size=weight.shape))
+    figures = analyze.shuffled_histories(
+        model, DatasetFolder(dataset), split="test", exclude_history=False, shuffles=2, seed=0
+    )
+    assert figures["ndcg@10"]["relative_change"] == pytest.approx(0.0, abs=1e-6)
+    assert figures["jaccard@10"] == 1.0
+
+
+def test_an_empty_split_and_a_missing_folder_are_told_before_the_work(run, chain_dataset, tmp_path, capsys):
+    assert cli.main(["analyze", "--dataset", chain_dataset, "--json", str(tmp_path / "nowhere" / "a.json")]) == 2
+    answer = capsys.readouterr()
+    assert answer.out == ""
+    assert "there is no folder" in answer.err
+
+
 def test_the_command_shows_its_figures_and_writes_them(run, chain_dataset, tmp_path, capsys):
     file = tmp_path / "analysis.json"
     arguments = ["--dataset", chain_dataset, "--run", str(run.path), "--shuffles", "1", "--json", str(file)]

@@ -209,3 +209,22 @@ def test_every_file_in_configs_is_of_the_model_that_it_names(path):
 
 def test_every_model_has_a_file_in_configs():
     assert {tomllib.loads(path.read_text())["model_name"] for path in CONFIGS} == set(models.names())
+
+
+def test_a_name_in_any_script_survives_toml():
+    config = resolve(
+        "sasrec", models.find("sasrec").config_class, settings=['model.item_features=["\U0001f3ac", "größe"]']
+    )
+    assert resolve("sasrec", type(config.model), toml=config.to_toml()) == config
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ('model.activation="gelo"', 'model.activation must be "swiglu" or an activation of Keras'),
+        ("model.feed_forward_ratio=0.0", "model.feed_forward_ratio must be at least"),
+    ],
+)
+def test_options_of_the_encoder_are_checked(setting, message):
+    with pytest.raises(ValueError, match=message):
+        resolve("sasrec", models.find("sasrec").config_class, settings=[setting])

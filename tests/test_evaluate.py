@@ -113,6 +113,19 @@ def test_popular_items_are_drawn_by_their_counts(write_dataset, tmp_path):
     assert 0.15 < np.mean([share[item] for item in range(2, 400)]) / 300 < 0.35
 
 
+def test_rare_items_are_drawn_where_few_have_nearly_all_events():
+    """As many trials as a rare item would take are not made."""
+    from types import SimpleNamespace
+
+    from seqrec_tf.evaluate import _NegativeSampler
+
+    sampler = _NegativeSampler(SimpleNamespace(item_counts=[10**12] * 50 + [2] * 60 + [0] * 9), "popular-100")
+    drawn = sampler(np.array([1, 51]), np.random.default_rng(0))
+    assert set(range(2, 51)) < set(drawn)
+    assert len(set(drawn)) == 100
+    assert set(drawn) <= set(range(2, 111)) - {51}
+
+
 def test_the_same_seed_draws_the_same(folder):
     model = PopRec.from_dataset(folder)
     first, again = (evaluate(model, folder, protocol="uniform-100", seed=3) for _ in range(2))
@@ -175,6 +188,13 @@ def test_scores_that_are_no_logits_have_no_log_loss():
     labels, users = np.array([1, 0]), np.array([b"a", b"a"])
     found = label_metrics(labels, np.array([2.0, 1.0]), users, are_logits=False, rng=np.random.default_rng(0))
     assert set(found) == {"auc", "gauc"}
+
+
+def test_what_cannot_be_evaluated_fails_before_the_first_protocol(run_path, capsys):
+    assert cli.main(["evaluate", "--run", str(run_path), "--protocol", "full", "labels"]) == 2
+    assert capsys.readouterr().out == ""
+    assert cli.main(["evaluate", "--run", str(run_path), "--batch-size", "0"]) == 2
+    assert "--batch-size must be at least 1, got 0" in capsys.readouterr().err
 
 
 def test_labels_are_needed_for_their_protocol(folder):

@@ -45,7 +45,7 @@ def test_the_answer_is_the_trained_models(run, serve, chain_dataset):
     items, scores = model.recommend(model.query({"item_ids": ids}), ids, k=5)
     answer = serve(history)
     assert [item.decode() for item in answer["items"][0]] == [folder.item_ids[item - 1] for item in items[0]]
-    np.testing.assert_allclose(answer["scores"][0], scores[0], rtol=1e-5)
+    np.testing.assert_allclose(answer["scores"][0], scores[0], rtol=1e-5, atol=1e-6)
 
 
 def test_it_recommends_what_comes_next(serve):
@@ -63,8 +63,8 @@ def test_padding_and_unknown_ids_change_nothing_and_are_counted(serve):
     plain, padded, unknown = serve(
         [*names(3, 4, 5), "", ""], ["", *names(3), "", *names(4, 5)], ["new", *names(3, 4), "newer", *names(5)]
     )["scores"]
-    np.testing.assert_allclose(plain, padded, rtol=1e-5)
-    np.testing.assert_allclose(plain, unknown, rtol=1e-5)
+    np.testing.assert_allclose(plain, padded, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(plain, unknown, rtol=1e-5, atol=1e-6)
     assert serve(["new", "item-03", "", "newer"])["num_unknown"] == [2]
 
 
@@ -94,7 +94,7 @@ def test_a_history_of_no_columns_is_answered(exported):
 
 def test_rows_do_not_influence_each_other(serve):
     together = serve(names(3, 4, 5), names(7, 8, 9))["scores"]
-    np.testing.assert_allclose(together[1], serve(names(7, 8, 9))["scores"][0], rtol=1e-5)
+    np.testing.assert_allclose(together[1], serve(names(7, 8, 9))["scores"][0], rtol=1e-5, atol=1e-6)
 
 
 def test_only_core_operations_are_used(exported):
@@ -125,7 +125,7 @@ def test_candidates_are_ranked_by_the_scores_they_are_recommended_with(exported)
     best = signatures["serving_default"](history=history)
     candidates = tf.concat([best["items"][:, ::-1], [["nowhere", ""]] * 2], axis=1)
     ranked = signatures["rank"](history=history, candidates=candidates)
-    np.testing.assert_allclose(ranked["scores"][:, :-2], best["scores"][:, ::-1], rtol=1e-5)
+    np.testing.assert_allclose(ranked["scores"][:, :-2], best["scores"][:, ::-1], rtol=1e-5, atol=1e-6)
     assert np.all(ranked["scores"][:, -2:] == np.finfo(np.float32).min)
     assert ranked["num_unknown"].numpy().tolist() == [0, 0]
 
@@ -187,7 +187,7 @@ def test_a_coarse_search_answers_as_an_exact_one(run, serve, tmp_path, capsys):
     answer = answer(history=tf.constant([names(3, 4, 5)]))
     expected = serve(names(3, 4, 5))
     assert answer["items"].numpy().tolist() == expected["items"]
-    np.testing.assert_allclose(answer["scores"], expected["scores"], rtol=1e-5)
+    np.testing.assert_allclose(answer["scores"], expected["scores"], rtol=1e-5, atol=1e-6)
 
 
 def test_more_items_than_there_are_is_an_error(run, tmp_path, capsys):

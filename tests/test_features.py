@@ -27,9 +27,11 @@ def test_fields_become_values(kind, text, value):
 @pytest.mark.parametrize(
     ("kind", "text", "message"),
     [
-        ("number", "nan", "expected a finite number, got 'nan'"),
-        ("number", "-inf", "expected a finite number, got '-inf'"),
+        ("number", "nan", "float32 can hold, got 'nan'"),
+        ("number", "-inf", "float32 can hold, got '-inf'"),
         ("number", "x", "'x'"),
+        ("number", "1e200", "expected a finite number that float32 can hold"),
+        ("categories", "[" * 100_000, "nested too deeply"),
         ("categories", "[1", "delimiter"),
     ],
 )

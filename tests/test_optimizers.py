@@ -76,9 +76,22 @@ def test_weight_decay_is_decoupled():
     np.testing.assert_allclose(variable, [1 - 1e-3 * 0.1, 2 * (1 - 1e-3 * 0.1)], rtol=1e-6)
 
 
-def test_gradients_are_clipped_by_their_global_norm():
-    optimizer = make_optimizer(TrainConfig(clip_norm=5.0), total_steps=1)
-    assert optimizer.global_clipnorm == 5.0
+def test_gradients_are_clipped_by_the_norm_of_what_each_row_gets_in_all():
+    rows, other = table(), tf.Variable([1.0])
+    before = rows.numpy()
+    # Row 4 gets [3, 0] twice, so all gradients together have the length of (6, 8).
+    SGD(1.0, global_clipnorm=5.0).apply([slices([4, 4], [[3.0, 0.0], [3.0, 0.0]]), tf.constant([8.0])], [rows, other])
+    before[4] -= [3.0, 0.0]
+    np.testing.assert_allclose(rows, before, rtol=1e-6)
+    np.testing.assert_allclose(other, [1.0 - 4.0], rtol=1e-6)
+
+
+def test_clipping_leaves_rows_alone_that_a_batch_does_not_touch():
+    variable, optimizer = table(), make_optimizer(TrainConfig(clip_norm=0.1), total_steps=1)
+    optimizer.apply([slices([2], [[1.0, 2.0]])], [variable])
+    before = variable.numpy()
+    optimizer.apply([slices([3], [[1.0, 2.0]])], [variable])
+    np.testing.assert_array_equal(np.delete(variable.numpy(), 3, axis=0), np.delete(before, 3, axis=0))
 
 
 def test_a_step_of_adam_moves_by_the_learning_rate():

@@ -109,6 +109,9 @@ def test_items_that_came_after_training_are_recommended_by_a_saved_model(dataset
         ),
         ("item_id,step\n,1\n", "line 2: item_id is empty"),
         ("item_id,stop\nfresh,1\n", "has no column 'step', which the model reads"),
+        ("item_id,step\nfresh,1,2\n", "line 2: expected 2 fields, got 3"),
+        ('item_id,step\n"fr\nesh",1\n', "line 3: item_id holds a line break"),
+        ("\ufeffitem_id,stop\nfresh,1\n", "has no column 'step', which the model reads"),
     ],
 )
 def test_a_file_of_new_items_that_cannot_be_used_says_why(dataset, tmp_path, text, message):

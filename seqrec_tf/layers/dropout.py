@@ -17,7 +17,7 @@ class Dropout(keras.layers.Layer):
 
     As that of Keras, which draws a float of 23 random bits for each entry: that takes longer than all else that is done
     to the entry. Here it is 8 bits, compared with a threshold that is drawn for all entries of a call, so that each is
-    dropped with the rate, exactly: for a rate of 0.2 it is 51 in four of five calls and 52 in the others.
+    dropped with the rate, exactly up to 255 of 256: for a rate of 0.2 it is 51 in four of five calls, else 52.
 
     Args:
         rate: Probability of an entry to be dropped, in [0, 1).

@@ -19,7 +19,8 @@ class GRU(keras.layers.GRU):
 
     Call arguments:
         sequences: float [B, L, D].
-        training: Unused.
+        training: Whether the gradient is wanted, which cuDNN is chosen for where there is a GPU. A saved model has none
+            of it, so that it can be served without one.
 
     Returns:
         float [B, L, U], the state after each event.
@@ -29,7 +30,7 @@ class GRU(keras.layers.GRU):
         super().__init__(units, **{"return_sequences": True, **kwargs})
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
-        if tf.config.list_logical_devices("GPU"):
+        if training and tf.config.list_logical_devices("GPU"):
             return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
         cell = self.cell
         of_input, of_state = tf.unstack(tf.cast(cell.bias, sequences.dtype))

@@ -411,8 +411,17 @@ class EncoderConfig(ModelConfig):
         check_rate("model.dropout_rate", self.dropout_rate)
         check_rate("model.attention_dropout_rate", self.attention_dropout_rate or 0.0)
         check_choice("model.norm", self.norm, ("pre", "post"))
+        check_at_least("model.feed_forward_ratio", self.feed_forward_ratio, 1 / self.dim)
         if self.dim % self.num_heads:
             raise ValueError(f"model.num_heads must divide model.dim, got {self.num_heads} heads for dim {self.dim}.")
+        if self.activation != "swiglu":
+            try:
+                keras.activations.get(self.activation)
+            except ValueError:
+                raise ValueError(
+                    f'model.activation must be "swiglu" or an activation of Keras, such as relu or gelu, got '
+                    f"{self.activation!r}."
+                ) from None
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")

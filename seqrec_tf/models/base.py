@@ -76,6 +76,7 @@ class SequenceModel(keras.Model):
 
     def __init__(self, config: ModelConfig | None = None, schema: Schema | None = None, **kwargs):
         super().__init__(**{"name": type(self).__name__.lower(), **kwargs})
+        self.supports_jit = False  # XLA, which Keras chooses on a GPU, compiles anew for each shape of a batch
         if schema is None:
             raise TypeError(
                 f"{type(self).__name__} needs the schema of its dataset, such as Schema(num_items=1000); "
@@ -286,12 +287,20 @@ class SequenceModel(keras.Model):
             inputs: dict with `item_ids` int32 [B, L] and, where the negatives depend on it, `seen` int32 [B, S].
             labels: int32 [B, L], the item that follows each position, 0 where none does.
         """
+        if of_events := set(self.reads) - set(self.reads_of_user):
+            raise NotImplementedError(
+                f"{type(self).__name__} reads {', '.join(sorted(of_events))} of each event: its `make_batch` must give "
+                "them beside the items."
+            )
         item_ids = sequences[ITEM_IDS]
-        inputs = {ITEM_IDS: pad(item_ids[:, :-1])}
-        inputs |= {name: sequences[name] for name in self.reads_of_user}
+        return {ITEM_IDS: pad(item_ids[:, :-1]), **self.beside_items(sequences)}, pad(item_ids[:, 1:])
+
+    def beside_items(self, sequences):
+        """What a training batch holds beside items and targets; arguments and values as in `make_batch`."""
+        inputs = {name: sequences[name] for name in self.reads_of_user}
         if self.objective is not None and self.objective.needs_seen:
             inputs[SEEN] = pad(sequences[SEEN])
-        return inputs, pad(item_ids[:, 1:])
+        return inputs
 
     @property
     def training_events(self) -> int:
@@ -303,8 +312,9 @@ class SequenceModel(keras.Model):
         return lengths - 1.0
 
     def is_cold(self, inputs):
-        """Which histories say nothing to the model, so that the most popular items are as good: bool [B]."""
-        return tf.reduce_all(inputs[ITEM_IDS] == PADDING_ID, axis=1)
+        """Of whom the model knows nothing, so that the most popular items are as good: bool [B]."""
+        is_empty = tf.reduce_all(inputs[ITEM_IDS] == PADDING_ID, axis=1)
+        return is_empty & ~self.users.is_known(inputs[USER_ID]) if USER_ID in self.reads else is_empty
 
     def adapt(self, dataset) -> None:
         """Take what is learned by counting, not by gradients, from a `records.DatasetFolder`."""
@@ -337,15 +347,18 @@ class SequenceModel(keras.Model):
     def memory_estimate(cls, config, schema, *, batch_size) -> int:
         """Bytes that training will need, roughly: tables with their optimizer slots, and a batch's activations."""
         dim = getattr(config, "units", getattr(config, "dim", 1))
-        tokens = batch_size * config.max_len
-        tables = 4 * 4 * schema.num_items * dim  # weights, gradient, two moments
+        length = min(config.max_len, schema.max_len or config.max_len)
+        tokens = batch_size * length
+        has_users = USER_ID in cls.reads or getattr(config, "use_users", False)
+        rows_of_users = getattr(config, "user_dim", dim if has_users else 0) * schema.num_users
+        tables = 4 * 4 * (schema.num_items * dim + rows_of_users)  # weights, gradient, two moments
         names = getattr(config, "item_features", ())
         for feature in schema.item_features:
             if feature.kind == "vector" and ("*" in names or feature.name in names):
                 width = feature.shape[0] if config.item_vectors == "projected" else min(dim, feature.shape[0])
                 # Trained: as other tables; else float16.
                 tables += (16 if config.item_vectors == "trained" else 2) * schema.num_items * width
-        attention = 6 * 4 * tokens * config.max_len * getattr(config, "num_heads", 1) * getattr(config, "num_blocks", 0)
+        attention = 6 * 4 * tokens * length * getattr(config, "num_heads", 1) * getattr(config, "num_blocks", 0)
         states = 20 * 4 * tokens * dim * (1 + getattr(config, "num_blocks", 0))
         scored = 0  # per target: logits and, where each has its own negatives, their vectors
         if isinstance(config, ObjectiveConfig):
@@ -410,7 +423,8 @@ class SequenceModel(keras.Model):
             count = replica.all_reduce("SUM", count)  # replicas' gradients are summed
         for extra in self.losses:  # regularizers of layers, the same on every replica
             total += extra * count / (1 if replica is None else replica.num_replicas_in_sync)
-        weight = 1.0 if weight is None else tf.reduce_max(weight)
+        # A replica may have no rows.
+        weight = 1.0 if weight is None else tf.reduce_max(tf.concat([[0.0], weight], axis=0))
         return weight * tf.math.divide_no_nan(total, count)
 
     def target_losses(self, x, y, y_pred):
@@ -577,6 +591,10 @@ class SequenceModel(keras.Model):
         return self._replica_logs({"loss": self._loss_tracker.result()})
 
     # ---- Keras 3 under tf.distribute (keras issue 20585) ----
+
+    def _get_metrics_result_or_logs(self, logs):
+        """Keras would take the mean of the replicas' own figures, whatever share of the events each has had."""
+        return logs if "loss" in logs else {metric.name: metric.result() for metric in self.validation_metrics}
 
     def _replica_logs(self, logs):
         """Keras takes the mean over axis 0 of logs from several workers, which scalars do not have."""

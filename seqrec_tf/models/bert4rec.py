@@ -87,7 +87,7 @@ class BERT4Rec(SequenceModel):
         Every sequence has a mask: where none falls on it by chance, its newest event is masked.
         """
         config, seed = self.config, tf.convert_to_tensor(seed, tf.int32)
-        items = pad(sequences[ITEM_IDS][:, -config.max_len :])
+        items = pad(sequences[ITEM_IDS])
         is_real = items != PADDING_ID
         is_newest = is_real & (tf.cumsum(tf.cast(is_real, tf.int32), axis=1, reverse=True) == 1)
         draw = tf.random.stateless_uniform(tf.shape(items), seed)
@@ -95,7 +95,18 @@ class BERT4Rec(SequenceModel):
         last_only = tf.random.stateless_uniform([tf.shape(items)[0], 1], seed + 1) < config.last_only_rate
         last_only |= ~tf.reduce_any(is_masked, axis=1, keepdims=True)
         is_masked = tf.where(last_only, is_newest, is_masked)
-        return {ITEM_IDS: tf.where(is_masked, self.num_items + 1, items)}, tf.where(is_masked, items, PADDING_ID)
+        inputs = {ITEM_IDS: tf.where(is_masked, self.num_items + 1, items), **self.beside_items(sequences)}
+        return inputs, tf.where(is_masked, items, PADDING_ID)
+
+    @property
+    def training_events(self):
+        """As many as the model takes."""
+        return self.config.max_len
+
+    def num_targets(self, lengths):
+        """How many events are masked, on average: float32 [B]."""
+        rate, last_only = self.config.mask_rate, self.config.last_only_rate
+        return last_only + (1.0 - last_only) * (rate * lengths + (1.0 - rate) ** lengths)
 
     def call(self, inputs, training=False, position=None):
         """Hidden states, float [B, L, D], of `item_ids`, int32 [B, L], some of them the mask (num_items + 1).

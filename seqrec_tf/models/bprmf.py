@@ -2,7 +2,8 @@
 a baseline of the SASRec, BERT4Rec and GRU4Rec papers.
 
 The score of an item for a user is the dot product of their vectors, plus a bias of the item. The order of events does
-not count: every event of a sequence is a target. A user that training did not see gets the items' biases alone.
+not count: every event of a sequence is a target. A user that training did not see has a zero vector, and so gets the
+items' biases alone.
 
 Differs from the paper: gradients come from batches of users with all their events, no bootstrap of triples; weight
 decay (`train.weight_decay`) stands for the L2 terms; the loss and its negatives are options, BPR being the default.
@@ -19,9 +20,8 @@ import tensorflow as tf
 
 from seqrec_tf.config import check_at_least
 from seqrec_tf.layers import Embedding, UserEmbedding
-from seqrec_tf.models.base import SEEN, SequenceModel, pad
+from seqrec_tf.models.base_users import UserItemModel
 from seqrec_tf.objective import ObjectiveConfig
-from seqrec_tf.schema import ITEM_IDS, USER_ID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +43,10 @@ class BPRMFConfig(ObjectiveConfig):
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")
-class BPRMF(SequenceModel):
+class BPRMF(UserItemModel):
     """Matrix factorization of users and items."""
 
     config_class = BPRMFConfig
-    reads = (USER_ID,)
 
     def create_layers(self):
         """Tables of users and of items, item biases."""
@@ -62,24 +61,3 @@ class BPRMF(SequenceModel):
     def item_bias(self):
         """A score of each item for anybody: float32 [V]."""
         return tf.convert_to_tensor(self.bias)
-
-    def make_batch(self, sequences, seed):
-        """Every event is a target of its user."""
-        targets = pad(sequences[ITEM_IDS])
-        inputs = {ITEM_IDS: targets, USER_ID: sequences[USER_ID]}
-        if self.objective.needs_seen:
-            inputs[SEEN] = pad(sequences[SEEN])
-        return inputs, targets
-
-    def call(self, inputs, training=False):
-        """Vector of the user, float [B, L, D], the same for each event."""
-        length = tf.shape(inputs[ITEM_IDS])[1]
-        return tf.repeat(self.users(inputs[USER_ID], training=training)[:, None], length, axis=1)
-
-    def query(self, inputs):
-        """Vector of the user, float [B, D]."""
-        return self.users(inputs[USER_ID])
-
-    def is_cold(self, inputs):
-        """Whom training did not see: bool [B]."""
-        return ~self.users.is_known(inputs[USER_ID])

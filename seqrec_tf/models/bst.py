@@ -42,6 +42,7 @@ class BSTConfig(RankingConfig):
         super().__post_init__()
         for name in ("age_dim", "num_blocks", "num_heads"):
             check_at_least(f"model.{name}", getattr(self, name), 1)
+        check_at_least("model.feed_forward_ratio", self.feed_forward_ratio, 1 / (self.dim + self.age_dim))
         if (self.dim + self.age_dim) % self.num_heads:
             raise ValueError(
                 f"model.num_heads must divide model.dim + model.age_dim, got {self.num_heads} heads for "

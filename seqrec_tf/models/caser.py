@@ -119,6 +119,10 @@ class Caser(SequenceModel):
         user = tf.repeat(self.users(inputs[USER_ID], training=training)[:, None], tf.shape(hidden)[1], axis=1)
         return tf.concat([hidden, user], axis=-1)
 
+    def num_targets(self, lengths):
+        """Those of all windows: float32 [B]."""
+        return tf.add_n([tf.maximum(lengths - 1.0 - ahead, 0.0) for ahead in range(self.config.num_targets)])
+
     def target_losses(self, x, y, y_pred):
         """Loss of each target of each window: float32 [N]; after the last target of a sequence there are none."""
         later = [tf.pad(y, [[0, 0], [0, ahead]])[:, ahead:] for ahead in range(self.config.num_targets)]

@@ -54,10 +54,6 @@ class FPMC(SequenceModel):
         user = tf.repeat(self.users(inputs[USER_ID], training=training)[:, None], tf.shape(events)[1], axis=1)
         return tf.concat([user, events], axis=-1)
 
-    def is_cold(self, inputs):
-        """Users that training did not see, without a history: bool [B]."""
-        return super().is_cold(inputs) & ~self.users.is_known(inputs[USER_ID])
-
 
 def events_or_zero(table, item_ids, training=False):
     """Vectors of events, float [B, L, D]; zero at padding, so that a user without events has nothing but themselves."""

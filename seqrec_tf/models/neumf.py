@@ -20,10 +20,10 @@ import tensorflow as tf
 
 from seqrec_tf.config import check_at_least
 from seqrec_tf.layers import Embedding, UserEmbedding
-from seqrec_tf.models.base import SequenceModel, negatives_avoid
-from seqrec_tf.models.bprmf import BPRMF
+from seqrec_tf.models.base import negatives_avoid
+from seqrec_tf.models.base_users import UserItemModel
 from seqrec_tf.objective import ObjectiveConfig
-from seqrec_tf.schema import ITEM_IDS, PADDING_ID, USER_ID
+from seqrec_tf.schema import PADDING_ID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +57,10 @@ class NeuMFConfig(ObjectiveConfig):
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")
-class NeuMF(SequenceModel):
-    """Matrix factorization and a multi-layer perceptron on users and items."""
+class NeuMF(UserItemModel):
+    """Matrix factorization and a multi-layer perceptron on users and items; users are vectors for both, [dim + W]."""
 
     config_class = NeuMFConfig
-    reads = (USER_ID,)
-    make_batch = BPRMF.make_batch
-    is_cold = BPRMF.is_cold
 
     def create_layers(self):
         """A table of users and one of items, each for both halves; the tower; the last, linear layer."""
@@ -77,15 +74,6 @@ class NeuMF(SequenceModel):
         self.tower = [keras.layers.Dense(dim, activation="relu", name=f"hidden_{dim}") for dim in others]
         self.score = keras.layers.Dense(1, name="score")
         self._score(tf.zeros([1, width], self.compute_dtype), tf.zeros([1, 1], tf.int32))
-
-    def call(self, inputs, training=False):
-        """Vectors of the user, float [B, L, D + half the tower's width], the same for each event."""
-        length = tf.shape(inputs[ITEM_IDS])[1]
-        return tf.repeat(self.users(inputs[USER_ID], training=training)[:, None], length, axis=1)
-
-    def query(self, inputs):
-        """Vectors of the user, float [B, D + half the tower's width]."""
-        return self.users(inputs[USER_ID])
 
     def score_block(self, query, start, stop):
         """Scores of the items with ids in [start, stop): float32 [B, stop - start]; one user at a time, for memory."""
@@ -102,9 +90,7 @@ class NeuMF(SequenceModel):
         targets = tf.boolean_mask(y, is_target)
         ids = self.objective.draw(negatives_avoid(x, y), is_target)  # [N, K]
         scores = self._score(tf.boolean_mask(y_pred, is_target), tf.concat([targets[:, None], ids], axis=1), True)
-        return self.objective.loss_of_scores(
-            scores[:, 0], tf.where(ids == targets[:, None], float("-inf"), scores[:, 1:])
-        )
+        return self.objective.loss_of_samples(scores[:, 0], scores[:, 1:], targets, ids, is_target)
 
     def _score(self, user, items, training=False):
         """Scores, float32 [B, K], of users, float [B, W], with items, int [B, K]."""

@@ -70,7 +70,3 @@ class TransRec(SequenceModel):
     def project(self, hidden):
         """Twice the states: the factor of the dot product in a squared distance."""
         return 2.0 * hidden
-
-    def is_cold(self, inputs):
-        """Users that training did not see, without a history: bool [B]."""
-        return super().is_cold(inputs) & ~self.users.is_known(inputs[USER_ID])

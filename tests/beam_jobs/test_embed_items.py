@@ -140,11 +140,27 @@ def test_vectors_of_another_encoder_are_replaced_on_request_alone(shop, saved, e
     assert vectors(dataset)["i0"] == ([20.0, 20.0] if encoder == "other" else [10.0, 10.0, 10.0])
 
 
-def test_an_encoder_of_nans_leaves_no_vectors(shop, saved):
+def test_an_encoder_of_nans_leaves_the_vectors_that_there_were(shop, saved, capsys):
     dataset = shop(TITLES)
-    assert embed(dataset, "--text-encoder", saved / "nan") == 0
-    assert about(dataset)["vectors"] == 0
-    assert rejected(dataset)["i0"] == "the encoder gave NaN or infinite numbers"
+    assert embed(dataset, "--text-encoder", saved / "nan") == 1
+    assert "7 the encoder gave NaN or infinite numbers; 1 empty. Each is in" in capsys.readouterr().err
+    assert not DatasetFolder(dataset).vectors
+    assert embed(dataset, "--text-encoder", saved / "text") == 0
+    before = vectors(dataset)
+    assert embed(dataset, "--text-encoder", saved / "nan", "--overwrite") == 1
+    assert "the vectors that were there still are" in capsys.readouterr().err
+    assert vectors(dataset) == before
+
+
+def test_a_mistyped_folder_of_images_leaves_the_vectors_that_there_were(shop, saved, tmp_path, capsys):
+    (tmp_path / "grey.jpg").write_bytes(jpeg(128))
+    dataset = shop(TITLES, ["grey.jpg", "gone.jpg", *[""] * 6])
+    arguments = ["--image-encoder", saved / "image", "--image-size", SIZE, "--image-folder"]
+    assert embed(dataset, *arguments, tmp_path) == 0
+    before = vectors(dataset, "photo_vector")
+    assert embed(dataset, *arguments, tmp_path / "grye") == 1
+    assert "6 empty; 2 there is no such file." in capsys.readouterr().err
+    assert vectors(dataset, "photo_vector") == before
 
 
 @pytest.mark.parametrize(
@@ -155,7 +171,10 @@ def test_an_encoder_of_nans_leaves_no_vectors(shop, saved):
         (["--text-encoder", "{saved}/image"], "does not take string [batch]"),
         (["--image-encoder", "{saved}/text", "--image-size", "9"], "does not take float32 [batch, 9, 9, 3]"),
         (["--text-encoder", "{saved}/text", "--text-feature", "name"], "got name; there are: title"),
-        (["--text-encoder", "{saved}/text", "--colour", "red"], "--colour is an option neither"),
+        (
+            ["--text-encoder", "{saved}/text", "--colour", "red"],
+            "is an option neither of seqrec embed",
+        ),
     ],
 )
 def test_wrong_arguments_fail_before_any_work(shop, saved, arguments, message, capsys):
@@ -212,7 +231,7 @@ def test_images_are_encoded_and_broken_ones_rejected_one_by_one(shop, saved, tmp
     assert reasons["i3"].startswith("no image that can be decoded: Unknown image file format.")
     assert reasons["i4"] == "the file is empty"
     assert reasons["i5"] == "the image has 400,000,000 pixels, more than 64,000,000"
-    assert reasons["i6"].startswith("there is no file")
+    assert reasons["i6"].startswith("there is no such file: ")
     assert reasons["i7"] == "empty"
 
 
@@ -233,6 +252,27 @@ def test_a_run_on_the_dataset_stays_valid_and_a_model_reads_the_vectors(shop, sa
         cli.main(["export", "--run", str(tmp_path / "after"), "--output", str(tmp_path / "models" / "s"), "--k", "3"])
         == 0
     )
+
+
+def test_a_run_is_not_used_with_vectors_of_another_encoder(shop, saved, tmp_path, capsys):
+    dataset = shop(TITLES)
+    assert embed(dataset, "--text-encoder", saved / "text") == 0
+    run = ["train", "--dataset", str(dataset), "--model", "sasrec", "--output", str(tmp_path / "run"), "--set"]
+    run += ["model.dim=8", "model.num_blocks=1", "train.epochs=1", 'model.item_features=["title_vector"]']
+    assert cli.main(run) == 0
+    (tmp_path / "new.csv").write_text("item_id,title\nfresh,warm hat\n")
+    export = ["export", "--run", str(tmp_path / "run"), "--items", str(tmp_path / "new.csv"), "--k", "3", "--output"]
+    assert cli.main([*export, str(tmp_path / "models")]) == 0
+    assert embed(dataset, "--text-encoder", saved / "other", "--overwrite") == 0
+    assert cli.main([*export, str(tmp_path / "more")]) == 2
+    assert "it differs in title_vector, which was made by another encoder" in capsys.readouterr().err
+    assert embed(dataset, "--text-encoder", saved / "text", "--overwrite") == 0
+    (saved / "text" / "assets" / "another").touch()  # the folder holds another model now
+    try:
+        assert cli.main([*export, str(tmp_path / "more")]) == 2
+        assert "is another one than made the dataset's vectors of title" in capsys.readouterr().err
+    finally:
+        (saved / "text" / "assets" / "another").unlink()
 
 
 @pytest.mark.slow

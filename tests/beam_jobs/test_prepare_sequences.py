@@ -216,6 +216,20 @@ def test_an_existing_folder_is_replaced_only_when_asked_and_only_by_a_whole_one(
     assert [path.name for path in first.output.parent.iterdir() if "dataset." in path.name] == ["dataset.rejected"]
 
 
+def test_nothing_but_a_dataset_folder_is_replaced(prepare, tmp_path):
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "photo.jpg").write_bytes(b"dear")
+    outcome = prepare(THREE_USERS, "--overwrite")
+    assert outcome.status == 2
+    assert "holds photo.jpg, which is not of a dataset folder" in outcome.err
+    assert (tmp_path / "dataset" / "photo.jpg").read_bytes() == b"dear"
+    assert prepare(THREE_USERS, output="old").status == 0
+    (tmp_path / "old" / "train" / "mended.csv").write_text(THREE_USERS)
+    outcome = prepare([], f"--input {tmp_path}/old/train/mended.csv --overwrite", output="old")
+    assert outcome.status == 2
+    assert "mended.csv is input, and in the --output that would be replaced" in outcome.err
+
+
 def test_the_same_input_gives_the_same_bytes(prepare):
     generator = random.Random(0)
     text = log(
@@ -482,6 +496,18 @@ def test_items_held_out_occur_as_test_targets_alone(prepare):
     assert outcome.stats["items"]["without_training_events"] == len(held_out)
 
 
+def test_items_held_out_do_not_train_as_the_newest_of_short_sequences(prepare):
+    events = [f"u{user} i{item} {time}" for user in range(30) for time, item in enumerate([user, user + 1])]
+    outcome = prepare(log(*events, "v i1 1", "v i2 2", "v i3 3", "v i4 4"), "--hold-out-items 0.3")
+    assert outcome.status == 0, outcome.err
+    from beam_jobs.sequences import HoldOutItems
+
+    held_out = {f"i{item}" for item in range(31) if HoldOutItems("step", 0.3)._is_held_out(f"i{item}")}
+    assert 3 <= len(held_out) <= 20
+    trained = {item for row in outcome.records("train") for item in row["items"]}
+    assert not held_out & trained
+
+
 def test_items_are_held_out_of_leave_one_out_alone(prepare):
     outcome = prepare(THREE_USERS, "--hold-out-items 0.1 --split time --test-from 3")
     assert outcome.status == 2
@@ -610,6 +636,9 @@ def test_one_user_may_not_fill_the_memory(prepare):
         (["--min_item_events", "5"], "did you mean --min-item-events?"),
         (["--test-input", "x.csv"], "--split files"),
         (["--min-user-events", "9"], "No training sequence with a target is left"),
+        (["--item-column", "none"], "Give --item-column"),
+        (["--test-days", "3"], "--test-days needs --split last-days"),
+        (["--runner", "DataflowRunner"], "is on this machine, where Dataflow's workers are not"),
     ],
 )
 def test_wrong_options_are_refused_in_one_sentence(prepare, options, message):
@@ -784,10 +813,12 @@ def test_a_day_written_as_a_number_is_not_taken_for_seconds(prepare):
 def test_several_local_workers_are_processes():
     from apache_beam.options.pipeline_options import DirectOptions
 
-    options = prepare_sequences.beam_options(["--direct_num_workers=2"])
+    options = prepare_sequences.beam_options(["--direct_num_workers=2"], "prepare")
     prepare_sequences.local_runner(options)
     assert options.view_as(DirectOptions).direct_running_mode == "multi_processing"
-    options = prepare_sequences.beam_options(["--direct_num_workers=2", "--direct_running_mode=multi_threading"])
+    options = prepare_sequences.beam_options(
+        ["--direct_num_workers=2", "--direct_running_mode=multi_threading"], "prepare"
+    )
     prepare_sequences.local_runner(options)
     assert options.view_as(DirectOptions).direct_running_mode == "multi_threading"
 

@@ -18,6 +18,18 @@ def pair(dtype="float32"):
     return ours, theirs
 
 
+def test_what_is_saved_needs_no_gpu(monkeypatch):
+    """cuDNN is for training alone: a model that was exported beside a GPU is served on CPUs."""
+    ours, _ = pair()
+    called = []
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["a GPU"])
+    monkeypatch.setattr(keras.layers.GRU, "call", lambda self, sequences, **options: called.append(1) or sequences)
+    assert ours(tf.zeros([1, 2, 3])).shape == [1, 2, 4]
+    assert not called
+    ours(tf.zeros([1, 2, 3]), training=True)
+    assert called
+
+
 @pytest.mark.parametrize("length", [1, 2, 7])
 def test_states_and_gradients_are_those_of_keras(length):
     random = np.random.default_rng(length)

@@ -11,7 +11,7 @@ from seqrec_tf import models
 from seqrec_tf.config import ModelConfig
 from seqrec_tf.models import base
 from seqrec_tf.models.base import EXCLUDED, TARGET, SequenceModel, exclude, newest_position, pad, ranking_blocks, top_k
-from seqrec_tf.schema import ITEM_IDS, Schema
+from seqrec_tf.schema import ITEM_IDS, ITEM_IDS_FEATURE, TIMESTAMPS_FEATURE, Schema
 
 NAN = float("nan")
 
@@ -336,3 +336,12 @@ def test_a_coarse_search_finds_what_an_exact_one_does(with_bias):
 def test_scores_that_are_no_products_cannot_be_searched_coarsely():
     with pytest.raises(ValueError, match="Given scores are no products with an item table"):
         Given(schema=Schema(11)).freeze_item_table(coarse_search=True)
+
+
+def test_a_model_that_reads_of_each_event_must_give_it_to_training():
+    class Timed(Given):
+        reads = ("timestamps",)
+
+    model = Timed(schema=Schema(num_items=5, features=(ITEM_IDS_FEATURE, TIMESTAMPS_FEATURE)))
+    with pytest.raises(NotImplementedError, match="Timed reads timestamps of each event"):
+        model.make_batch({}, (0, 0))

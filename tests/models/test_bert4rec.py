@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from seqrec_tf import data
 from seqrec_tf.models import BERT4Rec
+from seqrec_tf.models.base import SEEN
 from seqrec_tf.models.bert4rec import BERT4RecConfig
 from seqrec_tf.schema import ITEM_IDS, Schema
 
@@ -23,7 +25,7 @@ def made(*, num_items=NUM_ITEMS, **options):
 
 
 def ragged(sequences):
-    return {ITEM_IDS: tf.ragged.constant(sequences, dtype=tf.int64, ragged_rank=1)}
+    return dict.fromkeys([ITEM_IDS, SEEN], tf.ragged.constant(sequences, dtype=tf.int64, ragged_rank=1))
 
 
 def batch(model, sequences, seed=(1, 2)):
@@ -108,13 +110,6 @@ def test_the_same_seed_masks_the_same_events_and_another_seed_others(model):
     assert np.any(batch(model, sequences, (1, 3))[0] != first)
     assert np.any(batch(model, sequences, (2, 2))[0] != first)
     assert len(np.unique(first, axis=0)) > 3  # nor do the rows mask alike
-
-
-@pytest.mark.parametrize("sequence", [[5, 4, 3, 2, 1], [1, 2, 5, 4, 3, 2, 1]])
-def test_only_the_newest_max_len_events_are_kept(sequence):
-    inputs, labels = batch(made(max_len=4), [sequence, [3, 1]])
-    assert inputs.shape == (2, 4)
-    np.testing.assert_array_equal(np.where(inputs == MASK, labels, inputs), [[4, 3, 2, 1], [3, 1, 0, 0]])
 
 
 @pytest.mark.parametrize("history", [[3], [3, 1], [3, 1, 4], [2, 5, 3, 1, 4]])
@@ -218,6 +213,17 @@ def test_uniform_negatives_are_no_item_of_the_sequence_not_even_a_masked_one(los
     inputs, labels = batch(model, [[3, 1, 4]] * 5)
     drawn = model.objective.draw(np.concatenate([inputs, labels], axis=1), labels != 0).numpy()
     assert set(drawn.ravel()) == {2, 5}
+
+
+def test_uniform_negatives_are_no_item_that_is_older_than_what_the_model_sees(write_dataset, tmp_path):
+    items = [f"i{item}" for item in range(9)]
+    dataset = write_dataset(tmp_path / "dataset", {"u": items[:7], "v": items[2:]})
+    model = BERT4Rec.from_dataset(dataset, max_len=3, loss="gbce", num_negatives=4, dim=8)
+    assert model.objective.needs_seen
+    for inputs, labels, _ in data.load(dataset, model, epochs=range(1)):
+        assert inputs[ITEM_IDS].shape[1] == 3
+        for seen, events, masked in zip(inputs[SEEN].numpy(), inputs[ITEM_IDS].numpy(), labels.numpy(), strict=True):
+            assert set(np.where(masked, masked, events)) < set(seen)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from seqrec_tf import data, models
 from seqrec_tf.models import BPRMF, FPMC, NeuMF, TransRec
 from seqrec_tf.records import DatasetFolder, user_fingerprint
 from seqrec_tf.schema import ITEM_IDS, ITEM_IDS_FEATURE, USER_ID, USER_ID_FEATURE, Schema
@@ -102,3 +103,39 @@ def test_training_users_are_known_and_others_are_cold(cls, tiny_dataset):
     user = user_fingerprint(tf.constant(["ann", "nobody"]))
     inputs = {ITEM_IDS: tf.zeros([2, 3], tf.int32), USER_ID: user}
     assert model.is_cold(inputs).numpy().tolist() == [False, True]
+    # Items of a history are not to be recommended, which popularity alone would not know.
+    inputs = {ITEM_IDS: tf.constant([[1, 0, 0]] * 2), USER_ID: user}
+    assert model.is_cold(inputs).numpy().tolist() == [False, False]
+
+
+def test_neumf_corrects_popular_negatives_and_divides_by_the_temperature(tiny_dataset):
+    options = {"loss": "sampled-softmax", "negatives": "popular", "temperature": 0.5, "num_negatives": 3}
+    model = NeuMF.from_dataset(tiny_dataset, **options)
+    counts = np.array(DatasetFolder(tiny_dataset).item_counts, np.float64)
+    log_q = np.log(np.maximum(counts, 1e-3) / np.maximum(counts, 1e-3).sum())
+    ids = np.array([[2, 3, 1], [1, 1, 4]], np.int32)
+    model.objective.draw = lambda sequence, is_target: tf.constant(ids)
+    targets = np.array([1, 2], np.int32)
+    user = tf.constant(np.random.default_rng(0).normal(size=[1, 2, model.users.dim]), tf.float32)
+    losses = model.target_losses({ITEM_IDS: tf.constant(targets[None])}, tf.constant(targets[None]), user).numpy()
+    for row in range(2):
+        items = np.concatenate([targets[row : row + 1], ids[row]])
+        logits = model._score(user[0, row : row + 1], items[None]).numpy()[0] / 0.5 - log_q[items - 1]
+        kept = np.concatenate([[True], ids[row] != targets[row]])
+        assert losses[row] == pytest.approx(np.log(np.exp(logits[kept]).sum()) - logits[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sasrec", "bert4rec", "caser", "bprmf", "neumf", "bst"])
+def test_a_batch_has_a_weight_for_each_row_of_its_labels(chain_dataset, name):
+    cls = models.find(name)
+    options = {"num_negatives": 2} if name == "bst" else {}
+    model = cls.from_dataset(chain_dataset, max_len=12, **options)
+    targets, weights = [], []
+    for _, labels, weight in data.load(chain_dataset, model, batch_size=32, epochs=range(1)):
+        assert weight.shape == labels.shape[:1]
+        later = range(model.config.num_targets if name == "caser" else 1)
+        targets.append(sum(np.count_nonzero(labels.numpy()[:, ahead:]) for ahead in later))
+        weights.append(weight.numpy()[0])
+    # Batches count by their targets; those of BERT4Rec are drawn.
+    tolerance = 0.25 if name == "bert4rec" else 1e-5
+    np.testing.assert_allclose(np.array(targets) / np.mean(targets), weights, rtol=tolerance)

@@ -283,9 +283,11 @@ def test_candidates_are_ranked_by_the_scores_that_they_are_recommended_with(pers
     address, golden = personal
     histories, candidates = ([request[name] for request in golden] for name in ("history", "items"))
     candidates[0] = candidates[0][::-1][:3]
-    scores = Client(address).rank("bst", histories, candidates, **given(golden))
-    assert scores[0] == pytest.approx(golden[0]["scores"][::-1][:3], abs=1e-4)
-    assert scores[1] == pytest.approx(golden[1]["scores"], abs=1e-4)
+    ranked = Client(address).rank("bst", histories, candidates, **given(golden))
+    assert ranked[0].items == candidates[0][::-1]
+    assert ranked[0].scores == pytest.approx(golden[0]["scores"][-3:], abs=1e-4)
+    assert ranked[1].items == candidates[1]
+    assert ranked[1].scores == pytest.approx(golden[1]["scores"], abs=1e-4)
 
 
 def test_what_a_model_takes_and_is_not_given_is_named(personal):
@@ -306,6 +308,19 @@ def test_the_command_ranks_candidates(personal, capsys):
     arguments[arguments.index("--history-times") + 1] = "1"
     assert run(*arguments) == 2
     assert "--history-times must have" in capsys.readouterr().err
+    arguments[arguments.index("--history-times") + 1] = "noon"
+    assert run(*arguments) == 2
+    assert "--history-times must be a whole number, got 'noon'." in capsys.readouterr().err
+
+
+def test_what_a_model_does_not_know_is_said(personal, capsys):
+    address, golden = personal
+    arguments = ["--url", address, "--model", "bst", "--history", "nothing", "--user", golden[0]["user_id"]]
+    arguments += ["--history-times", "5", "--candidates", f"nowhere,{golden[0]['items'][0]}"]
+    assert run(*arguments) == 0
+    answer = capsys.readouterr()
+    assert answer.out.splitlines()[-1].split() == ["2", "nowhere", "unknown"]
+    assert "1 of 1 history items is unknown to the model" in answer.err
 
 
 @pytest.fixture
@@ -350,5 +365,7 @@ def test_the_command_takes_features_of_the_user(of_users, capsys):
     arguments = ["--url", "http://shop", "--model", "ctr", "--history", "i", "--json", "--user-feature"]
     assert run(*arguments, "country=no", "age=31", "hobbies=a|b") == 0
     assert of_users == [{"history": ["i"], "age": 31.0, "country": "no", "hobbies": ["a", "b"]}]
+    assert run(*arguments, "age=old") == 2
+    assert "--user-feature age must be a number, got 'old'." in capsys.readouterr().err
     assert run(*arguments, "land=no") == 2
     assert "--user-feature expects NAME=VALUE, NAME being an input of model `ctr`" in capsys.readouterr().err
