@@ -77,6 +77,7 @@ _COLD = {"full": {**_TOP10, "cold hr@10": None}}
 _TITLES = """'model.item_features=["*"]' model.score_with_features=true"""
 _FUSIONS = ("sum", "concat", "gating")
 _NO_USERS = "model.max_len=50 data.exclude_history=false"
+_SAMPLED = "model.loss=sampled-softmax model.negatives=popular model.share_negatives=true model.num_negatives=2048"
 _LABELS = {"labels": {"auc": None, "gauc": None, "logloss": None, "calibration": None}}
 _ORDERED = "model.hidden_dims=[64,32] data.batch_size=16 train.epochs=6 train.learning_rate=0.001"
 _NEGATIVES = "model.num_negatives=4 data.batch_size=16 train.epochs=3"
@@ -101,12 +102,7 @@ ROWS = {
         **_BOTH,
     ),
     "ml1m-nova": _row("ml-1m", "nova_ml1m", **_BOTH),
-    "ml1m-gru4rec": _row(
-        "ml-1m",
-        "gru4rec_retailrocket",
-        "model.max_len=200 data.exclude_history=true train.epochs=30",
-        **_BOTH,
-    ),
+    "ml1m-gru4rec": _row("ml-1m", "gru4rec_ml1m", **_BOTH),
     **{
         f"ml1m-{name}": _row("ml-1m", name, **_BOTH)
         for name in ("caser", "fpmc", "fmc", "transrec", "neumf", "bprmf", "poprec")
@@ -140,7 +136,10 @@ ROWS = {
         uniform_100=_TOP10,
     ),
     "rr-sasrec": _row(
-        "retailrocket", "sasrec_softmax_beauty", f"{_NO_USERS} model.dropout_rate=0.1 train.epochs=10", **_SESSIONS
+        "retailrocket",
+        "sasrec_softmax_beauty",
+        f"{_NO_USERS} {_SAMPLED} model.dropout_rate=0.2 train.epochs=15",
+        **_SESSIONS,
     ),
     "rr-caser": _row("retailrocket", "caser", f"{_NO_USERS} model.use_users=false train.epochs=10", **_SESSIONS),
     "rr-fmc": _row("retailrocket", "fmc", f"{_NO_USERS} train.epochs=20", **_SESSIONS),

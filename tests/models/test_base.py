@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import models
+from seqrec_tf import models, ranking
 from seqrec_tf.config import ModelConfig
-from seqrec_tf.models import base
-from seqrec_tf.models.base import EXCLUDED, TARGET, SequenceModel, exclude, newest_position, pad, ranking_blocks, top_k
+from seqrec_tf.models.base import EXCLUDED, TARGET, SequenceModel, newest_position, pad
 from seqrec_tf.schema import ITEM_IDS, ITEM_IDS_FEATURE, TIMESTAMPS_FEATURE, Schema
 
 NAN = float("nan")
@@ -72,7 +71,7 @@ def random_case(num_items):
 @pytest.fixture(params=[2, 3, 7, 65_536])
 def block(request, monkeypatch):
     """Sizes of a ranking block: several, with and without a rest, and one for all."""
-    monkeypatch.setattr(base, "RANKING_BLOCK", request.param)
+    monkeypatch.setattr(ranking, "BLOCK", request.param)
 
 
 @pytest.mark.usefixtures("block")
@@ -134,7 +133,7 @@ def test_the_rank_among_candidates_leaves_out_padding_and_the_target():
 
 
 def test_equal_scores_are_recommended_by_id_across_blocks(monkeypatch):
-    monkeypatch.setattr(base, "RANKING_BLOCK", 2)
+    monkeypatch.setattr(ranking, "BLOCK", 2)
     ids, _ = Given(schema=Schema(7)).recommend(scores([1, 2, 2, 1, 2, 1, 2]), excluded([]), k=6)
     assert ids.numpy().tolist() == [[2, 3, 5, 7, 1, 4]]
 
@@ -208,20 +207,6 @@ def test_padding_goes_to_the_right():
     assert pad(ragged).numpy().tolist() == [[1, 2, 3], [4, 0, 0], [0, 0, 0]]
 
 
-@in_both_modes
-def test_excluded_items_lose_their_score_in_their_block(wrap):
-    block = tf.constant([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
-    result, number = wrap(lambda block, out: exclude(block, out, 3))(block, excluded([3, 5, 3, 9, 1, 0], [0]))
-    np.testing.assert_array_equal(result, np.array([[-math.inf, 0.2, -math.inf], [0.4, 0.5, 0.6]], np.float32))
-    assert number.numpy().tolist() == [2, 0]
-
-
-def test_where_nothing_is_excluded_scores_stay():
-    result, number = exclude(tf.ones([2, 3]), tf.zeros([2, 0], tf.int32), 1)
-    assert result.numpy().tolist() == [[1.0] * 3] * 2
-    assert number.numpy().tolist() == [0, 0]
-
-
 @pytest.mark.usefixtures("block")
 @in_both_modes
 @pytest.mark.parametrize("k", [1, 3, 5, 10, 11])
@@ -236,30 +221,6 @@ def test_one_pass_ranks_and_recommends_as_two(wrap, k):
     expected_ids, expected_values = model.recommend(query, out, k=k)
     np.testing.assert_array_equal(values, expected_values)
     np.testing.assert_array_equal(ids.numpy()[np.isfinite(values)], expected_ids.numpy()[np.isfinite(values)])
-
-
-@pytest.mark.parametrize("num_values", [3, 1000])
-@pytest.mark.parametrize("width", [640, 1280, 1281])
-def test_top_k_by_groups_is_that_of_a_sort(width, num_values):
-    scores = np.random.default_rng(0).integers(num_values, size=[4, width]).astype(np.float32)
-    scores[1] = -np.inf
-    scores[2, 7:] = -np.inf
-    for is_nan in (np.zeros(scores.shape, bool), np.tile(np.arange(width) % 9 == 4, [4, 1])):
-        given = np.where(is_nan, np.nan, scores)
-        given[3] = scores[3]
-        without = np.where(np.isnan(given), -np.inf, given)
-        expected = np.argsort(-without, axis=1, kind="stable")[:, :2]
-        found, columns, num_nan = top_k(tf.constant(given), 2)
-        np.testing.assert_array_equal(columns, expected)
-        np.testing.assert_array_equal(found, np.take_along_axis(without, expected, axis=1))
-        np.testing.assert_array_equal(num_nan, np.isnan(given).sum(axis=1))
-
-
-@pytest.mark.parametrize("num_items", [1, 127, 128, 129, 1000, 65_536, 65_537, 200_000])
-def test_ranking_blocks_cover_every_item_once(num_items):
-    blocks = list(ranking_blocks(num_items))
-    assert [item for start, stop in blocks for item in range(start, stop)] == list(range(1, num_items + 1))
-    assert all((stop - start) % 128 == 0 for start, stop in blocks[:-1])
 
 
 def test_a_model_without_a_schema_says_what_it_needs():

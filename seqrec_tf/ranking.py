@@ -1,0 +1,94 @@
+"""Scores of a whole catalogue, block by block: which items, without the excluded, the best of them.
+
+Tensor letters: B batch, V' items of a block, S excluded items of a row, G groups of W items.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import tensorflow as tf
+
+# Items scored at once.
+BLOCK = 65_536
+# Items whose highest score is looked at before any other of theirs.
+_GROUP = 128
+
+
+def blocks(num_items: int):
+    """First id, and the one after the last, of blocks of items to score at once; all but the last are whole groups."""
+    first = 1
+    while first <= num_items:
+        left = num_items + 1 - first
+        width = min(left, BLOCK)
+        width = width // _GROUP * _GROUP or width
+        yield first, first + width
+        first += width
+
+
+def top_k(scores, k):
+    """As `tf.math.top_k`, the earlier of equals first; faster where there is much more than k to look at.
+
+    Scores are looked at in groups: the best k are in the k groups with the highest maxima, and of equal maxima in the
+    earlier groups.
+
+    Args:
+        scores: float32 [B, V'], V' being known; NaN counts as -inf.
+        k: How many.
+
+    Returns:
+        scores: float32 [B, k].
+        columns: int32 [B, k].
+        num_nan: int32 [B].
+    """
+    width = scores.shape[1]
+    is_grouped = width % _GROUP == 0 and width // _GROUP >= 4 * k
+    groups = tf.reshape(scores, [-1, width // _GROUP, _GROUP] if is_grouped else [-1, 1, width])
+    maxima = tf.reduce_max(groups, axis=2)
+    # A maximum is NaN where one of the scores is: two more looks at all scores are hardly ever needed.
+    groups, maxima, num_nan = tf.cond(
+        tf.reduce_any(tf.math.is_nan(maxima)),
+        partial(_without_nan, groups),
+        lambda: (groups, maxima, tf.zeros(tf.shape(scores)[:1], tf.int32)),
+    )
+    if not is_grouped:
+        return *tf.math.top_k(groups[:, 0], k), num_nan
+    _, chosen = tf.math.top_k(maxima, k, sorted=False)
+    chosen = tf.sort(chosen, axis=1)  # so that equal scores stay in the order of their columns
+    found, places = tf.math.top_k(tf.reshape(tf.gather(groups, chosen, batch_dims=1), [-1, k * _GROUP]), k)
+    return found, tf.gather(chosen, places // _GROUP, batch_dims=1) * _GROUP + places % _GROUP, num_nan
+
+
+def _without_nan(groups):
+    """Scores [B, G, W] with -inf for NaN, their maxima [B, G], and how many NaN there were in each row, [B]."""
+    is_nan = tf.math.is_nan(groups)
+    groups = tf.where(is_nan, -np.inf, groups)
+    return groups, tf.reduce_max(groups, axis=2), tf.reduce_sum(tf.cast(is_nan, tf.int32), axis=[1, 2])
+
+
+def exclude(scores, excluded, start):
+    """Take some items out of a block of scores.
+
+    Args:
+        scores: float32 [B, V'], of the items with ids from `start` on.
+        excluded: int32 [B, S]; ids outside the block are ignored.
+        start: First id of the block.
+
+    Returns:
+        scores: float32 [B, V'], -inf at the excluded ids.
+        number: int32 [B], how many these are.
+    """
+    rows, width = tf.shape(scores)[0], tf.shape(scores)[1]
+    ids = tf.sort(excluded, axis=1)
+    is_new = tf.concat([tf.ones_like(ids[:, :1], tf.bool), ids[:, 1:] != ids[:, :-1]], axis=1)
+    number = tf.reduce_sum(tf.cast(is_new & (ids >= start) & (ids < start + width), tf.int32), axis=1)
+    place = tf.stack([tf.broadcast_to(tf.range(rows)[:, None], tf.shape(ids)), ids - start], axis=-1)
+    # Only there: a mask of all items would cost more than the copy of their scores that this makes.
+    scores = tf.raw_ops.TensorScatterUpdate(
+        tensor=scores,
+        indices=place,
+        updates=tf.fill(tf.shape(ids), tf.constant(-np.inf, scores.dtype)),
+        bad_indices_policy="IGNORE",
+    )
+    return scores, number
