@@ -134,18 +134,24 @@ def plot(measured, path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     names = [name for name in ("items", "length", "batch") if any(line.what == name for line in measured)]
-    figure, axes = pyplot.subplots(2, len(names), squeeze=False, figsize=(4 * len(names), 6), layout="constrained")
+    options = {"squeeze": False, "sharey": "row", "figsize": (4 * len(names), 6), "layout": "constrained"}
+    figure, axes = pyplot.subplots(2, len(names), **options)
     for column, name in enumerate(names):
         of_curve = [(line.label.replace(",", ""), values) for line, values in measured.items() if line.what == name]
         sizes = [float(size) for size, _ in of_curve]
         times, peaks = [1000 * values[0] for _, values in of_curve], [values[1] for _, values in of_curve]
         for axis, label, heights in zip(axes[:, column], ("ms a step", "peak GB"), (times, peaks), strict=True):
             axis.plot(sizes, heights, marker="o")
-            axis.set(xscale="log", yscale="log", xlabel=name, ylabel=label)
+            axis.set(xscale="log", yscale="log", xlabel=name, ylabel=label if not column else "")
+            axis.set_xticks(sizes, [f"{size:,.0f}" for size in sizes], minor=False)
+            axis.set_xticks([], minor=True)
+            axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+            axis.yaxis.set_minor_formatter(ticker.NullFormatter())
             axis.grid(alpha=0.3, which="both")
+    axes[1, 0].set_ylim(bottom=0.1)
     figure.savefig(path, dpi=100)
     print(f"drawn to {path}")
 

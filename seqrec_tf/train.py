@@ -116,7 +116,7 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     import keras
 
     from seqrec_tf import data, models
-    from seqrec_tf.callbacks import Progress, RunKeeper
+    from seqrec_tf.callbacks import RunKeeper
 
     log = log or (lambda line: sys.stdout.write(line + "\n"))
     strategy = make_strategy(config.train.strategy)
@@ -132,21 +132,12 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     keras.utils.set_random_seed(config.train.seed)
     with run_lib.computing_in(config.train.precision), strategy.scope():
         model = _compiled_model(model_class, config, folder, steps, strategy.num_replicas_in_sync)
-    is_multi_worker = config.train.strategy == "multi-worker"
-
-    def batches_of(split: str, **options):
-        def load(context=None):
-            batches = data.load(folder, model, split, **options)
-            return batches if context is None else data.replica_batches(batches, context)
-
-        return strategy.distribute_datasets_from_function(load) if is_multi_worker else load()
-
     # Only the chief writes the run folder; the others need a place of their own, but read the chief's checkpoints.
     path = shared if is_chief else pathlib.Path(tempfile.mkdtemp(prefix="seqrec-worker-"))
     _write_run(path, config, folder)
     keeper = RunKeeper(path, model, patience=config.train.patience, has_validation=bool(folder.split_files("valid")))
     first_epoch = keeper.restore(shared / run_lib.CHECKPOINTS_FOLDER)
-    if is_multi_worker:
+    if config.train.strategy == "multi-worker":
         _check_all_start_at(first_epoch, strategy)
     if first_epoch:
         log(f"Going on after epoch {first_epoch} of at most {config.train.epochs}.")
@@ -158,44 +149,7 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     if not epochs:
         keeper.save_best()
     if first_epoch < epochs and not keeper.has_lost_patience:
-        with warnings.catch_warnings():
-            # Keras warns when a dataset of unknown length ends, which is how every validation ends.
-            warnings.filterwarnings("ignore", message="Your input ran out of data")
-            model.fit(
-                batches_of(
-                    "train",
-                    batch_size=config.data.batch_size,
-                    sort_by_length=config.data.sort_by_length,
-                    window=config.data.window,
-                    seed=config.train.seed,
-                    epochs=range(first_epoch, epochs),
-                ),
-                steps_per_epoch=steps,
-                initial_epoch=first_epoch,
-                epochs=epochs,
-                validation_data=batches_of(
-                    "valid",
-                    batch_size=config.data.eval_batch_size,
-                    exclude_history=config.data.exclude_history,
-                )
-                if keeper.has_validation
-                else None,
-                # The last epoch too, whatever the interval.
-                validation_freq=[
-                    epoch
-                    for epoch in range(1, epochs + 1)
-                    if epoch == epochs or epoch % config.train.validate_every == 0
-                ],
-                shuffle=False,
-                verbose=0,
-                callbacks=[
-                    keeper,
-                    Progress(
-                        steps=steps, sequences=folder.stats["splits"]["train"]["sequences"], keeper=keeper, log=log
-                    ),
-                    keras.callbacks.TensorBoard(path / run_lib.TENSORBOARD_FOLDER, write_graph=False),
-                ],
-            )
+        _fit(model, config, folder, keeper, strategy, epochs=range(first_epoch, epochs), log=log)
     if is_chief:
         keeper.finish()
         log(f"Best model: {path / run_lib.BEST_MODEL_FILE}" + keeper.best_line())
@@ -221,6 +175,55 @@ def _compiled_model(
     model.compile(optimizer=optimizer, steps_per_execution=1 if replicas > 1 else steps_at_once(steps))
     optimizer.build(model.trainable_variables)  # so that its state can be restored before the first step
     return model
+
+
+def _fit(model, config: Config, folder: DatasetFolder, keeper, strategy, *, epochs: range, log) -> None:
+    """Train a compiled model for some epochs, with a `callbacks.RunKeeper`."""
+    import keras
+
+    from seqrec_tf import data
+    from seqrec_tf.callbacks import Progress
+
+    def batches_of(split: str, **options):
+        def load(context=None):
+            batches = data.load(folder, model, split, **options)
+            return batches if context is None else data.replica_batches(batches, context)
+
+        is_multi_worker = config.train.strategy == "multi-worker"
+        return strategy.distribute_datasets_from_function(load) if is_multi_worker else load()
+
+    options, every = config.data, config.train.validate_every
+    steps, sequences = data.steps_per_epoch(folder, options.batch_size), folder.stats["splits"]["train"]["sequences"]
+    training = batches_of(
+        "train",
+        batch_size=options.batch_size,
+        sort_by_length=options.sort_by_length,
+        window=options.window,
+        seed=config.train.seed,
+        epochs=epochs,
+    )
+    validation = None
+    if keeper.has_validation:
+        validation = batches_of("valid", batch_size=options.eval_batch_size, exclude_history=options.exclude_history)
+    with warnings.catch_warnings():
+        # Keras warns when a dataset of unknown length ends, which is how every validation ends.
+        warnings.filterwarnings("ignore", message="Your input ran out of data")
+        model.fit(
+            training,
+            steps_per_epoch=steps,
+            initial_epoch=epochs.start,
+            epochs=epochs.stop,
+            validation_data=validation,
+            # The last epoch too, whatever the interval.
+            validation_freq=[*range(every, epochs.stop, every), epochs.stop],
+            shuffle=False,
+            verbose=0,
+            callbacks=[
+                keeper,
+                Progress(steps=steps, sequences=sequences, keeper=keeper, log=log),
+                keras.callbacks.TensorBoard(keeper.path / run_lib.TENSORBOARD_FOLDER, write_graph=False),
+            ],
+        )
 
 
 def steps_at_once(steps: int) -> int:
