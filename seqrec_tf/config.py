@@ -123,8 +123,8 @@ class TrainConfig:
         momentum: Of "adagrad" and "sgd".
         weight_decay: Decoupled, as in AdamW.
         clip_norm: Largest global norm of the gradients; 0 does not clip.
-        patience: Validations without a better figure (NDCG@10; AUC of models that learn from labels) before training
-            stops; 0 never stops early.
+        patience: Validations without a better figure (NDCG@10; of ranking models AUC or, where they do not learn from
+            labels, NDCG@10 among 100 drawn items) before training stops; 0 never stops early.
         validate_every: Epochs between validations.
         precision: "float32", "mixed_bfloat16" or "mixed_float16".
         strategy: "auto" (mirrored where there are several GPUs), "none", "mirrored" or "multi-worker".

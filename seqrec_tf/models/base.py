@@ -553,17 +553,22 @@ class SequenceModel(keras.Model):
             best_ids = tf.gather(ids, columns, batch_dims=1)
         return best_ids, best_scores, num_nan
 
+    def validation_rank(self, inputs, labels):
+        """Rank of each target that validation measures, here among all items: int32 [B].
+
+        Args:
+            inputs: Of `data.load`, from `valid` or `test`.
+            labels: Of the same.
+        """
+        return self.rank_targets(self.query(inputs), labels[TARGET], labels[EXCLUDED])
+
     def test_step(self, data):
-        """Full-ranking metrics of a batch that `data.load` made from `valid` or `test`."""
+        """Ranking metrics of a batch that `data.load` made from `valid` or `test`."""
         inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
-
-        def rank_of(inputs, labels):
-            return self.rank_targets(self.query(inputs), labels[TARGET], labels[EXCLUDED])
-
         # Each part would make the table that is made of side features.
         makes_table = self.scores_by_features and self.frozen_table is None
         parts = 1 if makes_table else self.num_parts(self.config, self.schema)
-        rank = in_parts(rank_of, parts, inputs, labels)
+        rank = in_parts(self.validation_rank, parts, inputs, labels)
         ndcg, hit_rate = self.validation_metrics
         ndcg.update_state(metrics.ndcg(rank, 10))
         hit_rate.update_state(metrics.hit_rate(rank, 10))

@@ -18,9 +18,12 @@ import tensorflow as tf
 from seqrec_tf import sampling
 from seqrec_tf.config import ItemFeaturesConfig, check_at_least, check_rate
 from seqrec_tf.layers import Dropout, UserEmbedding
-from seqrec_tf.models.base import SEEN, TARGET, TARGET_LABEL, TARGET_TIME, SequenceModel, chosen_features
+from seqrec_tf.models.base import EXCLUDED, SEEN, TARGET, TARGET_LABEL, TARGET_TIME, SequenceModel, chosen_features
 from seqrec_tf.parallel import in_parts
 from seqrec_tf.schema import CANDIDATES, HISTORY, ITEM_IDS, LABELS, PADDING_ID, TIMESTAMPS, USER_ID
+
+# Items that a target is ranked against in validation, where the model does not learn from labels.
+_VALIDATION_CANDIDATES = 100
 
 # What a query holds: as HISTORY the liked events, newest first, int32 [B, L]; how long ago they were, as a row of an
 # embedding, int32 [B, L]; what is known of the user, float [B, U].
@@ -93,14 +96,14 @@ class RankingModel(SequenceModel):
 
     @property
     def monitor(self):
-        """AUC where there are labels to compare with."""
-        return "auc" if self.learns_from_labels else super().monitor
+        """AUC where there are labels to compare with, else NDCG among drawn items."""
+        return "auc" if self.learns_from_labels else "sampled_ndcg@10"
 
     def create_metrics(self):
-        """AUC where there are labels to compare with."""
+        """Those that `monitor` is one of."""
         if self.learns_from_labels:
             return [keras.metrics.AUC(num_thresholds=2000, from_logits=True, name="auc")]
-        return super().create_metrics()
+        return [keras.metrics.Mean(name=f"sampled_{name}@10") for name in ("ndcg", "hr")]
 
     def features_to_read(self):
         """Labels of the history; times where a model uses ages; the user where they have a vector."""
@@ -247,8 +250,22 @@ class RankingModel(SequenceModel):
         logits, labels = tf.cast(y_pred, tf.float32), tf.cast(y, tf.float32)
         return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits), axis=1)
 
+    def validation_rank(self, inputs, labels):
+        """Rank of each target among items that are drawn, the same each time: int32 [B].
+
+        To score all items, one by one, would take longer than the training.
+        """
+        target = labels[TARGET]
+        drawn = sampling.uniform_negatives(
+            tf.concat([inputs[ITEM_IDS], labels[EXCLUDED], target[:, None]], axis=1),
+            num_items=self.num_items,
+            shape=[tf.size(target), _VALIDATION_CANDIDATES],
+            seed=tf.stack([0, tf.reduce_sum(target)]),
+        )
+        return self.rank_among(self.query(inputs), target, drawn)
+
     def test_step(self, data):
-        """AUC of the events to predict by their labels; full-ranking metrics where the model learns from none."""
+        """AUC of the events to predict by their labels; ranking metrics where the model learns from none."""
         if not self.learns_from_labels:
             return super().test_step(data)
         inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(data)

@@ -5,9 +5,11 @@ import pytest
 import tensorflow as tf
 
 from seqrec_tf.models import BST, DIN, WideDeep
+from seqrec_tf.models.base import EXCLUDED, TARGET
 from seqrec_tf.models.base_ranking import AGES, HISTORY, USER
 from seqrec_tf.models.wide_deep import cross_bucket
 from seqrec_tf.schema import (
+    ITEM_IDS,
     ITEM_IDS_FEATURE,
     LABELS_FEATURE,
     TIMESTAMPS_FEATURE,
@@ -175,8 +177,25 @@ def test_a_dataset_without_labels_needs_drawn_negatives():
     with pytest.raises(ValueError, match=r"DIN learns from labels, and this dataset has none.*model\.num_negatives"):
         DIN(schema=schema)
     model = DIN(DIN.config_class(num_negatives=2, hidden_dims=(4,)), schema)
-    assert model.monitor == "ndcg@10"
+    assert model.monitor == "sampled_ndcg@10"
     assert not model.gives_probabilities
+
+
+def test_validation_ranks_among_items_that_are_new_to_the_user():
+    schema = Schema(num_items=3_000)
+    model = DIN(DIN.config_class(num_negatives=2, hidden_dims=(4,)), schema)
+    among = []
+    model.rank_among = lambda query, target, candidates: among.append(candidates.numpy()) or target
+    inputs = {ITEM_IDS: tf.reshape(tf.range(1, 2_001), [2, 1_000])}
+    labels = {TARGET: tf.constant([2_500, 2_501]), EXCLUDED: tf.reshape(tf.range(2_001, 2_401), [2, 200])}
+    for _ in range(2):
+        model.validation_rank(inputs, labels)
+    first, again = among
+    np.testing.assert_array_equal(first, again)
+    assert first.shape == (2, 100)
+    for row, touched in zip(first, ([*range(1, 1_001), 2_500], [*range(2_201, 2_401), 2_501]), strict=True):
+        assert not set(touched) & set(row)
+        assert len(set(row)) > 80
 
 
 @pytest.mark.parametrize(
