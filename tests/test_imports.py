@@ -118,6 +118,7 @@ def test_the_schema_needs_only_the_standard_library():
         ("seqrec_tf.losses", set()),
         ("seqrec_tf.metrics", set()),
         ("seqrec_tf.parallel", set()),
+        ("seqrec_tf.ranking", set()),
         ("seqrec_tf.sampling", set()),
         ("seqrec_tf.objective", {"seqrec_tf.config", "seqrec_tf.losses", "seqrec_tf.sampling"}),
         ("seqrec_tf.optimizers", {"seqrec_tf.config"}),
@@ -137,7 +138,18 @@ def test_layers_import_only_layers_config_and_contract(name):
 
 @pytest.mark.parametrize("name", [name for name in modules("seqrec_tf") if is_in(name, ["seqrec_tf.models"])])
 def test_models_import_only_what_they_are_made_of(name):
-    parts = ("models", "layers", "objective", "losses", "sampling", "metrics", "parallel", "schema", "config")
+    parts = (
+        "models",
+        "layers",
+        "objective",
+        "losses",
+        "sampling",
+        "metrics",
+        "parallel",
+        "ranking",
+        "schema",
+        "config",
+    )
     allowed = [f"seqrec_tf.{part}" for part in parts]
 
     def is_allowed(imported):
