@@ -53,18 +53,19 @@ def run(args: argparse.Namespace) -> None:
     check_reachable(pipeline_options, {"output": [options.output], **{name: getattr(options, name) for name in paths}})
     output = options.output.rstrip("/")
     is_local = "://" not in output
-    if _exists(output) and not options.overwrite:
+    is_there = _exists(output)
+    if is_there and not options.overwrite:
         raise FileExistsError(f"{output} exists already; choose another --output or replace it with --overwrite.")
     # A local folder gets its name when it is whole. A remote one has no rename; there COMPLETED, written last, tells.
     partial = f"{output}.partial-{uuid.uuid4().hex[:8]}" if is_local else output
     plan = make_plan(options, partial)
-    if _exists(output):
+    if is_there:
         _check_replaceable(output, [part.path for part in plan.parts])
     for note in (*plan.events.notes, *(note for table in plan.tables.values() for note in table.notes)):
         sys.stderr.write(f"Inferred {note}.\n")
     if is_local:
         os.makedirs(partial)
-    elif _exists(output):
+    elif is_there:
         FileSystems.delete(_remote_files(output))
     try:
         run_pipeline("Prepare" >> PrepareSequences(plan), pipeline_options)
@@ -122,8 +123,7 @@ def check_reachable(options: PipelineOptions, paths: Mapping[str, Iterable[str]]
 def _check_replaceable(output: str, inputs: Iterable[str]) -> None:
     """Raise an error where --overwrite would remove something else than a dataset folder, or the job's own input."""
     if "://" in output:
-        files = _remote_files(output)
-        names = {path[len(output) + 1 :].split("/")[0] for path in files}
+        names = {path[len(output) + 1 :].split("/")[0] for path in _remote_files(output)}
     else:
         names = set(os.listdir(output)) if os.path.isdir(output) else {os.path.basename(output)}
     others = sorted(name for name in names - _OF_A_DATASET if not name.endswith(storage.UNFINISHED))

@@ -113,7 +113,7 @@ def preparation(args):
             shutil.rmtree(output)
 
 
-LINES = {
+BESIDE_RECTOOLS = {
     "beauty": against_rectools("SASRec, Beauty, L=50, d=50, BCE", "at least 8", "beauty", max_len=50),
     "ml-1m": against_rectools("SASRec, MovieLens 1M, L=200, d=50, BCE", "at least 4, 35 % of floor", "ml-1m"),
     "softmax": against_rectools(
@@ -137,6 +137,9 @@ LINES = {
         recommend=True,
         rounds=1,
     ),
+}
+LINES = {
+    **BESIDE_RECTOOLS,
     "items": steps_of_catalogues,
     "memory": softmax_memory,
     "features": side_features,
@@ -144,8 +147,6 @@ LINES = {
     "latency": exported,
     "prepare": preparation,
 }
-
-BESIDE_RECTOOLS = ("beauty", "ml-1m", "softmax", "ranking")
 
 if __name__ == "__main__":
     main()

@@ -48,8 +48,9 @@ def load(
     Args:
         dataset: A finished dataset folder, or its path.
         model: Decides what a training batch holds (`model.make_batch`) and how much history it sees.
-        split: "train" gives what the model's loss needs, `(inputs, labels, weight: float32 [B])`, each iteration in a
-            new order. "valid" and "test" give, for each event to predict, what `evaluation_batches` says.
+        split: "train" gives what the model's loss needs, `(inputs, labels, weight: float32, for each row of the
+            labels)`, each iteration in a new order. "valid" and "test" give, for each event to predict, what
+            `evaluation_batches` says.
         batch_size: Sequences a batch; on average, in training batches of like length.
         sort_by_length: Whether training batches hold sequences of like length, for little padding, and about as many
             targets each: long sequences make small batches.

@@ -162,5 +162,11 @@ def _vectors(rows, column: str, about: dict[str, Any], image_folder: str):
                     raise ValueError(f"{row['']}: {column} {image}: {error}.") from None
             contents.append(content)
         batch = np.array(contents, np.float32 if about["image_size"] else object)
-        vectors[[place for place, _ in part]] = np.asarray(encode(batch))
+        encoded = np.asarray(encode(batch))
+        if encoded.shape[1:] != (dim,):  # what a handle stands for may change
+            raise ValueError(
+                f"The encoder {about['encoder']} gives vectors of width {encoded.shape[-1]} now, and gave {dim} when "
+                "the dataset was embedded. Give it back the model that it had."
+            )
+        vectors[[place for place, _ in part]] = encoded
     return vectors

@@ -86,8 +86,8 @@ class _RowSparse(keras.optimizers.Optimizer):
         if not isinstance(gradient, tf.IndexedSlices):
             self.update_whole(variable, tf.cast(gradient, variable.dtype), slots, learning_rate)
             return
-        gradient, rows = _each_row_once(gradient)
-        gradient = tf.cast(gradient, variable.dtype)
+        rows = gradient.indices  # each once, from `_all_reduce_sum_gradients`
+        gradient = tf.cast(gradient.values, variable.dtype)
         new_slots, change = self.step(gradient, [tf.gather(slot, rows) for slot in slots], learning_rate)
         for slot, value in zip(slots, new_slots, strict=True):
             slot.scatter_update(tf.IndexedSlices(value, rows))
@@ -99,15 +99,14 @@ class _RowSparse(keras.optimizers.Optimizer):
         return grads if self.global_clipnorm else super()._clip_gradients(grads)
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
-        grads_and_vars = super()._all_reduce_sum_gradients(grads_and_vars)
-        if not self.global_clipnorm:
-            return grads_and_vars
-        gradients = [
-            tf.IndexedSlices(*_each_row_once(gradient)) if isinstance(gradient, tf.IndexedSlices) else gradient
-            for gradient, _ in grads_and_vars
+        summed = [
+            (_each_row_once(gradient, variable.dtype) if isinstance(gradient, tf.IndexedSlices) else gradient, variable)
+            for gradient, variable in super()._all_reduce_sum_gradients(grads_and_vars)
         ]
-        clipped, _ = tf.clip_by_global_norm(gradients, self.global_clipnorm)
-        return [(gradient, variable) for gradient, (_, variable) in zip(clipped, grads_and_vars, strict=True)]
+        if not self.global_clipnorm:
+            return summed
+        clipped, _ = tf.clip_by_global_norm([gradient for gradient, _ in summed], self.global_clipnorm)
+        return [(gradient, variable) for gradient, (_, variable) in zip(clipped, summed, strict=True)]
 
     def update_whole(self, variable, gradient, slots, learning_rate):
         """Change a variable, and its slots, by a dense gradient."""
@@ -117,10 +116,11 @@ class _RowSparse(keras.optimizers.Optimizer):
         variable.assign_sub(change)
 
 
-def _each_row_once(gradient: tf.IndexedSlices):
-    """The sum of the parts of each row, float [R, ...], and the rows, [R]."""
+def _each_row_once(gradient: tf.IndexedSlices, dtype) -> tf.IndexedSlices:
+    """The same gradient with the sum of the parts of each row."""
     rows, place = tf.unique(gradient.indices)
-    return tf.math.unsorted_segment_sum(gradient.values, place, tf.size(rows)), rows
+    sums = tf.math.unsorted_segment_sum(tf.cast(gradient.values, dtype), place, tf.size(rows))
+    return tf.IndexedSlices(sums, rows, gradient.dense_shape)
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")

@@ -81,11 +81,7 @@ class RunFolder:
         differences = ours.differences(dataclasses.replace(folder.schema, item_features=tuple(kept)))
         if not differences and folder.fingerprint != self.dataset_info["fingerprint"]:
             differences = ["the records or the vocabulary (the fingerprints differ)"]
-        differences += [
-            f"{name}, which was made by another encoder"
-            for name, identity in self.dataset_info.get("encoders", {}).items()
-            if folder.encoders.get(name, identity) != identity
-        ]
+        differences += other_encoders(self.dataset_info, folder)
         if differences:
             raise ValueError(
                 f"{folder.path} is not the dataset that {self.path} was trained on; it differs in "
@@ -129,6 +125,15 @@ def read_config(path: pathlib.Path) -> Config:
 def read_dataset_info(path: pathlib.Path) -> dict[str, Any]:
     """Path, fingerprint and schema of the dataset of a run, finished or not."""
     return json.loads((path / DATASET_FILE).read_text(encoding="utf-8"))
+
+
+def other_encoders(dataset_info: dict[str, Any], folder: DatasetFolder) -> list[str]:
+    """A line for each feature of vectors that another encoder has made since a run began; new ones do not matter."""
+    return [
+        f"{name}, which was made by another encoder"
+        for name, identity in dataset_info.get("encoders", {}).items()
+        if folder.encoders.get(name, identity) != identity
+    ]
 
 
 def local_path(path: str | os.PathLike, option: str) -> pathlib.Path:

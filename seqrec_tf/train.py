@@ -335,8 +335,7 @@ def _check_output(path: pathlib.Path, config: Config, folder: DatasetFolder) -> 
     dataset = run_lib.read_dataset_info(path)
     if dataset["fingerprint"] != folder.fingerprint:
         differences.append("its dataset")
-    elif dataset["encoders"] != folder.encoders:
-        differences.append("the vectors of its items")
+    differences += run_lib.other_encoders(dataset, folder)
     if differences:
         raise FileExistsError(
             f"{path} holds an unfinished run that differs in {', '.join(differences)}. Choose another --output, or "

@@ -176,10 +176,12 @@ class Client:
         predictions = self._predictions(model, rows, version, "rank", batch_size)
         ranked = []
         for prediction, wanted in zip(predictions, candidates, strict=True):
-            scored = zip(wanted, prediction["scores"], strict=False)  # without padding
+            # TF Serving gives the bare row of a signature that has a single output.
+            row = prediction if isinstance(prediction, dict) else {"scores": prediction}
+            scored = zip(wanted, row["scores"], strict=False)  # without padding
             pairs = sorted(scored, key=lambda pair: -pair[1])
             items, scores = [item for item, _ in pairs], [score for _, score in pairs]
-            ranked.append(Recommendation(items, scores, int(prediction.get("num_unknown", 0))))
+            ranked.append(Recommendation(items, scores, int(row.get("num_unknown", 0))))
         return ranked
 
     def _predictions(self, model, requests, version, signature, batch_size):

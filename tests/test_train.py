@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -171,6 +172,13 @@ def test_a_run_does_not_go_on_with_another_kind_of_optimizer(chain_dataset, tmp_
     (run.path / "COMPLETED").unlink()
     with pytest.raises(FileExistsError, match=rf"differs in {then.split('=')[0]} "):
         fit(chain_dataset, run.path, "train.epochs=2", then)
+
+
+def test_a_run_minds_other_encoders_of_its_vectors_and_no_new_ones():
+    info = {"encoders": {"title_vector": "a"}}
+    for encoders, number in (({"title_vector": "a", "photo_vector": "b"}, 0), ({"title_vector": "c"}, 1)):
+        assert len(run_folder.other_encoders(info, SimpleNamespace(encoders=encoders))) == number
+    assert run_folder.other_encoders({}, SimpleNamespace(encoders={"title_vector": "a"})) == []
 
 
 def test_what_was_refused_can_be_mended(chain_dataset, tmp_path):

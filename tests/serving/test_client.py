@@ -313,6 +313,14 @@ def test_the_command_ranks_candidates(personal, capsys):
     assert "--history-times must be a whole number, got 'noon'." in capsys.readouterr().err
 
 
+def test_bare_scores_are_ranked_too(monkeypatch):
+    """As TF Serving gives them where a signature has a single output."""
+    client = Client("http://shop")
+    monkeypatch.setattr(client, "_requests", lambda *given: [{"history": ["i"]}])
+    monkeypatch.setattr(client, "_predictions", lambda *given: [[0.5, 2.0, -1.0]])
+    assert client.rank("ctr", [["i"]], [["a", "b"]]) == [Recommendation(["b", "a"], [2.0, 0.5], 0)]
+
+
 def test_what_a_model_does_not_know_is_said(personal, capsys):
     address, golden = personal
     arguments = ["--url", address, "--model", "bst", "--history", "nothing", "--user", golden[0]["user_id"]]
