@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from seqrec_tf import records
 from seqrec_tf.models.base import EXCLUDED, SEEN, TARGET, TARGET_LABEL, TARGET_TIME, SequenceModel
+from seqrec_tf.parallel import num_cores
 from seqrec_tf.records import DatasetFolder, user_fingerprint
 from seqrec_tf.schema import ITEM_IDS, LABELS, TARGET_START, TIMESTAMPS, USER_ID
 
@@ -29,6 +30,9 @@ _WINDOW_OF_TIME = 1_600
 # Sequences that a batch of like length has at least, where the average is more.
 LEAST_ROWS = 8
 _PARALLEL_FILES = 4
+# Batches that are made at once, at most, and that wait for the model.
+_PARALLEL_BATCHES = min(num_cores(), 8)
+_WAITING_BATCHES = 4
 
 
 def load(
@@ -83,7 +87,7 @@ def load(
         draws = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).take(1)
         batches = draws.flat_map(lambda draw: one_epoch(tf.stack([tf.cast(draw % 2**31, tf.int32), 0])))
         batches = batches.apply(tf.data.experimental.assert_cardinality(steps_per_epoch(folder, batch_size)))
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return _ahead(batches)
 
 
 def steps_per_epoch(folder: DatasetFolder, batch_size: int) -> int:
@@ -109,7 +113,7 @@ def replica_batches(batches: tf.data.Dataset, context: tf.distribute.InputContex
         replicas = tf.data.Dataset.range(first, first + per_worker)
         return replicas.map(lambda replica: tf.nest.map_structure(lambda rows: rows[replica::total], batch))
 
-    return batches.flat_map(parts).prefetch(tf.data.AUTOTUNE)
+    return _ahead(batches.flat_map(parts))
 
 
 def evaluation_batches(
@@ -169,11 +173,22 @@ def evaluation_batches(
             return inputs, labels
 
         num_batches = -(-tf.size(position, tf.int64) // batch_size)
-        return tf.data.Dataset.range(num_batches).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+        return tf.data.Dataset.range(num_batches).map(batch, num_parallel_calls=_PARALLEL_BATCHES)
 
     files = tf.data.Dataset.from_tensor_slices(folder.split_files(split))
     serialized = tf.data.TFRecordDataset(files, compression_type=records.COMPRESSION)
-    return serialized.batch(50 * batch_size).flat_map(to_batches).prefetch(tf.data.AUTOTUNE)
+    return _ahead(serialized.batch(50 * batch_size).flat_map(to_batches))
+
+
+def _ahead(batches):
+    """Batches made before they are asked for, as many as we say.
+
+    Where tf.data may find out how many, its thread for that sleeps for up to a minute, and it happens that the end of
+    an iterator, which each validation has, waits until it wakes.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return batches.prefetch(_WAITING_BATCHES).with_options(options)
 
 
 def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order):
@@ -224,7 +239,7 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
             weight = tf.reduce_sum(num_targets[rows]) / targets_a_batch
             return inputs, labels, tf.fill(tf.shape(labels)[:1], weight)  # of ranking models, a row a target
 
-        return tf.data.Dataset.from_tensor_slices(shuffled).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+        return tf.data.Dataset.from_tensor_slices(shuffled).map(batch, num_parallel_calls=_PARALLEL_BATCHES)
 
     serialized = tf.data.Dataset.from_tensor_slices(files).interleave(
         lambda file: tf.data.TFRecordDataset(file, compression_type=records.COMPRESSION),

@@ -245,3 +245,11 @@ def test_a_model_is_given_what_it_reads(tmp_path, tiny_dataset):
     assert inputs["timestamps"].to_list() == [[20, 30, 40]]
     assert inputs["labels"].to_list() == [[0, 1, 0]]
     assert inputs["user_id"].numpy().tolist() == [user]
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_no_thread_of_tf_data_sleeps_while_an_iterator_ends(tiny_dataset, tiny_model, split):
+    batches = data.load(tiny_dataset, tiny_model, split)
+    replicas = data.replica_batches(batches, tf.distribute.InputContext(1, 0, 1))
+    assert not batches.options().autotune.enabled
+    assert not replicas.options().autotune.enabled
