@@ -211,8 +211,12 @@ def export(
         check_golden(partial, golden, history_length)
         (extra / GOLDEN_FILE).write_text(json.dumps(golden, indent=1) + "\n", encoding="utf-8")
         (extra / schema_lib.SCHEMA_FILE).write_text(folder.schema.to_json(), encoding="utf-8")
-        shutil.copy(run_folder.path / run_lib.CONFIG_FILE, extra / run_lib.CONFIG_FILE)
-        _write_warm_up(extra / WARM_UP_FILE, output.name, golden, history_length)
+        for file in (run_lib.CONFIG_FILE, run_lib.DATASET_FILE):  # what the model was made of
+            shutil.copy(run_folder.path / file, extra / file)
+        # A ranking model takes long over all items: once is enough.
+        sizes = {SIGNATURE: _WARM_UP_BATCH_SIZES[: 1 if model.ranks_candidates else None]}
+        sizes[RANK_SIGNATURE] = _WARM_UP_BATCH_SIZES
+        _write_warm_up(extra / WARM_UP_FILE, output.name, golden, history_length, sizes)
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -367,8 +371,9 @@ def golden_requests(
     for inputs, labels in itertools.islice(batches, 0, 4 * _NUM_GOLDEN, 4):
         history = labels[EXCLUDED].numpy()[0][-(history_length or 0) :]
         # A server knows no labels: its clients send what they count as the history.
-        inputs = {name: value[:, -len(history) :] if value.shape.rank == 2 else value for name, value in inputs.items()}
         inputs.pop(LABELS, None)
+        of_events = inputs.keys() - {*model.reads_of_user, TARGET_TIME}
+        inputs = {name: value[:, -len(history) :] if name in of_events else value for name, value in inputs.items()}
         query, excluded = model.query(inputs), (history if exclude_history else history[:0])[None]
         items, scores = model.recommend(query, excluded, k=k)
         is_there = np.isfinite(scores[0])
@@ -455,14 +460,20 @@ def check_golden(saved_model: pathlib.Path, golden: list[dict[str, Any]], histor
             )
 
 
-def _write_warm_up(path: pathlib.Path, model_name: str, golden: list[dict[str, Any]], length: int | None) -> None:
+def _write_warm_up(
+    path: pathlib.Path,
+    model_name: str,
+    golden: list[dict[str, Any]],
+    length: int | None,
+    sizes: dict[str, tuple[int, ...]],
+) -> None:
     """Requests that TF Serving runs before it announces the model, so that the first user does not wait."""
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for signature in (SIGNATURE, RANK_SIGNATURE):
-            for batch_size in _WARM_UP_BATCH_SIZES:
+        for signature, batch_sizes in sizes.items():
+            for batch_size in batch_sizes:
                 feeds = _feeds([golden[i % len(golden)] for i in range(batch_size)], length)
                 if signature == RANK_SIGNATURE:
                     feeds[CANDIDATES] = np.array([golden[0][ITEMS]] * batch_size, object)

@@ -1,7 +1,8 @@
 """The run folder: what a training run keeps, and how a later step opens it.
 
 config.toml        the resolved configuration
-dataset.json       path, fingerprint and schema of the dataset it was trained on, and encoders of its vectors
+dataset.json       path, fingerprint and schema of the dataset it was trained on, encoders of its vectors, versions of
+                   the libraries
 checkpoints/       the newest state, to go on after a stop
 best.keras         the model of the best epoch
 log.csv            one line an epoch

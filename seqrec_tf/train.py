@@ -23,8 +23,10 @@ import tempfile
 import textwrap
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from seqrec_tf import __version__
 from seqrec_tf import run_folder as run_lib
 from seqrec_tf.config import Config, DataConfig, TrainConfig
 from seqrec_tf.records import DatasetFolder
@@ -374,6 +376,7 @@ def _write_run(path: pathlib.Path, config: Config, folder: DatasetFolder) -> Non
         "fingerprint": folder.fingerprint,
         "encoders": folder.encoders,
         "schema": folder.schema.to_dict(),
+        "versions": {"seqrec_tf": __version__} | {name: version(name) for name in ("tensorflow", "keras")},
     }
     write_whole(path / run_lib.DATASET_FILE, json.dumps(dataset, indent=2) + "\n")
     write_whole(path / run_lib.CONFIG_FILE, config.to_toml())

@@ -67,12 +67,15 @@ class LoadedModel:
             raise invalid_argument(f"Failed to get input map for signature: {signature_name or 'DEFAULT'}")
         return {name: _dtype_name(info.dtype) for name, info in signature.inputs.items()}
 
-    def predict(self, signature_name: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def predict(
+        self, signature_name: str, feeds: Mapping[str, np.ndarray], *, has_deadline: bool = True
+    ) -> dict[str, np.ndarray]:
         """Run a signature that `input_dtypes` knows.
 
         Args:
             signature_name: Name of the signature, "" is the default one.
             feeds: Input name to array, for every input.
+            has_deadline: Whether it may take as long as TF Serving lets a request take, and no longer.
 
         Raises:
             StatusError: The model could not digest the arrays.
@@ -84,7 +87,7 @@ class LoadedModel:
             return self._session.run(
                 {name: info.name for name, info in signature.outputs.items()},
                 {signature.inputs[name].name: array for name, array in feeds.items()},
-                options=self._run_options,
+                options=self._run_options if has_deadline else None,
             )
         except tf.errors.OpError as error:
             # The session rewords the runtime's error, which is the one that TF Serving reports, with a traceback.
@@ -144,7 +147,7 @@ class LoadedModel:
             if got != expected:
                 raise ValueError(f"Warm-up request {index} of {path} must have the inputs {expected}, got {got}.")
             feeds = {key: tf.make_ndarray(tensor) for key, tensor in request.inputs.items()}
-            self.predict(name, feeds)
+            self.predict(name, feeds, has_deadline=False)
             if not self.example and name in ("", DEFAULT_SIGNATURE):
                 self.example = feeds
 

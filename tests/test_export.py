@@ -2,10 +2,12 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import seqrec_tf
 from seqrec_tf import cli, config, export, models
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.run_folder import RunFolder
@@ -140,8 +142,19 @@ def test_golden_and_warm_up_requests_are_stored(exported):
         prediction_log_pb2.PredictionLog.FromString(record.numpy())
         for record in tf.data.TFRecordDataset(str(exported / "assets.extra" / "tf_serving_warmup_requests"))
     ]
-    assert [len(log.predict_log.request.inputs["history"].string_val) for log in logs] != []
-    assert {log.predict_log.request.model_spec.name for log in logs} == {"shop"}
+    requests = [log.predict_log.request for log in logs]
+    assert {request.model_spec.name for request in requests} == {"shop"}
+    sizes = [(r.model_spec.signature_name, r.inputs["history"].tensor_shape.dim[0].size) for r in requests]
+    assert sizes == [(name, size) for name in ("serving_default", "rank") for size in (1, 8, 64)]
+    assert ["candidates" in request.inputs for request in requests] == 3 * [False] + 3 * [True]
+
+
+def test_what_a_model_was_made_of_is_beside_it(run, exported, chain_dataset):
+    extra = exported / "assets.extra"
+    assert (extra / "config.toml").read_text() == (run.path / "config.toml").read_text()
+    made_of = json.loads((extra / "dataset.json").read_text())
+    assert made_of["fingerprint"] == DatasetFolder(chain_dataset).fingerprint
+    assert made_of["versions"] == {module.__name__: module.__version__ for module in (seqrec_tf, tf, keras)}
 
 
 def test_a_saved_model_that_answers_otherwise_is_not_published(run, tmp_path, monkeypatch):

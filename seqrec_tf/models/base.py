@@ -65,6 +65,7 @@ class SequenceModel(keras.Model):
     reads: tuple[str, ...] = ()
     item_features: Any = None  # an ItemFeatures, where `make_item_features` made one
     user_features: Any = None  # a FeatureVectors, where `make_user_features` made one
+    ranks_candidates: bool = False  # whether it is for a few candidates, as all items would take it long
     frozen_table: Any = None  # a tf.Variable, where `freeze_item_table` made one
     coarse_table: Any = None  # the same
     config: Any  # an instance of config_class

@@ -74,6 +74,7 @@ class RankingModel(SequenceModel):
     """Base of ranking models: a subclass defines `create_layers` and `score`."""
 
     config_class = RankingConfig
+    ranks_candidates = True
 
     def __init__(self, config=None, schema=None, **kwargs):
         options = config or self.config_class()
@@ -109,7 +110,12 @@ class RankingModel(SequenceModel):
         """Labels of the history; times where a model uses ages; the user where they have a vector."""
         chosen = chosen_features(self.config.user_features, self.schema.user_features, "user", type(self).__name__)
         names = (USER_ID,) if self.config.user_dim else ()
-        return (*super().features_to_read(), LABELS, *names, *(feature.name for feature in chosen))
+        of_events = [name for name in super().features_to_read() if name != TIMESTAMPS or self._are_times_known]
+        return (*of_events, LABELS, *names, *(feature.name for feature in chosen))
+
+    def is_cold(self, inputs):
+        """Nobody: a candidate's logit tells something without any history, by the item and what is known of the user."""
+        return tf.zeros(tf.shape(inputs[ITEM_IDS])[:1], tf.bool)
 
     @property
     def scores_by_features(self):
@@ -137,8 +143,12 @@ class RankingModel(SequenceModel):
 
     @property
     def has_times(self) -> bool:
-        """Whether ages are gaps of time; they count events where times are unknown, or a mere order."""
-        return TIMESTAMPS in self.reads and self.schema.time_unit == "seconds"
+        """Whether ages are gaps of time; they count events where the model does not read times, or these are an order."""
+        return TIMESTAMPS in self.reads
+
+    @property
+    def _are_times_known(self):
+        return self.schema.time_unit == "seconds"
 
     def make_sides(self):
         """What there is to know of users (the layers `users` and `user_features`) and items (`item_features`)."""
