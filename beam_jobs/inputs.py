@@ -119,16 +119,17 @@ def inspect_events(options: Options) -> EventsInput:
         **{field.name: _column(getattr(options, f"{field.name}_column")) for field in dataclasses.fields(Columns)}
     )
     notes = [f"format {format_}"] if options.format == "auto" else []
-    path = next((file.path for file in files if file.size_in_bytes), "")
-    if not path or not parts:
+    if not parts:
         raise ValueError(f"The input files are empty: {files[0].path}.")
     time_format = ""
     if format_ == "sequences":
         text_format = _text_format(format_, options.delimiter or " ", options.encoding, quoted=False)
+        path = _first_with_records(parts, text_format).path
         columns = Columns(item=0)
     elif format_ == "parquet":
         text_format = None
-        _check_columns(columns, _parquet_names(path), path)
+        for path in dict.fromkeys(part.path for part in parts):
+            _check_columns(columns, _parquet_names(path), path)
         sample: list[Sequence] = list(
             itertools.islice(read_events.read_parquet(parts[0], tuple(columns)), _LINES_TO_PEEK)
         )
@@ -140,6 +141,7 @@ def inspect_events(options: Options) -> EventsInput:
             quoted=not options.no_quotes,
             has_header=options.header or any(isinstance(column, str) for column in columns),
         )
+        path = _first_with_records(parts, text_format).path
         text_format, sample = _peek(path, text_format, columns)
     if format_ != "sequences" and columns.time is not None:
         time_format = options.time_format
@@ -179,10 +181,22 @@ def inspect_table(options: Options, one: str, *, first_number: int) -> TableInpu
     if format_ == "parquet":
         names = names or _parquet_names(path)
         columns = list(names)
+        if not parts:
+            raise ValueError(f"The files are empty: {path} holds no record.")
+        first = parts[0]
+        for other in files:
+            if missing := sorted(set(names).difference(_parquet_names(other.path))):
+                raise ValueError(f"{other.path} has no column {missing[0]!r}, which {path} has.")
     else:
         text_format = _text_format(
-            format_, option("s_delimiter"), option("s_encoding"), quoted=True, has_header=not names
+            format_,
+            option("s_delimiter"),
+            option("s_encoding"),
+            quoted=not option("s_no_quotes"),
+            has_header=not names,
         )
+        first = _first_with_records(parts, text_format)
+        path = first.path
         if format_ == "jsonl":
             names = names or _json_names(path, text_format)
             columns = list(names)
@@ -192,14 +206,12 @@ def inspect_table(options: Options, one: str, *, first_number: int) -> TableInpu
         else:
             names = read_events.read_header(path, text_format) or []
             columns = list(names)
-    repeated = [name for name, number in collections.Counter(names).items() if number > 1]
-    if repeated:
-        raise ValueError(f"{path} has more than one column named {repeated[0]!r}; name them with --{one}s-columns.")
+    _check_distinct(names, f"{path} has more than one column named", f"name them with --{one}s-columns")
     id_name = option("_id_column")
     if id_name not in names:
         raise ValueError(f"{path} has no column {id_name!r} (--{one}-id-column){_nearest(id_name, names)}.")
     id_column = columns[names.index(id_name)]
-    others = [(name, column) for name, column in zip(names, columns, strict=True) if name != id_name]
+    others = [(features.name_of(name), column) for name, column in zip(names, columns, strict=True) if name != id_name]
     reserved = {ITEM_ID} if one == "item" else schema_lib.RESERVED_NAMES
     if taken := sorted(reserved.intersection(name for name, _ in others)):
         raise ValueError(
@@ -207,6 +219,7 @@ def inspect_table(options: Options, one: str, *, first_number: int) -> TableInpu
             f"that name; name it differently with --{one}s-columns."
         )
     other_names, other_columns = [name for name, _ in others], tuple(column for _, column in others)
+    _check_distinct(other_names, f"{path} has more than one column for a feature named", "rename one")
     for name in options.required_item_features if one == "item" else ():
         if name not in other_names:
             raise ValueError(
@@ -215,7 +228,7 @@ def inspect_table(options: Options, one: str, *, first_number: int) -> TableInpu
     kinds = _declared_kinds(option("_feature"), one, other_names)
     notes = []
     if missing := [name for name in other_names if name not in kinds]:
-        peeked = read_events.ReadTable(text_format, id_column, other_columns).peek(parts[0], _ROWS_TO_PEEK)
+        peeked = read_events.ReadTable(text_format, id_column, other_columns).peek(first, _ROWS_TO_PEEK)
         fields = dict(zip(other_names, zip(*peeked, strict=True), strict=False))
         inferred = {name: features.infer(fields.get(name, ())) for name in missing}
         kinds |= inferred
@@ -230,12 +243,19 @@ def inspect_table(options: Options, one: str, *, first_number: int) -> TableInpu
     )
 
 
+def _check_distinct(names: Sequence[str], what: str, cure: str) -> None:
+    repeated = [name for name, number in collections.Counter(names).items() if number > 1]
+    if repeated:
+        raise ValueError(f"{what} {repeated[0]!r}; {cure}.")
+
+
 def _declared_kinds(declarations: Sequence[str], one: str, names: Sequence[str]) -> dict[str, str]:
     kinds = {}
     for declaration in declarations:
         name, colon, kind = declaration.rpartition(":")
         if not colon:
             raise ValueError(f"--{one}-feature expects NAME:KIND, such as price:number, got {declaration!r}.")
+        name = features.name_of(name)
         if name not in names:
             raise ValueError(f"The {one}s files have no column {name!r} (--{one}-feature){_nearest(name, names)}.")
         kinds[name] = features.feature_of(name, kind).kind
@@ -258,6 +278,18 @@ def cut_files(
             for k, start in enumerate(range(0, max(file.size_in_bytes, 1), range_bytes)):
                 parts.append(Range(file.path, role, rank, number + k, number, start, start + range_bytes))
     return parts
+
+
+def _first_with_records(parts: Sequence[Range], text_format: TextFormat) -> Range:
+    """The beginning of the first file that holds more than a header; some jobs write parts without any record."""
+    for part in parts:
+        if part.start == 0:
+            with read_events.open_binary(part.path) as stream:
+                lines = (line for line in stream if not line.isspace())
+                has_header = text_format.has_header and text_format.format == "csv"
+                if any(itertools.islice(lines, int(has_header), None)):
+                    return part
+    raise ValueError(f"The files are empty: {parts[0].path} holds no record.")
 
 
 def _column(text: str) -> str | int | None:
@@ -284,7 +316,7 @@ def _text_format(format_: str, delimiter: str, encoding: str, *, quoted: bool, h
         codecs.lookup(encoding)
     except LookupError:
         raise ValueError(f"There is no encoding {encoding!r}.") from None
-    if "a,\n".encode(encoding) != b"a,\n":
+    if "a,\n".encode(encoding).removeprefix(codecs.BOM_UTF8) != b"a,\n":
         raise ValueError(f"Lines of encoding {encoding} cannot be told apart by bytes; convert the files to UTF-8.")
     delimiter = _DELIMITERS.get(delimiter, delimiter) or ("\t" if format_ == "tsv" else ",")
     return TextFormat(
@@ -358,6 +390,11 @@ def _infer_time(sample: Sequence[Sequence], path: str) -> tuple[str, Any]:
     for values in sample:
         try:
             return parsing.infer_time_format(values[2]), values[2]
+        except LookupError as error:
+            raise ValueError(
+                f"{path}: {error}. Write times as ISO 8601 or as seconds since 1970; if this one is a number of "
+                f"seconds or parts of them, give --time-format ({', '.join(parsing.UNITS_PER_SECOND)})."
+            ) from None
         except (ValueError, TypeError):
             continue
     shown = f" (the first is {sample[0][2]!r})" if sample else ""

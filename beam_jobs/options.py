@@ -46,6 +46,7 @@ class Options:
     items: tuple[str, ...] = ()
     items_format: str = "auto"
     items_delimiter: str = ""
+    items_no_quotes: bool = False
     items_encoding: str = "utf-8"
     items_columns: str = ""
     item_id_column: str = "item_id"
@@ -55,6 +56,7 @@ class Options:
     users: tuple[str, ...] = ()
     users_format: str = "auto"
     users_delimiter: str = ""
+    users_no_quotes: bool = False
     users_encoding: str = "utf-8"
     users_columns: str = ""
     user_id_column: str = "user_id"
@@ -82,7 +84,7 @@ class Options:
     @property
     def required_item_features(self) -> list[str]:
         """Features that every item must have."""
-        return [name.strip() for name in self.require_item_features.split(",") if name.strip()]
+        return [features.name_of(name) for name in self.require_item_features.split(",") if name.strip()]
 
     def recorded(self) -> dict[str, Any]:
         """What belongs in `stats.json`: everything but the name of the folder."""
@@ -139,6 +141,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         option(side, f"{one}s", f"{one}s files or patterns", nargs="+", metavar="FILE")
         option(side, f"{one}s-format", f"of the {one}s files", choices=("auto", *FORMATS[:-1]))
         option(side, f"{one}s-delimiter", "between fields (default: by format)")
+        option(side, f"{one}s-no-quotes", "double quotes are letters like any other")
         option(side, f"{one}s-encoding", f"of the {one}s files")
         option(side, f"{one}s-columns", "names of the columns, comma-separated, where the files have no header")
         option(side, f"{one}-id-column", f"name of the column with the {one}'s id")

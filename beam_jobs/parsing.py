@@ -5,6 +5,7 @@ Whatever is wrong with a line raises `LineError`; the reader turns that into a r
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import datetime
@@ -27,8 +28,8 @@ ITEM: Final = 2
 LABEL: Final = 3
 WEIGHT: Final = 4
 
-TIME_FORMATS = ("s", "ms", "us", "iso", "order")
-UNITS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "iso": 1_000_000}
+TIME_FORMATS = ("s", "ms", "us", "ns", "iso", "order")
+UNITS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000, "iso": 1_000_000}
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 _INT64 = 2**63
@@ -222,14 +223,18 @@ def parse_iso(value: Any) -> int:
 
 
 def infer_time_format(value: Any) -> str:
-    """The time format that a value shows; ValueError where it shows none."""
+    """The time format that a value shows; ValueError where it shows none, LookupError where it may mislead."""
     try:
         number = parse_number(value)
     except (ValueError, TypeError):
         parse_iso(value)
         return "iso"
-    # 1973 to 5138 in seconds, then the same range in milliseconds and microseconds.
-    for name, smallest in (("us", 1e14), ("ms", 1e11), ("s", 1e8)):
+    for length, pattern in ((14, "%Y%m%d%H%M%S"), (12, "%Y%m%d%H%M")):
+        with contextlib.suppress(ValueError):
+            if len(str(number)) == length and 1970 <= datetime.datetime.strptime(str(number), pattern).year < 2100:
+                raise LookupError(f"{value!r} looks like a date and time without separators")
+    # 1973 to 5138 in seconds, then the same range in milliseconds, microseconds and nanoseconds.
+    for name, smallest in (("ns", 1e17), ("us", 1e14), ("ms", 1e11), ("s", 1e8)):
         if number >= smallest:
             return name
     if isinstance(number, float) and not number.is_integer():
@@ -245,6 +250,8 @@ def time_parser(time_format: str) -> Callable[[Any], int | float]:
     def parse(value: Any) -> int | float:
         number = parse_number(value)
         if isinstance(number, float) and (number.is_integer() or time_format != "s"):
+            if time_format == "order" and not number.is_integer():
+                raise ValueError(f"{value!r} is no integer, as times that are a mere order must be")
             number = int(number)
         if not -_INT64 <= number < _INT64:
             raise ValueError(f"{value!r} does not fit in 64 bits")

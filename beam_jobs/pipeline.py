@@ -116,7 +116,7 @@ def _moment(text: str, option: str, time_format: str) -> float:
     except ValueError:
         pass
     else:
-        if time_format in ("s", "ms", "us") and moment < 1e8 * parsing.UNITS_PER_SECOND[time_format]:
+        if time_format in ("s", "ms", "us", "ns") and moment < 1e8 * parsing.UNITS_PER_SECOND[time_format]:
             raise ValueError(
                 f"{option} {text} would be in 1973 or before, as the times are in {time_format}; write a day as "
                 "ISO 8601, such as 2024-05-01."

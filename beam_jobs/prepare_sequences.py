@@ -109,7 +109,7 @@ def check_reachable(options: PipelineOptions, paths: Mapping[str, Iterable[str]]
         options: Beam's.
         paths: Name of an option of ours to its paths; empty ones are none.
     """
-    if options.view_as(StandardOptions).runner != "DataflowRunner":
+    if _runner(options) != "dataflow":
         return
     for name, given in paths.items():
         for path in given:
@@ -118,6 +118,12 @@ def check_reachable(options: PipelineOptions, paths: Mapping[str, Iterable[str]]
                     f"--{name.replace('_', '-')} {path} is on this machine, where Dataflow's workers are not. Give a "
                     f"remote path, such as gs://BUCKET/{path.lstrip('/')}."
                 )
+
+
+def _runner(options: PipelineOptions) -> str:
+    """The runner as Beam takes it: in any case, with or without "Runner" at its end, and with a module before it."""
+    name = options.view_as(StandardOptions).runner or "direct"
+    return name.rpartition(".")[2].lower().removesuffix("runner")
 
 
 def _check_replaceable(output: str, inputs: Iterable[str]) -> None:
@@ -153,7 +159,7 @@ def _remote_files(folder: str) -> list[str]:
 
 def run_pipeline(job: beam.PTransform, options: PipelineOptions) -> None:
     """Run a whole job on the runner that the options ask for; with progress where that is local."""
-    is_local = options.view_as(StandardOptions).runner in (None, "DirectRunner")
+    is_local = _runner(options) == "direct"
     with (
         _progress() if is_local else contextlib.nullcontext(),
         beam.Pipeline(local_runner(options) if is_local else None, options) as pipeline,

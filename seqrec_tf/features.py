@@ -36,6 +36,18 @@ _LARGEST = 3.4028234e38
 _FEW, _SMALL_SHARE = 20, 0.2
 
 
+def name_of(column: str) -> str:
+    """The name of a column's feature, for layers and inputs of served models: letters and digits of ASCII, and _.
+
+    Raises:
+        ValueError: Nothing of the column's name is left.
+    """
+    name = re.sub(r"[^A-Za-z0-9_]+", "_", column).strip("_")
+    if not name:
+        raise ValueError(f"The column {column!r} needs a name with ASCII letters, digits or _. Rename it.")
+    return name if name[0].isalpha() else f"column_{name}"
+
+
 def feature_of(name: str, kind: str) -> Feature:
     """The feature of a column.
 

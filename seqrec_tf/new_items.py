@@ -61,7 +61,8 @@ def read(
         if not item or "\n" in item or "\r" in item:
             raise ValueError(f"{path}, line {line}: {id_column} {'holds a line break' if item else 'is empty'}.")
         if item not in known:
-            rows.setdefault(item, {**row, "": f"{path}, line {line}"})
+            fields = {features.name_of(name): field for name, field in row.items() if name != id_column}
+            rows.setdefault(item, fields | {"": f"{path}, line {line}"})
     if not rows:
         raise ValueError(f"{path} has no item that {folder.path} does not know already.")
     columns = {schema_lib.vector_name(column): column for column in folder.vectors}

@@ -114,7 +114,7 @@ class RankingModel(SequenceModel):
         return (*of_events, LABELS, *names, *(feature.name for feature in chosen))
 
     def is_cold(self, inputs):
-        """Nobody: a candidate's logit tells something without any history, by the item and what is known of the user."""
+        """Nobody: without a history, too, a candidate has a logit, by the item and what is known of the user."""
         return tf.zeros(tf.shape(inputs[ITEM_IDS])[:1], tf.bool)
 
     @property
@@ -143,7 +143,7 @@ class RankingModel(SequenceModel):
 
     @property
     def has_times(self) -> bool:
-        """Whether ages are gaps of time; they count events where the model does not read times, or these are an order."""
+        """Whether ages are gaps of time; they count events where the model reads no times, or these are an order."""
         return TIMESTAMPS in self.reads
 
     @property

@@ -65,6 +65,7 @@ def test_an_id_that_could_not_be_kept_is_rejected(value):
         ("978300760.25", "s"),
         ("978300760123", "ms"),
         (978300760123456, "us"),
+        (978300760123456789, "ns"),
         ("2001-01-01", "iso"),
         (datetime.datetime(2001, 1, 1), "iso"),
         ("17", "order"),
@@ -73,6 +74,19 @@ def test_an_id_that_could_not_be_kept_is_rejected(value):
 )
 def test_the_unit_of_time_shows_in_its_size(value, expected):
     assert parsing.infer_time_format(value) == expected
+
+
+@pytest.mark.parametrize("value", ["20010101120000", 200101011200])
+def test_a_date_without_separators_is_not_taken_for_a_number_of_milliseconds(value):
+    with pytest.raises(LookupError, match="looks like a date and time"):
+        parsing.infer_time_format(value)
+
+
+def test_an_order_has_no_fractions():
+    parse = parsing.time_parser("order")
+    assert [parse("2"), parse("2.0")] == [2, 2]
+    with pytest.raises(ValueError, match=r"'0\.13' is no integer"):
+        parse("0.13")
 
 
 @pytest.mark.parametrize("value", ["", "soon", "nan", "1_000", None, "0.5"])

@@ -160,6 +160,55 @@ def test_parquet_is_read_by_row_group_with_its_own_types(prepare, tmp_path):
     assert (rejected["line"], rejected["record"], rejected["reason"]) == (None, 4, "empty user id")
 
 
+def test_parquet_files_of_one_input_have_the_same_columns(prepare, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table({"user_id": ["u"], "item_id": ["a"], "timestamp": [1], "title": ["A"]})
+    parquet.write_table(table, tmp_path / "1.parquet")
+    parquet.write_table(table.drop(["timestamp", "title"]), tmp_path / "2.parquet")
+    outcome = prepare([], "--input", str(tmp_path / "*.parquet"))
+    assert f"{tmp_path / '2.parquet'} has no column 'timestamp'" in outcome.err
+    outcome = prepare(THREE_USERS, "--items", str(tmp_path / "*.parquet"))
+    assert f"{tmp_path / '2.parquet'} has no column 'timestamp', which {tmp_path / '1.parquet'} has" in outcome.err
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+def test_what_files_hold_is_seen_in_the_first_that_holds_something(prepare, tmp_path, suffix):
+    expected = prepare(THREE_USERS, output="alone")
+    (tmp_path / "items-0.csv").write_text("")
+    (tmp_path / "items-1.csv").write_text("item_id,title\n")
+    (tmp_path / "items-2.csv").write_text("item_id,title\na,A b c\n")
+    outcome = prepare(
+        ["", HEADER, THREE_USERS], f"--items {tmp_path / 'items-*.csv'} --item-feature title:text", suffix=suffix
+    )
+    assert outcome.status == 0, outcome.err
+    assert outcome.histories("test") == expected.histories("test")
+    assert item_rows(outcome) == [("a", "A b c"), ("b", ""), ("c", "")]
+
+
+def test_names_of_columns_become_names_of_features(prepare, tmp_path):
+    (tmp_path / "items.csv").write_text("item_id,Product Title,1st/shelf\na,A b c,2\n")
+    options = '--item-feature "Product Title:text" 1st/shelf:number --require-item-features "Product Title"'
+    outcome = prepare(THREE_USERS, f"--items {tmp_path / 'items.csv'} {options}", "--min-user-events 2")
+    assert outcome.status == 0, outcome.err
+    names = [feature.name for feature in outcome.folder.schema.item_features]
+    assert names == ["item_id", "Product_Title", "column_1st_shelf"]
+    for header, message in (("a b,a/b", "more than one column for a feature named 'a_b'"), ("名,b", "Rename it")):
+        (tmp_path / "items.csv").write_text(f"item_id,{header}\na,1,2\n")
+        assert message in prepare(THREE_USERS, f"--items {tmp_path / 'items.csv'}", output="other").err
+
+
+def test_quotes_in_items_files_may_be_letters(prepare, tmp_path):
+    (tmp_path / "items.tsv").write_text('item_id\ttitle\na\t"Great" expectations\n')
+    options = f"--items {tmp_path / 'items.tsv'} --item-feature title:text --items-no-quotes"
+    assert item_rows(prepare(THREE_USERS, options))[0] == ("a", '"Great" expectations')
+
+
+def test_a_byte_order_mark_may_be_named(prepare):
+    outcome = prepare(THREE_USERS.encode("utf-8-sig"), "--encoding utf-8-sig")
+    assert outcome.histories("test") == prepare(THREE_USERS, output="plain").histories("test")
+
+
 BAD_LINES = {
     3: (b"u,a", "wrong number of columns", "u,a"),
     4: (b"u,a,1,2", "wrong number of columns", "u,a,1,2"),
@@ -639,6 +688,7 @@ def test_one_user_may_not_fill_the_memory(prepare):
         (["--item-column", "none"], "Give --item-column"),
         (["--test-days", "3"], "--test-days needs --split last-days"),
         (["--runner", "DataflowRunner"], "is on this machine, where Dataflow's workers are not"),
+        (["--runner", "dataflow"], "is on this machine, where Dataflow's workers are not"),
     ],
 )
 def test_wrong_options_are_refused_in_one_sentence(prepare, options, message):
