@@ -114,7 +114,8 @@ def describe(folder: DatasetFolder, items: np.ndarray) -> dict[str, Any]:
         "audits": {
             "ties": stats.get("ties"),
             "repeats": stats.get("repeats"),
-            "items_without_training_events": int(np.sum(counts == 0)),
+            # Also events of sequences of one event count, which are no training sequences.
+            "items_without_training_events": folder.item_counts.count(0),
             "targets_before_training_ends": _targets_in_the_past(folder),
         },
     }

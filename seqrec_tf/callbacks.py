@@ -123,7 +123,11 @@ class RunKeeper(keras.callbacks.Callback):
     def save_best(self):
         """Write the model as the best one."""
         partial = self.path / f"partial-{run_lib.BEST_MODEL_FILE}"
-        self._model.save(partial)
+        optimizer, self._model.optimizer = self._model.optimizer, None  # its state is in the checkpoint
+        try:
+            self._model.save(partial)
+        finally:
+            self._model.optimizer = optimizer
         os.replace(partial, self.path / run_lib.BEST_MODEL_FILE)
 
     def best_line(self) -> str:
@@ -137,6 +141,8 @@ class RunKeeper(keras.callbacks.Callback):
         figures = {"best": self.best, "epochs": len(self.epochs), "parameters": self._model.count_params()}
         for name in ("seconds", "training_seconds"):
             figures[name] = round(sum(epoch.get(name, 0.0) for epoch in self.epochs), 1)
+        if self.epochs:
+            self._write_log()  # a run that was stopped right after its last checkpoint has not
         write_whole(self.path / run_lib.METRICS_FILE, json.dumps(figures, indent=2) + "\n")
         write_whole(self.path / COMPLETED_FILE, "")
 

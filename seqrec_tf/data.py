@@ -18,7 +18,7 @@ from seqrec_tf.parallel import num_cores
 from seqrec_tf.records import DatasetFolder, user_fingerprint
 from seqrec_tf.schema import ITEM_IDS, LABELS, TARGET_START, TIMESTAMPS, USER_ID
 
-# Key of the labels that holds every item of the sequence, for protocols that draw what the user never touched.
+# Key of the labels that holds every item of the sequence, for protocols that draw what it never touched.
 TOUCHED = "touched"
 
 # Largest relative change of a length before sequences are sorted by it.
@@ -222,7 +222,9 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
         num_sequences = tf.size(by_length, tf.int64)
         num_targets = tf.gather(model.num_targets(lengths), by_length)
         num_batches = -(-num_sequences // batch_size)
-        targets_a_batch = tf.reduce_sum(num_targets) / tf.cast(num_batches, tf.float32)
+        # What few sequences are left after the first window make no whole batch, nor count as one.
+        whole_batches = tf.where(index == 0, tf.cast(num_batches, tf.float64), num_sequences / batch_size)
+        targets_a_batch = tf.reduce_sum(num_targets) / tf.cast(whole_batches, tf.float32)
         shuffled = tf.argsort(tf.random.stateless_uniform(num_batches[None], draw + 1))
         if sort_by_length and batch_size > LEAST_ROWS:
             ends = _equal_shares(num_targets, num_batches)

@@ -2,7 +2,7 @@
 
 Protocols:
   full         the target against all items
-  uniform-100  against 100 items drawn uniformly from those the user never touched (the SASRec paper's)
+  uniform-100  against 100 items drawn uniformly from those the sequence never touched (the SASRec paper's)
   popular-100  against 100 such items drawn by popularity, without replacement (the BERT4Rec paper's)
   labels       no rank: the score of each event against its label (AUC, and of each user, GAUC); the predicted
                probabilities of ranking models too (log-loss; calibration, the mean prediction over the mean label)
@@ -165,9 +165,11 @@ def evaluate(
 
     from seqrec_tf import data
     from seqrec_tf.models.base import EXCLUDED, TARGET, TARGET_LABEL
+    from seqrec_tf.ranking import multiply_exactly
     from seqrec_tf.schema import USER_ID
 
     check_protocol(protocol, folder, split)
+    multiply_exactly()
     num_items = folder.num_items
     length = min(max(CUTOFFS), num_items)
 
@@ -193,11 +195,12 @@ def evaluate(
         for inputs, labels in batches:
             scores.append(score_targets(inputs, labels[TARGET]).numpy())
             truths.append(labels[TARGET_LABEL].numpy())
-            users.append(labels[USER_ID].numpy() if USER_ID in labels else np.zeros(len(truths[-1]), "S1"))
+            if USER_ID in labels:
+                users.append(labels[USER_ID].numpy())
         figures = label_metrics(
             np.concatenate(truths),
             np.concatenate(scores).astype(np.float64),
-            np.concatenate(users),
+            np.concatenate(users) if users else None,
             are_logits=model.gives_probabilities,
             rng=rng,
         )
@@ -306,14 +309,15 @@ def list_metrics(lists: np.ndarray, counts: np.ndarray, *, rng: np.random.Genera
 
 
 def label_metrics(
-    labels: np.ndarray, scores: np.ndarray, users: np.ndarray, *, are_logits: bool, rng: np.random.Generator
+    labels: np.ndarray, scores: np.ndarray, users: np.ndarray | None, *, are_logits: bool, rng: np.random.Generator
 ) -> dict[str, Interval]:
     """AUC, GAUC and, of logits, log-loss and calibration; intervals from a bootstrap of users with their events.
 
     Args:
         labels: int [N], 1 or 0.
         scores: float64 [N].
-        users: bytes [N], whose event each is.
+        users: bytes [N], whose event each is; None where that is not known: then events are resampled, and there is no
+            GAUC.
         are_logits: Whether a score is the logit of a probability.
         rng: Of the resamples.
 
@@ -326,7 +330,7 @@ def label_metrics(
     """
     from seqrec_tf import metrics
 
-    _, user = np.unique(users, return_inverse=True)
+    user = np.arange(len(labels)) if users is None else np.unique(users, return_inverse=True)[1]
     order = np.argsort(user, kind="stable")
     labels, scores, user = labels[order], scores[order], user[order]
     starts = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
@@ -340,8 +344,9 @@ def label_metrics(
         """Of a sample that holds user u `count[u]` times."""
         weight = np.repeat(count, sizes).astype(np.float64)
         values = {"auc": metrics.auc(labels, scores, weight=weight)}
-        both = count[has_both] * sizes[has_both]
-        values["gauc"] = float(both @ own[has_both] / both.sum()) if both.sum() else float("nan")
+        if users is not None:
+            both = count[has_both] * sizes[has_both]
+            values["gauc"] = float(both @ own[has_both] / both.sum()) if both.sum() else float("nan")
         if are_logits:
             values["logloss"] = float(weight @ log_losses / weight.sum())
             values["calibration"] = (

@@ -166,6 +166,8 @@ def export(
     """
     import tensorflow as tf
 
+    from seqrec_tf.ranking import multiply_exactly
+
     output = run_lib.local_path(output, "--output")
     versions = [int(entry.name) for entry in output.glob("*") if entry.name.isdigit()]
     version = version if version is not None else max(versions, default=0) + 1
@@ -179,6 +181,7 @@ def export(
     folder = run_folder.open_dataset(dataset)
     if not 1 <= k <= folder.num_items:
         raise ValueError(f"--k must be from 1 to the number of items, {folder.num_items}, got {k}.")
+    multiply_exactly()
     model = run_folder.load_model()
     exclude_history = run_folder.config.data.exclude_history and not keep_history
     catalogue = folder.item_ids

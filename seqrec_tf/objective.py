@@ -222,7 +222,7 @@ class NextItemObjective(keras.layers.Layer):
         return tf.cast(tf.math.log(expected), tf.float32)
 
     def _seed(self):
-        return tf.cast(self.seed_generator.next(), tf.int32)
+        return sampling.next_seed(self.seed_generator)
 
     def loss_of_scores(self, positive, negatives):
         """The loss of scored samples: float32 [N].

@@ -16,6 +16,15 @@ BLOCK = 65_536
 _GROUP = 128
 
 
+def multiply_exactly() -> None:
+    """Let GPUs multiply float32 in float32, from now on.
+
+    By default recent ones round to TF32's 10 bits, and so the scores of a whole catalogue, which are a product of
+    matrices, but not those of a few candidates: equal items would have different scores.
+    """
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
 def blocks(num_items: int):
     """First id, and the one after the last, of blocks of items to score at once; all but the last are whole groups."""
     first = 1

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+# Between the seeds of neighbouring replicas, which count up by 1 a draw.
+_BETWEEN_REPLICAS = 1_000_003
+
 
 def uniform_negatives(excluded, *, num_items, shape, seed):
     """Items drawn uniformly from those not in the row's `excluded`, with replacement.
@@ -48,6 +51,18 @@ def uniform_negatives(excluded, *, num_items, shape, seed):
     draw = tf.cast(bits % tf.cast(num_free, tf.int64)[:, None], tf.int32) + 1
     skipped = tf.searchsorted(free_before, draw, side="right")
     return tf.reshape(draw + skipped, shape)
+
+
+def next_seed(generator):
+    """The next seed of a `keras.random.SeedGenerator`, int32 [2]: another one on each replica of a strategy.
+
+    The generators of replicas are equal copies, which would give them all the same negatives and the same dropout.
+    """
+    seed = tf.cast(generator.next(), tf.int32)
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return seed
+    return seed + tf.stack([tf.cast(context.replica_id_in_sync_group, tf.int32) * _BETWEEN_REPLICAS, 0])
 
 
 def popularity_negatives(cumulative, *, shape, seed):

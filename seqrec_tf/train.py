@@ -168,6 +168,11 @@ def _compiled_model(
 
     from seqrec_tf.optimizers import make_optimizer
 
+    if config.train.precision == "mixed_float16" and replicas > 1:
+        raise ValueError(
+            f"train.precision=mixed_float16 with {replicas} replicas is not supported, as each would scale its loss by "
+            "its own; set mixed_bfloat16."
+        )
     model = model_class(config.model, folder.schema)
     model.adapt(folder)
     optimizer = make_optimizer(config.train, total_steps=steps * config.train.epochs)

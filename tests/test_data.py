@@ -112,6 +112,15 @@ def test_every_target_of_an_epoch_counts_the_same(chain_dataset, chain_model):
     assert np.mean([weight[0] for weight in weights]) == pytest.approx(1.0)
 
 
+def test_what_is_left_after_the_first_window_counts_as_what_it_is(chain_dataset, chain_model, monkeypatch):
+    monkeypatch.setattr(data, "_WINDOW", 64)
+    num_sequences = DatasetFolder(chain_dataset).stats["splits"]["train"]["sequences"]
+    batches = list(data.load(chain_dataset, chain_model, batch_size=6))
+    assert num_sequences % 60 % 6 != 0
+    weights = sum(weight.numpy()[0] for _, _, weight in batches)
+    assert weights == pytest.approx(num_sequences / 6, rel=1e-5)
+
+
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_a_held_out_event_is_predicted_from_what_came_before_it(tiny_dataset, tiny_model, split):
     held_out = 1 if split == "test" else 2

@@ -184,6 +184,14 @@ def test_label_metrics_equal_slow_loops():
     assert all(figure.low <= figure.value <= figure.high for figure in found.values())
 
 
+def test_labels_without_users_have_no_gauc_but_an_interval():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200)
+    found = label_metrics(labels, labels + rng.normal(size=200), None, are_logits=False, rng=rng)
+    assert set(found) == {"auc"}
+    assert found["auc"].low < found["auc"].value - 0.02 < found["auc"].value + 0.02 < found["auc"].high
+
+
 def test_scores_that_are_no_logits_have_no_log_loss():
     labels, users = np.array([1, 0]), np.array([b"a", b"a"])
     found = label_metrics(labels, np.array([2.0, 1.0]), users, are_logits=False, rng=np.random.default_rng(0))

@@ -10,8 +10,10 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -59,6 +61,15 @@ def test_the_run_folder_is_whole(finished):
     files = {"COMPLETED", "best.keras", "config.toml", "dataset.json", "log.csv", "metrics.json"}
     assert names == files | {"checkpoints", "tensorboard"}
     assert run.config == make_config("train.epochs=6")
+
+
+def test_the_best_model_is_without_the_optimizers_state(finished):
+    run, _ = finished
+    with zipfile.ZipFile(run.path / "best.keras") as archive:
+        archive.extract("model.weights.h5", run.path.parent)
+    with h5py.File(run.path.parent / "model.weights.h5") as weights:
+        assert "optimizer" not in weights
+        assert len(weights) > 0
 
 
 def test_the_best_model_is_that_of_the_best_epoch(finished, chain_dataset):
@@ -219,7 +230,7 @@ def test_two_replicas_train_as_one_device(finished, chain_dataset, tmp_path):
         output = tmp_path / strategy
         command = [sys.executable, "-c", script, "train", "--dataset", chain_dataset, "--model", "sasrec"]
         command += ["--output", str(output), "--strategy", strategy]
-        # Replicas draw dropout and negatives of other rows, so compare a loss that has neither. One batch has a single
+        # Replicas draw their own dropout and negatives, so compare a loss that has neither. One batch has a single
         # row, so that a replica has none; the shares of a validation batch are unequal.
         command += ["--set", *SMALL, "train.epochs=2", "model.dropout_rate=0.0", "model.loss=softmax"]
         command += [
@@ -233,6 +244,23 @@ def test_two_replicas_train_as_one_device(finished, chain_dataset, tmp_path):
     for column in ("loss", "val_ndcg@10"):
         alone, mirrored = ([float(row[column]) for row in rows] for rows in logs)
         np.testing.assert_allclose(alone, mirrored, rtol=1e-4)
+
+
+def test_replicas_draw_their_own_dropout_and_negatives():
+    script = (
+        "import keras, numpy as np, tensorflow as tf\n"
+        "tf.config.set_logical_device_configuration(tf.config.list_physical_devices('CPU')[0],"
+        " [tf.config.LogicalDeviceConfiguration()] * 2)\n"
+        "from seqrec_tf.layers import Dropout\n"
+        "strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])\n"
+        "with strategy.scope():\n"
+        "    dropout = Dropout(0.5)\n"
+        "draw = tf.function(lambda: strategy.run(lambda: dropout(tf.ones([100]), training=True)))\n"
+        "masks = np.stack([value.numpy() for _ in range(2) for value in draw().values])\n"
+        "assert len({mask.tobytes() for mask in masks}) == 4, masks\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def run_two_workers(dataset, output, *settings):

@@ -7,6 +7,8 @@ import math
 import keras
 import tensorflow as tf
 
+from seqrec_tf.sampling import next_seed
+
 # A decision takes 8 random bits.
 _LEVELS = 1 << 8
 
@@ -44,7 +46,7 @@ class Dropout(keras.layers.Layer):
 
     def mask(self, shape, dtype, *, scale=1.0):
         """What to multiply entries by: `dtype` of that shape, int32 [rank]; 0 or `scale`."""
-        number, seed = tf.reduce_prod(shape), tf.cast(self.seed_generator.next(), tf.int32)
+        number, seed = tf.reduce_prod(shape), next_seed(self.seed_generator)
         words = tf.random.stateless_uniform([1 - (-number // 8)], seed, None, None, tf.uint64)
         draws = tf.reshape(tf.bitcast(words[1:], tf.uint8), [-1])[:number]
         whole = math.floor(self.rate * _LEVELS)

@@ -16,6 +16,7 @@ from seqrec_tf import quiet
 from seqrec_tf.config import VECTOR_USES, check_choice
 from seqrec_tf.features import MISSING
 from seqrec_tf.layers.embedding import Embedding
+from seqrec_tf.sampling import next_seed
 from seqrec_tf.schema import Feature
 
 # Of features.KINDS, and vectors, those that models read; text and images are for encoders that make vectors of them.
@@ -195,7 +196,7 @@ class ItemFeatures(keras.layers.Layer):
         """
         is_known = tf.convert_to_tensor(self.is_trained.value)
         if training and self.id_dropout_rate:
-            draw = tf.random.stateless_uniform(tf.shape(is_known), tf.cast(self.seed_generator.next(), tf.int32))
+            draw = tf.random.stateless_uniform(tf.shape(is_known), next_seed(self.seed_generator))
             is_known *= tf.cast(draw >= self.id_dropout_rate, is_known.dtype)
         return vectors * tf.cast(tf.gather(is_known, ids), vectors.dtype)[..., None]
 

@@ -523,10 +523,14 @@ class SequenceModel(keras.Model):
             scores: float32 [B, k].
         """
         ids, scores, num_nan = self._recommend(query, excluded, min(k + 1, self.num_items))
-        target_scores = self.score_candidates(query, target[:, None])[:, 0]
         # The best k + 1 hold every rival that stands before a target of rank k, and perhaps the target; scores that
         # are NaN stand before every target, and are not among them.
-        rivals = tf.where(ids == target[:, None], -np.inf, scores)
+        is_target = ids == target[:, None]
+        rivals, own = tf.where(is_target, -np.inf, scores), tf.where(is_target, scores, -np.inf)
+        # Where the target is among them its score is of the same product as theirs, so that equal items are equal.
+        listed = tf.reduce_max(own, axis=1)
+        target_scores = self.score_candidates(query, target[:, None])[:, 0]
+        target_scores = tf.where(listed > -np.inf, listed, target_scores)
         num_rivals = tf.reduce_sum(tf.cast(rivals > -np.inf, tf.int32), axis=1)
         num_nan -= tf.cast(tf.math.is_nan(target_scores), tf.int32)
         before = num_nan + metrics.count_not_below(target_scores, rivals, num_rivals=num_rivals)

@@ -32,8 +32,8 @@ AGES, USER = "ages", "user"
 # Rows of an embedding of ages: 0 is padding, row 1 + b holds gaps of [2^b, 2^(b+1)) - 1 seconds, the last all longer.
 _NUM_GAPS = 36
 
-# Candidates scored at once when the whole catalogue is.
-_CANDIDATE_BLOCK = 256
+# Pairs of a history and a candidate that are scored at once when the whole catalogue is.
+_PAIRS = 16_384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,14 +198,16 @@ class RankingModel(SequenceModel):
 
     def score_block(self, query, start, stop):
         """Logits of the items with ids in [start, stop): float32 [B, stop - start]; some at a time, for memory."""
-        rows, width = tf.shape(query[HISTORY])[0], min(_CANDIDATE_BLOCK, stop - start)
+        rows = tf.shape(query[HISTORY])[0]
+        width = tf.clip_by_value(_PAIRS // tf.maximum(rows, 1), 1, stop - start)
         firsts = tf.range(start, stop, width)
 
         def block(first):
             ids = tf.minimum(first + tf.range(width), stop - 1)
             return self.score_candidates(query, tf.repeat(ids[None], rows, axis=0))
 
-        scores = tf.map_fn(block, firsts, fn_output_signature=tf.float32)  # [blocks, B, width]
+        # One at a time: map_fn would start ten.
+        scores = tf.map_fn(block, firsts, fn_output_signature=tf.float32, parallel_iterations=1)  # [blocks, B, width]
         return tf.reshape(tf.transpose(scores, [1, 0, 2]), [rows, -1])[:, : stop - start]
 
     @property
@@ -226,12 +228,13 @@ class RankingModel(SequenceModel):
         """
         config, items = self.config, sequences[ITEM_IDS]
         lengths = items.row_lengths()
-        places = tf.ragged.range(tf.minimum(tf.maximum(lengths - config.max_targets, 1), lengths), lengths)
+        oldest = tf.minimum(tf.maximum(lengths - config.max_targets, 1), lengths)  # of the targets
+        places = tf.ragged.range(oldest, lengths)
         row, place = places.value_rowids(), places.flat_values
-        first = tf.gather(items.row_starts(), row)
+        first, number = tf.gather(items.row_starts(), row), place - tf.gather(oldest, row)
         if not self.learns_from_labels and LABELS in sequences:
             is_liked = tf.gather(sequences[LABELS].flat_values, first + place) == 1
-            row, place, first = (tf.boolean_mask(part, is_liked) for part in (row, place, first))
+            row, place, first, number = (tf.boolean_mask(part, is_liked) for part in (row, place, first, number))
         history = tf.ragged.range(first + tf.maximum(place - config.max_len, 0), first + place)
 
         def of_history(name):
@@ -246,12 +249,14 @@ class RankingModel(SequenceModel):
             inputs[TARGET_TIME] = tf.gather(sequences[TIMESTAMPS].flat_values, first + place)
         if self.learns_from_labels:
             return inputs, tf.cast(tf.gather(sequences[LABELS].flat_values, first + place), tf.int32)[:, None]
+        # For each sequence at once: its items are sorted once, not once for each of its targets.
         drawn = sampling.uniform_negatives(
-            tf.gather(sequences[SEEN], row).to_tensor(),
+            sequences[SEEN].to_tensor(),
             num_items=self.num_items,
-            shape=[tf.size(row), config.num_negatives],
+            shape=[items.nrows(), config.max_targets, config.num_negatives],
             seed=seed,
         )
+        drawn = tf.gather_nd(drawn, tf.stack([row, number], axis=1))
         inputs[CANDIDATES] = tf.concat([target, drawn], axis=1)
         return inputs, tf.concat([tf.ones_like(target), tf.zeros_like(drawn)], axis=1)
 
@@ -275,10 +280,13 @@ class RankingModel(SequenceModel):
         return self.rank_among(self.query(inputs), target, drawn)
 
     def test_step(self, data):
-        """AUC of the events to predict by their labels; ranking metrics where the model learns from none."""
-        if not self.learns_from_labels:
-            return super().test_step(data)
+        """AUC of the events to predict by their labels; ranking metrics of what was liked where it learns from none."""
         inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        if not self.learns_from_labels:
+            if TARGET_LABEL in labels:
+                is_liked = labels[TARGET_LABEL] == 1
+                data = tf.nest.map_structure(lambda rows: tf.boolean_mask(rows, is_liked), (inputs, labels))
+            return super().test_step(data)
 
         def scores_of(inputs, target):
             return self.score_candidates(self.query(inputs), target[:, None])[:, 0]

@@ -87,11 +87,6 @@ class Caser(SequenceModel):
         self.dropout = Dropout(config.dropout_rate)
         self.hidden = keras.layers.Dense(config.dim, activation="relu", name="hidden")
 
-    @classmethod
-    def num_parts(cls, config, schema):
-        """1: a part may be without rows, of which TensorFlow's convolution on CPUs gives an array of a wrong shape."""
-        return 1
-
     def item_table(self):
         """Output vectors, for what the filters find and for users: float [V, D], or [V, 2 D] with users."""
         return self.outputs.table
@@ -109,9 +104,12 @@ class Caser(SequenceModel):
         events = tf.pad(events, [[0, 0], [config.window - 1, 0], [0, 0]])  # before the first event there is nothing
         windows = tf.stack([events[:, row : row + length] for row in range(config.window)], axis=2)  # [B, L, W, D]
         windows = tf.reshape(windows, [batch * length, config.window, config.dim])
+        # A part of a batch, or a replica, may be without rows; of none TensorFlow's convolution on CPUs fails.
+        windows = tf.pad(windows, [[0, tf.cast(batch * length == 0, tf.int32)], [0, 0], [0, 0]])
         found = [tf.reduce_max(convolve(windows), axis=1) for convolve in self.horizontal]
-        found.append(tf.reshape(self.vertical(tf.transpose(windows, [0, 2, 1])), [batch * length, -1]))
-        found = self.dropout(tf.concat(found, axis=-1), training=training)
+        of_columns = self.vertical(tf.transpose(windows, [0, 2, 1]))  # [B L, D, vertical filters]
+        found.append(tf.reshape(of_columns, [-1, config.dim * config.num_vertical]))
+        found = self.dropout(tf.concat(found, axis=-1)[: batch * length], training=training)
         hidden = tf.reshape(self.hidden(found), [batch, length, config.dim])
         hidden = tf.gather(hidden, place, batch_dims=1)
         if self.users is None:

@@ -172,6 +172,37 @@ def test_drawn_negatives_stand_beside_liked_events_alone():
     assert set(inputs["candidates"].numpy()[1, 1:]) <= {2, 3, 4, 5}
 
 
+def test_a_batch_without_anything_liked_has_no_examples():
+    model = random_model(BST, age_dim=2, num_heads=1, num_negatives=2)
+    nothing = tf.ragged.constant([[0, 0, 0, 0], [1], [0, 0]], tf.int64)
+    inputs, labels = model.make_batch({**SEQUENCES, "labels": nothing}, [0, 0])
+    assert labels.shape == inputs["candidates"].shape == (0, 3)
+    assert len(inputs["item_ids"]) == 0
+
+
+def test_validation_among_drawn_items_is_of_what_was_liked():
+    model = random_model(BST, age_dim=2, num_heads=1, num_negatives=2)
+    ranked = []
+    model.validation_rank = lambda inputs, labels: ranked.extend(labels["target"].numpy()) or labels["target"]
+    model.compile()
+    inputs = {"item_ids": tf.constant([[1], [2], [3]])}
+    labels = {"target": tf.constant([4, 5, 6]), "target_label": tf.constant([1, 0, 1], tf.int64)}
+    model.test_step((inputs, labels))
+    assert ranked == [4, 6]
+
+
+def test_a_catalogue_is_scored_some_items_at_a_time():
+    model = random_model(BST, age_dim=2, num_heads=1)
+    query = {**QUERY, USER: tf.constant([[0.3, -0.7]])}
+    query = {name: tf.repeat(value, 5_000, axis=0) for name, value in query.items()}
+    widths = []
+    score = model.score
+    model.score = lambda query, candidates: widths.append(candidates.shape) or score(query, candidates)
+    expected = score(query, tf.repeat([[*range(1, 7)]], 5_000, axis=0))
+    np.testing.assert_allclose(model.score_block(query, 1, 7)[4_999], expected[4_999], rtol=1e-5)
+    assert widths == [(5_000, 3), (5_000, 3)]
+
+
 def test_a_dataset_without_labels_needs_drawn_negatives():
     schema = Schema(num_items=6)
     with pytest.raises(ValueError, match=r"DIN learns from labels, and this dataset has none.*model\.num_negatives"):
