@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import cli, config, evaluate, export, models
+from seqrec_tf import cli, config, data, evaluate, export, models
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import FEATURES_FILE, ITEM_ID, Feature, Schema
 from seqrec_tf.train import train
@@ -137,6 +137,20 @@ def test_a_feature_that_the_dataset_lacks_names_the_nearest(dataset):
 def test_a_dataset_without_features_says_how_to_get_them(chain_dataset):
     with pytest.raises(ValueError, match=r"NOVA reads side features of items, and this dataset has none. .*--items"):
         models.NOVA.from_dataset(chain_dataset)
+
+
+def test_validation_makes_the_table_of_side_features_once_a_batch(dataset, monkeypatch):
+    monkeypatch.setattr("seqrec_tf.models.base.parts_for_cores", lambda: 2)
+    model = models.SASRec.from_dataset(dataset, dim=4, item_features=("*",), loss="sampled-softmax")
+    model.compile()
+    batch = inputs, labels = next(iter(data.load(dataset, model, "valid")))
+    ranks = model.rank_targets(model.query(inputs), labels["target"], labels["excluded"])
+    made, make = [], model.item_table
+    model.item_table = lambda: made.append(1) or make()
+    logs = model.test_step(batch)
+    assert len(made) == 1
+    assert model.frozen_table is None
+    assert float(logs["hr@10"]) == pytest.approx(np.mean(ranks.numpy() <= 10))
 
 
 def test_targets_without_training_events_have_figures_of_their_own(write_dataset, tmp_path):

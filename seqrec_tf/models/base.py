@@ -570,10 +570,14 @@ class SequenceModel(keras.Model):
     def test_step(self, data):
         """Ranking metrics of a batch that `data.load` made from `valid` or `test`."""
         inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
-        # Each part would make the table that is made of side features.
         makes_table = self.scores_by_features and self.frozen_table is None
-        parts = 1 if makes_table else self.num_parts(self.config, self.schema)
-        rank = in_parts(self.validation_rank, parts, inputs, labels)
+        if makes_table:  # of side features, and once for all parts of the batch and of the catalogue
+            self.frozen_table = self.item_table()
+        try:
+            rank = in_parts(self.validation_rank, self.num_parts(self.config, self.schema), inputs, labels)
+        finally:
+            if makes_table:
+                self.frozen_table = None
         ndcg, hit_rate = self.validation_metrics
         ndcg.update_state(metrics.ndcg(rank, 10))
         hit_rate.update_state(metrics.hit_rate(rank, 10))
