@@ -19,6 +19,8 @@ from seqrec_tf.schema import Schema
 _SECONDS_A_DAY = 86_400
 # One shard for so much plain input: enough files to shuffle by, none of them tiny.
 _SHARD_BYTES = 64 << 20
+# Ranges of the items files whose items go to one file.
+_PARTS_A_SHARD = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,10 +265,12 @@ class PrepareSequences(beam.PTransform):
                 | "Training items" >> beam.FlatMap(write_dataset.training_fields)
                 | "Learn features" >> beam.CombineGlobally(write_dataset.LearnFeatures(plan.schema.item_features[1:]))
             )
-            encode_items = write_dataset.EncodeItems(plan.schema.item_features)
-            encoded = _counting_pardo(grouped, "Encode items", encode_items, AsSingleton(learned["items"]))
+            num_shards = -(-len(plan.tables["items"].parts) // _PARTS_A_SHARD)
+            encode_items = write_dataset.EncodeItems(plan.schema.item_features, num_shards)
+            num_items = AsSingleton(vocabulary | "Number of items" >> beam.Map(len))
+            encoded = _counting_pardo(grouped, "Encode items", encode_items, AsSingleton(learned["items"]), num_items)
             counts.append(encoded[COUNTS])
-            digests.append(self._write(encoded["main"], "Items", 1))
+            digests.append(self._write(encoded["main"], "Items", num_shards))
 
         rejected_files = (
             rejected

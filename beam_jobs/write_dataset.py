@@ -184,16 +184,18 @@ class EncodeItems(Counting):
 
     Args:
         item_features: The item's id, then its other columns.
+        num_shards: Files, each with a run of ids.
     """
 
-    def __init__(self, item_features: Sequence[Feature]):
+    def __init__(self, item_features: Sequence[Feature], num_shards: int):
         self._features = tuple(item_features)
+        self._num_shards = num_shards
         self._encode: features.Encoder | None = None
 
     def process(
-        self, element, learned: dict[str, dict[str, Any]]
+        self, element, learned: dict[str, dict[str, Any]], num_items: int
     ) -> Iterator[tuple[tuple[str, int], tuple[bytes, bytes]]]:
-        """Encode one item."""
+        """Encode one item; `num_items` is how many ids there are."""
         item, grouped = element
         ids = list(grouped["id"])
         self._encode = self._encode or features.Encoder(self._features[1:], learned)
@@ -203,7 +205,8 @@ class EncodeItems(Counting):
         record = {self._features[0].name: item, **self._encode(fields)}
         number, _ = ids[0]
         order = number.to_bytes(8, "big")
-        yield (schema_lib.ITEMS_FOLDER, 0), (order, records.encode_example(record, self._features))
+        shard = (number - 1) * self._num_shards // num_items
+        yield (schema_lib.ITEMS_FOLDER, shard), (order, records.encode_example(record, self._features))
 
 
 class WriteShard(beam.DoFn):

@@ -186,6 +186,18 @@ def test_what_files_hold_is_seen_in_the_first_that_holds_something(prepare, tmp_
     assert item_rows(outcome) == [("a", "A b c"), ("b", ""), ("c", "")]
 
 
+def test_many_items_are_in_several_files_in_the_order_of_their_ids(prepare, tmp_path):
+    items = [f"i{number:02d}" for number in range(30)]
+    (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"{item},t {item} x\n" for item in items))
+    events = log(*(f"u{user} {item} {user + n}" for user in range(3) for n, item in enumerate(items[user:])))
+    options = f"--items {tmp_path / 'items.csv'} --item-feature title:text"
+    whole, cut = prepare(events, options, output="whole"), prepare(events, options, "--range-bytes 40")
+    assert len(whole.folder.item_files()) == 1
+    assert len(cut.folder.item_files()) > 2
+    assert item_rows(cut) == item_rows(whole)
+    assert [row[0] for row in item_rows(cut)] == cut.folder.item_ids
+
+
 def test_names_of_columns_become_names_of_features(prepare, tmp_path):
     (tmp_path / "items.csv").write_text("item_id,Product Title,1st/shelf\na,A b c,2\n")
     options = '--item-feature "Product Title:text" 1st/shelf:number --require-item-features "Product Title"'
