@@ -261,8 +261,10 @@ def preflight(
     """One line that says what the work will take.
 
     Raises:
-        ValueError: It cannot fit in this machine's memory.
+        ValueError: It cannot fit in this machine's memory. That of GPUs TensorFlow does not tell.
     """
+    import tensorflow as tf
+
     from seqrec_tf.data import LEAST_ROWS
 
     split = folder.stats["splits"]["train"]
@@ -272,11 +274,12 @@ def preflight(
         rows = max(min(rows, LEAST_ROWS), math.ceil(rows * min(1.0, split["length"]["mean"] / longest)))
     batch = -(-rows // replicas)
     needed = model_class.memory_estimate(config.model, folder.schema, batch_size=batch)
-    total = _memory_limit()
+    total = math.inf if tf.config.get_visible_devices("GPU") else _memory_limit()
     line = (
         f"{config.model_name}: {folder.num_items:,} items, {split['sequences']:,} sequences of "
         f"{split['length']['mean']:.0f} events on average; {steps:,} steps an epoch, at most {config.train.epochs} "
-        f"epochs; about {needed / 1e9:.1f} GB of {total / 1e9:.0f} GB memory"
+        f"epochs; about {needed / 1e9:.1f} GB "
+        + ("of a GPU's memory" if total == math.inf else f"of {total / 1e9:.0f} GB memory")
         + (f"; {replicas} replicas" if replicas > 1 else "")
     )
     if needed > total:

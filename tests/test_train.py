@@ -310,15 +310,13 @@ def test_a_dataset_that_changed_is_refused(finished, tiny_dataset):
         run.open_dataset(tiny_dataset)
 
 
-def test_what_cannot_fit_is_refused_before_the_work(chain_dataset):
+def test_what_cannot_fit_is_refused_before_the_work(chain_dataset, monkeypatch):
+    work = models.find("sasrec"), make_config("data.batch_size=100000000"), DatasetFolder(chain_dataset)
     with pytest.raises(ValueError, match=r"cannot fit. Set a smaller data.batch_size"):
-        preflight(
-            models.find("sasrec"),
-            make_config("data.batch_size=100000000"),
-            DatasetFolder(chain_dataset),
-            steps=1,
-            replicas=1,
-        )
+        preflight(*work, steps=1, replicas=1)
+    # The memory of this machine is not that of its GPUs.
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: ["a GPU"])
+    assert "GB of a GPU's memory" in preflight(*work, steps=1, replicas=1)
 
 
 def test_the_memory_of_users_counts():
