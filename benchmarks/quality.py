@@ -80,7 +80,7 @@ _NO_USERS = "model.max_len=50 data.exclude_history=false"
 _SAMPLED = "model.loss=sampled-softmax model.negatives=popular model.share_negatives=true model.num_negatives=2048"
 _LABELS = {"labels": {"auc": None, "gauc": None, "logloss": None, "calibration": None}}
 _ORDERED = "model.hidden_dims=[64,32] data.batch_size=16 train.epochs=6 train.learning_rate=0.001"
-_NEGATIVES = "model.num_negatives=4 model.max_targets=20 data.batch_size=64 train.epochs=5"
+_NEGATIVES = "model.num_negatives=4 model.max_targets=20 data.batch_size=64 train.epochs=25 train.learning_rate=0.003"
 
 ROWS = {
     "ml1m-sasrec": _row(
