@@ -32,6 +32,8 @@ setup(
     ],
     extras_require={
         "gcp": ["apache-beam[gcp]"],
+        # CUDA and cuDNN for NVIDIA GPUs on Linux.
+        "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
         # The tokenizer ops that many TF Hub text encoders need.
         "text": ["tensorflow-text>=2.21,<2.22"],
         # Pinned, as what they accept changes with their versions.

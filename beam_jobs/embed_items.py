@@ -21,6 +21,7 @@ import collections
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 import time
 import uuid
@@ -160,6 +161,7 @@ def make_job(
     from seqrec_tf.encoders import identity_of, load_encoder
 
     encode = load_encoder(encoder)
+    encoder = encoder if "://" in encoder else os.path.abspath(encoder)  # found again from other folders
     probe = np.zeros([1, image_size, image_size, 3], np.float32) if image_size else np.array(["probe"], object)
     try:
         vectors = np.asarray(encode(probe))
@@ -286,7 +288,10 @@ class _SortOut(beam.DoFn):
         from seqrec_tf.encoders import decode_image
 
         item, grouped = element
-        job, field = self._job, next(iter(grouped["field"]), "").strip()
+        fields = list(grouped["field"])
+        if not fields:  # old vectors of an item that the dataset does not have any more
+            return
+        job, field = self._job, fields[0].strip()
         if not field:
             yield TaggedOutput(REJECTED, (item, "empty"))
             return
@@ -404,7 +409,7 @@ def _check_result(job: Job) -> None:
 def _reasons(job: Job) -> str:
     """The most frequent reasons of what was rejected, with how many items each has."""
     text = DatasetFolder(job.dataset).read_text(f"{schema_lib.VECTORS_FOLDER}/{job.feature}/{job.rejected_file}")
-    reasons = collections.Counter(json.loads(line)["reason"].partition(": ")[0] for line in text.splitlines())
+    reasons = collections.Counter(json.loads(line)["reason"].partition(": ")[0] for line in text.split("\n") if line)
     return "; ".join(f"{number:,} {reason}" for reason, number in reasons.most_common(5))
 
 

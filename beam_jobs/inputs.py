@@ -130,6 +130,7 @@ def inspect_events(options: Options) -> EventsInput:
         text_format = None
         for path in dict.fromkeys(part.path for part in parts):
             _check_columns(columns, _parquet_names(path), path)
+        path = parts[0].path
         sample: list[Sequence] = list(
             itertools.islice(read_events.read_parquet(parts[0], tuple(columns)), _LINES_TO_PEEK)
         )
@@ -428,7 +429,7 @@ def _row_groups(path: str) -> list[int]:
 def _json_names(path: str, text_format: TextFormat) -> list[str]:
     names: dict[str, None] = {}
     with read_events.open_binary(path) as stream:
-        for line in itertools.islice(stream, _LINES_TO_PEEK):
+        for line in itertools.islice(stream, _ROWS_TO_PEEK):
             try:
                 names |= dict.fromkeys(json.loads(text_format.decode(line)))
             except (LineError, ValueError, TypeError):

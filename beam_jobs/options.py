@@ -264,6 +264,12 @@ def check_options(options: Options) -> None:
         raise ValueError("Give --user-column or --session-column: something must say which events belong together.")
     if options.format != "sequences" and options.item_column == NONE:
         raise ValueError("Give --item-column: what the events are about.")
+    if options.format == "sequences":  # an item after the other, and nothing beside them
+        for name in ("users", "label_column", "weight_column"):
+            if getattr(options, name) not in ((), NONE):
+                raise ValueError(
+                    f"--format sequences has items alone, a sequence a line: --{name.replace('_', '-')} does not apply."
+                )
     if options.positive_only and options.label_column == NONE:
         raise ValueError("--positive-only needs --label-column.")
     if options.label_threshold is not None and options.label_column == NONE:

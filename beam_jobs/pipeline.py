@@ -179,7 +179,8 @@ class PrepareSequences(beam.PTransform):
         if options.require_items or required:
             names = [feature.name for feature in plan.tables["items"].features]
             places = [names.index(name) for name in required]
-            complete = rows["items"] | "Complete" >> beam.Filter(_has_fields, places)
+            first_rows = rows["items"] | "First rows" >> beam.CombinePerKey(min)
+            complete = first_rows | "Complete" >> beam.Filter(_has_fields, places)
             known_items = [AsSingleton(_as_set(complete | beam.Keys(), "Known"))]
         stage = _counting_pardo(ordered, "Clean", clean, *known_items)
         steps = list(clean.steps)

@@ -374,9 +374,10 @@ class ReadTable(ReadRange):
 
 
 def _column_text(value: Any) -> str:
-    if value is None:
+    if value is None or value != value:  # NaN
         return ""
-    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    is_nested = isinstance(value, (list, dict, bool))
+    text = json.dumps(value, default=str, ensure_ascii=False) if is_nested else str(value)
     if not text.isprintable():
         try:
             text.encode()

@@ -239,7 +239,7 @@ class ByTime(Splitter):
             ("valid", num_before_test, max(num_train, 1)),
             ("test", len(events), max(num_before_test, 1)),
         ]
-        return [(split, end, start) for split, end, start in cuts if end > start or (split == "train" and end)]
+        return [(split, end, start) for split, end, start in cuts if end]
 
 
 class LastDays(Splitter):
@@ -289,7 +289,11 @@ class Split(Counting):
     ) -> Iterator[tuple[Key, list[Event], list[Cut]]]:
         """Split one sequence."""
         key, events = element
-        cuts = self._splitter.cuts(key, events, boundary)
+        cuts = [
+            (split, end, start)
+            for split, end, start in self._splitter.cuts(key, events, boundary)
+            if end > start or split == "train"
+        ]
         items = [event[ITEM] for event in events]
         # Every item that any split holds is in the vocabulary; only its training events decide its place there.
         self.items["all"].update(items[: max((end for _, end, _ in cuts), default=0)])

@@ -117,7 +117,7 @@ ROWS = {
         )
         for name, windows in (("ml100k", ""), ("ml1m", "model.max_len=50 data.window=random train.epochs=25"))
         for row, config, settings in (
-            ("sasrec", "sasrec_sides", ""),
+            ("sasrec", "sasrec_sides", "model.item_features=[]"),
             ("sasrec-sides", "sasrec_sides", _TITLES),
             ("sasrec-sides-dropout", "sasrec_sides", f"{_TITLES} model.item_id_dropout_rate=0.2"),
             *((f"nova-{fusion}", "nova_ml1m", f"{_TITLES} model.fusion={fusion}") for fusion in _FUSIONS),

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         model, exclude_history = run_folder.load_model(), run_folder.config.data.exclude_history
         model.freeze_item_table()
     rows, items = folder.training_events()
-    figures = describe(folder, items)
+    figures = describe(folder, rows, items)
     figures["order"] = neighbours(rows, items, shuffles=args.shuffles, min_support=args.min_support, seed=args.seed)
     if model is not None:
         figures["order"]["model"] = {"name": type(model).__name__, "split": args.split} | shuffled_histories(
@@ -78,11 +78,12 @@ def run(args: argparse.Namespace) -> None:
     sys.stdout.write(text if args.json == "-" else report(figures))
 
 
-def describe(folder: DatasetFolder, items: np.ndarray) -> dict[str, Any]:
+def describe(folder: DatasetFolder, rows: np.ndarray, items: np.ndarray) -> dict[str, Any]:
     """Sizes, lengths and popularity of the training sequences, and the audits.
 
     Args:
         folder: The dataset.
+        rows: int64 [E], the sequence of each training event.
         items: int64 [E], item ids of the training events.
 
     Returns:
@@ -97,6 +98,7 @@ def describe(folder: DatasetFolder, items: np.ndarray) -> dict[str, Any]:
     stats = folder.stats
     counts = np.sort(np.bincount(items, minlength=folder.num_items + 1)[1:])[::-1]
     num_sequences = stats["splits"]["train"]["sequences"]
+    num_pairs = len(np.unique(rows * (folder.num_items + 1) + items))
     share = np.cumsum(counts) / counts.sum()
     ranks = np.arange(1, len(counts) + 1)
     return {
@@ -104,7 +106,7 @@ def describe(folder: DatasetFolder, items: np.ndarray) -> dict[str, Any]:
             "sequences": num_sequences,
             "items": folder.num_items,
             "events": len(items),
-            "density": len(items) / (num_sequences * folder.num_items),
+            "density": num_pairs / (num_sequences * folder.num_items),
         },
         "lengths": stats["splits"]["train"]["length"],
         "popularity": {

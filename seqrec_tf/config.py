@@ -89,7 +89,9 @@ class DataConfig:
 
     Attributes:
         batch_size: Sequences a step, over all replicas; on average, where batches are of like length.
-        eval_batch_size: Sequences a step of validation.
+        eval_batch_size: Events to predict, each with its history, a step of validation.
+        valid_sequences: Sequences that a validation looks at, the same each time, at random unless they lie in order
+            of time; all where 0. For splits so large that to rank all items for each would take longer than an epoch.
         sort_by_length: Whether a training batch holds sequences of like length, for little padding, and about as many
             events as any other: long sequences make small batches.
         window: What an epoch sees of a sequence that is longer than the model's: its "newest" events, or "random":
@@ -99,6 +101,7 @@ class DataConfig:
 
     batch_size: int = 128
     eval_batch_size: int = 256
+    valid_sequences: int = 0
     sort_by_length: bool = True
     window: str = "newest"
     exclude_history: bool = True
@@ -106,6 +109,7 @@ class DataConfig:
     def __post_init__(self):
         check_at_least("data.batch_size", self.batch_size, 1)
         check_at_least("data.eval_batch_size", self.eval_batch_size, 1)
+        check_at_least("data.valid_sequences", self.valid_sequences, 0)
         check_choice("data.window", self.window, ("newest", "random"))
 
 
@@ -200,7 +204,8 @@ def resolve(
         model_config: The dataclass of the section `model`.
         toml: Text of a configuration file; empty for none.
         toml_name: Name of that file, for messages.
-        settings: Such as `"train.epochs=20"`; the value is read as TOML, or else as a string.
+        settings: Such as `"train.epochs=20"`; the value is read as TOML, or else as a string, and where several strings
+            are expected as these, with commas between them.
 
     Raises:
         ValueError: Unknown section or key, or a value of the wrong type.
@@ -268,6 +273,8 @@ def _check_type(value: Any, expected: Any, name: str) -> Any:
                 return _check_type(value, option, name)
             except ValueError:
                 continue
+    elif expected == tuple[str, ...] and isinstance(value, str):  # a shell takes the quotes off a list
+        return tuple(part.strip(" \"'") for part in value.strip("[]").split(",") if part.strip(" \"'"))
     elif typing.get_origin(expected) is tuple and isinstance(value, (list, tuple)):
         return tuple(_check_type(element, typing.get_args(expected)[0], name) for element in value)
     elif expected is float and isinstance(value, (int, float)) and not isinstance(value, bool):

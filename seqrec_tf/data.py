@@ -46,6 +46,7 @@ def load(
     seed: int = 0,
     epochs: range | None = None,
     exclude_history: bool = True,
+    max_sequences: int = 0,
 ) -> tf.data.Dataset:
     """Batches for `model.fit` and `model.evaluate`.
 
@@ -63,6 +64,7 @@ def load(
         seed: Of the order of training batches.
         epochs: Training epochs to give one after the other, each with its own order, the same in every run.
         exclude_history: Whether `excluded` holds the items of the history, or none.
+        max_sequences: Of "valid" and "test", only the first so many; all where 0.
 
     Raises:
         ValueError: The split is unknown or empty.
@@ -70,7 +72,14 @@ def load(
     folder = dataset if isinstance(dataset, DatasetFolder) else DatasetFolder(dataset)
     folder.check_split(split)
     if split != "train":
-        batches = evaluation_batches(folder, split, model, batch_size=batch_size, exclude_history=exclude_history)
+        batches = evaluation_batches(
+            folder,
+            split,
+            model,
+            batch_size=batch_size,
+            exclude_history=exclude_history,
+            max_sequences=max_sequences,
+        )
         return batches.map(
             lambda inputs, labels: (inputs, {key: labels[key] for key in labels if key not in (TOUCHED, USER_ID)})
         )
@@ -117,9 +126,15 @@ def replica_batches(batches: tf.data.Dataset, context: tf.distribute.InputContex
 
 
 def evaluation_batches(
-    folder: DatasetFolder, split: str, model: SequenceModel, *, batch_size: int, exclude_history: bool
+    folder: DatasetFolder,
+    split: str,
+    model: SequenceModel,
+    *,
+    batch_size: int,
+    exclude_history: bool,
+    max_sequences: int = 0,
 ) -> tf.data.Dataset:
-    """Every event to predict of a split, with the events before it.
+    """Every event to predict of a split, or of its first `max_sequences` sequences, with the events before it.
 
     Returns:
         Batches, in the same order each time, of
@@ -176,7 +191,7 @@ def evaluation_batches(
         return tf.data.Dataset.range(num_batches).map(batch, num_parallel_calls=_PARALLEL_BATCHES)
 
     files = tf.data.Dataset.from_tensor_slices(folder.split_files(split))
-    serialized = tf.data.TFRecordDataset(files, compression_type=records.COMPRESSION)
+    serialized = tf.data.TFRecordDataset(files, compression_type=records.COMPRESSION).take(max_sequences or -1)
     return _ahead(serialized.batch(50 * batch_size).flat_map(to_batches))
 
 

@@ -23,6 +23,8 @@ import time
 import urllib.error
 import urllib.request
 
+from seqrec_tf.config import check_at_least
+
 # What is bought in which order, by category.
 _TRAILS = {
     category: tuple(products.split(", "))
@@ -70,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
     output = pathlib.Path(args.output)
     if output.exists():
         raise FileExistsError(f"{output} exists. Remove it, or choose another --output.")
+    check_at_least("--customers", args.customers, 100)  # of fewer, the broken lines are too large a share
     started = time.monotonic()
     raw = output / "raw"
     num_events = generate_shop(raw, num_customers=args.customers, seed=0)

@@ -7,8 +7,10 @@ Protocols:
   labels       no rank: the score of each event against its label (AUC, and of each user, GAUC); the predicted
                probabilities of ranking models too (log-loss; calibration, the mean prediction over the mean label)
 
-Under `full`, items of the user's history cannot be recommended, unless --keep-history is given or the run was trained
-with data.exclude_history=false. Ties, NaN and constant scores count against a model.
+Left out, --protocol is full; for ranking models, which score items one by one, labels where the model learned from
+them, else uniform-100. Events with label 0 are no targets but of `labels`. Under `full`, items of the user's history
+cannot be recommended, unless --keep-history is given or the run was trained with data.exclude_history=false. Ties, NaN
+and constant scores count against a model.
 
 Example:
   seqrec evaluate --run runs/sasrec --protocol full uniform-100 --json figures.json
@@ -52,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", required=True, metavar="RUN", help="folder made by `seqrec train`")
     parser.add_argument("--dataset", metavar="DATASET", help="where the run's dataset is now, if it was moved")
     parser.add_argument("--split", choices=("valid", "test"), default="test")
-    parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=["full"])
+    parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, help="see above")
     parser.add_argument("--keep-history", action="store_true", help="let items of the history be recommended (full)")
     parser.add_argument("--seed", type=int, default=0, help="of sampled items and of the bootstrap")
     parser.add_argument("--batch-size", type=int, default=256)
@@ -67,9 +69,10 @@ def run(args: argparse.Namespace) -> None:
     check_at_least("--batch-size", args.batch_size, 1)
     run_folder = RunFolder(args.run)
     folder = run_folder.open_dataset(args.dataset)
-    for protocol in args.protocol:
+    for protocol in args.protocol or ["full"]:
         check_protocol(protocol, folder, args.split)
     model = run_folder.load_model()
+    protocols = args.protocol or [default_protocol(model)]
     model.freeze_item_table()
     models = {run_folder.config.model_name: model}
     # As long a history as the model's, so that batches, and with them the sampled items, are the same for both.
@@ -81,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
         "seed": args.seed,
         "protocols": {},
     }
-    for protocol in args.protocol:
+    for protocol in protocols:
         results = {
             name: evaluate(
                 model,
@@ -145,7 +148,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 256,
 ) -> Result:
-    """Rank every held-out event of a split.
+    """Rank every held-out event of a split; where there are labels, every liked one.
 
     Memory does not grow with users times items: of each target only its rank and, under `full`, a short list is kept.
 
@@ -159,12 +162,12 @@ def evaluate(
         batch_size: Histories scored at once.
 
     Raises:
-        ValueError: The protocol is unknown or the split is empty.
+        ValueError: The protocol is unknown, the split is empty, or nothing in it was liked.
     """
     import tensorflow as tf
 
     from seqrec_tf import data
-    from seqrec_tf.models.base import EXCLUDED, TARGET, TARGET_LABEL
+    from seqrec_tf.models.base import EXCLUDED, TARGET, TARGET_LABEL, liked_alone
     from seqrec_tf.ranking import multiply_exactly
     from seqrec_tf.schema import USER_ID
 
@@ -210,6 +213,9 @@ def evaluate(
     ranks, lists, cold = [], [], []
     num_impossible = 0
     for inputs, labels in batches:
+        inputs, labels = liked_alone(inputs, labels)
+        if not len(labels[TARGET]):
+            continue
         cold.append(counts[labels[TARGET].numpy()] == 0)
         if sampler is None:
             rank, items = rank_full(inputs, labels[TARGET], labels[EXCLUDED])
@@ -219,6 +225,10 @@ def evaluate(
             negatives = np.stack([sampler(touched, rng) for touched in labels[data.TOUCHED].numpy()])
             rank = rank_sampled(inputs, labels[TARGET], negatives)
         ranks.append(rank.numpy())
+    if not ranks:
+        raise ValueError(
+            f"No event of the split {split} of {folder.path} has the label 1, so there is nothing to rank."
+        )
     rank, is_cold = np.concatenate(ranks), np.concatenate(cold)
     metrics = rank_metrics(rank, rng=rng)
     if lists:
@@ -229,15 +239,19 @@ def evaluate(
     return Result(len(rank), num_impossible, metrics, int(is_cold.sum()))
 
 
+def default_protocol(model: SequenceModel) -> str:
+    """That against all items, unless these would be scored one by one."""
+    if not model.ranks_candidates:
+        return "full"
+    return LABELS_PROTOCOL if model.gives_probabilities else "uniform-100"
+
+
 def check_protocol(protocol: str, folder: DatasetFolder, split: str) -> None:
     """Raise a ValueError where a split cannot be evaluated by a protocol."""
     check_choice("--protocol", protocol, PROTOCOLS)
     folder.check_split(split)
     if protocol == LABELS_PROTOCOL and LABELS not in folder.schema:
-        raise ValueError(
-            f"--protocol labels needs labels, and {folder.path} has none. Prepare it with --label-column or "
-            "--label-threshold."
-        )
+        raise ValueError(f"--protocol labels needs labels, and {folder.path} has none. Prepare it with --label-column.")
 
 
 def rank_metrics(ranks: np.ndarray, *, rng: np.random.Generator) -> dict[str, Interval]:

@@ -17,9 +17,11 @@ Both take more where the model reads it: `user_id` string [batch]; `history_time
 names, as in the users file: a number as float32 [batch] (NaN where missing), a category as string [batch], several as
 string [batch, number] ("" where missing).
 
-A history without any known item gets the most popular items, scored by the logarithm of their share of the events.
+A history without any known item gets the most popular items, scored by the logarithm of their share of the events; but
+models that know the user answer by their vector, and ranking models by the candidate and what they know of the user.
+Ranking models that learned from labels take a history of liked events alone.
 
-With --items, items that came after training are candidates too, for models that score items by their features.
+With --items, items that came after training are candidates too, for models that know items by their features.
 
 Beside the model, in assets.extra/, go warm-up requests for TF Serving, golden requests (histories with the answers that
 the trained model gave), the schema and the configuration. The saved model is loaded the way TF Serving loads it, and
@@ -71,7 +73,9 @@ EXTRA_FOLDER = "assets.extra"
 WARM_UP_FILE = "tf_serving_warmup_requests"  # TF Serving's name for it
 GOLDEN_FILE = "golden_requests.json"
 
-_NUM_GOLDEN = 50
+_NUM_GOLDEN, _LEAST_GOLDEN = 50, 3
+# Scores, in all, of golden requests to a model that scores items one by one.
+_GOLDEN_SCORES = 1_000_000
 _WARM_UP_BATCH_SIZES = (1, 8, 64)  # the allowed batch sizes of serving/batching.config
 # float32 sums in another order: what the same scores may differ by.
 _SCORE_TOLERANCE = 1e-4
@@ -188,7 +192,8 @@ def export(
     if items:
         wanted = [feature.name for feature in model.item_features.features] if model.item_features else []
         new = new_items.read(items, folder, wanted, id_column=item_id_column, image_folder=image_folder)
-        model = model.with_new_items(len(new.ids), new.values)
+        with run_lib.computing_in(run_folder.config.train.precision):
+            model = model.with_new_items(len(new.ids), new.values)
         catalogue = [*catalogue, *new.ids]
 
     partial = output / f"partial-{uuid.uuid4().hex[:8]}"  # no integer, so no server takes it for a version
@@ -369,9 +374,11 @@ def golden_requests(
 
     split = next(split for split in ("test", "valid", "train") if folder.split_files(split))
     batches = data.evaluation_batches(folder, split, model, batch_size=1, exclude_history=True)
-    requests = []
+    requests, number = [], _NUM_GOLDEN
+    if model.ranks_candidates:
+        number = min(number, max(_LEAST_GOLDEN, _GOLDEN_SCORES // model.num_items))
     # Every fourth, as neighbours are of like length.
-    for inputs, labels in itertools.islice(batches, 0, 4 * _NUM_GOLDEN, 4):
+    for inputs, labels in itertools.islice(batches, 0, 4 * number, 4):
         history = labels[EXCLUDED].numpy()[0][-(history_length or 0) :]
         # A server knows no labels: its clients send what they count as the history.
         inputs.pop(LABELS, None)

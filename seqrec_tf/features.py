@@ -80,7 +80,8 @@ def parse(kind: str, text: str) -> Any:
                 values = json.loads(text)
             except RecursionError:
                 raise ValueError("the list is nested too deeply") from None
-            return [str(value).strip() for value in values if str(value).strip()]
+            texts = (value if isinstance(value, str) else json.dumps(value) for value in values if value is not None)
+            return [text.strip() for text in texts if text.strip()]
         return [part.strip() for part in _SEPARATORS.split(text) if part.strip()]
     if not text or kind != "number":
         return text or None
@@ -155,9 +156,12 @@ class Learner:
     def result(self) -> dict[str, Any]:
         """What `Encoder` needs, as JSON-serialisable values."""
         if self.kind == "number":
-            # 9 digits, so that the order in which parts were merged leaves no trace.
+            # 9 digits, so that the order in which parts were merged leaves no trace; of a mean near 0, as many as the
+            # deviation's say anything.
             deviation = math.sqrt(self.squares / self.number) if self.number else 0.0
-            return {"mean": float(f"{self.mean:.9g}"), "deviation": float(f"{deviation:.9g}") or 1.0}
+            deviation = float(f"{deviation:.9g}") or 1.0
+            mean = round(self.mean, 9 - math.ceil(math.log10(deviation)))
+            return {"mean": float(f"{mean:.9g}") + 0.0, "deviation": deviation}
         if self.kind in ("category", "categories"):
             values = sorted(self.counts, key=lambda value: (-self.counts[value], value))
             return {"values": values, **({"most": max(self.most, 1)} if self.kind == "categories" else {})}

@@ -56,10 +56,13 @@ def read(
     """
     known = set(folder.item_ids)
     rows: dict[str, dict[str, str]] = {}
-    for line, row in _rows(path, id_column):
+    quoted = not folder.stats.get("options", {}).get("items_no_quotes")  # as the dataset's own items were read
+    for line, row in _rows(path, id_column, quoted=quoted):
         item = row[id_column]
-        if not item or "\n" in item or "\r" in item:
-            raise ValueError(f"{path}, line {line}: {id_column} {'holds a line break' if item else 'is empty'}.")
+        if not item.strip() or "\n" in item or "\r" in item:
+            raise ValueError(
+                f"{path}, line {line}: {id_column} {'holds a line break' if item.strip() else 'is empty'}."
+            )
         if item not in known:
             fields = {features.name_of(name): field for name, field in row.items() if name != id_column}
             rows.setdefault(item, fields | {"": f"{path}, line {line}"})
@@ -83,7 +86,7 @@ def read(
     return NewItems(list(rows), values)
 
 
-def _rows(path: str, id_column: str) -> Iterator[tuple[int, dict[str, str]]]:
+def _rows(path: str, id_column: str, *, quoted: bool) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and fields of each row."""
     file = pathlib.Path(path)
     suffixes = file.suffixes[-2:] if file.suffix == ".gz" else [file.suffix]
@@ -93,31 +96,47 @@ def _rows(path: str, id_column: str) -> Iterator[tuple[int, dict[str, str]]]:
     with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8-sig") as stream:
         if kind == ".jsonl":
             for line, text in enumerate(stream, start=1):
+                if text.isspace():
+                    continue
                 try:
                     values = json.loads(text)
                     row = {name: _text(value) for name, value in values.items()}
+                    "".join(row.values()).encode()  # no half of a surrogate pair
                 except (ValueError, AttributeError):
                     raise ValueError(
                         f"{path}, line {line}: expected a JSON object, got {text.strip()[:80]!r}."
                     ) from None
+                item = values.get(id_column)
+                if isinstance(item, float) and item.is_integer():
+                    row[id_column] = str(int(item))
                 yield line, {id_column: "", **row}
             return
-        reader = csv.DictReader(stream, delimiter=_DELIMITERS[kind])
+        reader = csv.DictReader(
+            stream,
+            delimiter=_DELIMITERS[kind],
+            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+            strict=True,
+        )
         if id_column not in (reader.fieldnames or ()):
             raise ValueError(
                 f"{path} has no column {id_column!r}; its header is {reader.fieldnames}. Name it with --item-id-column."
             )
-        for fields in reader:
-            if None in fields:
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or ())} fields, got "
-                    f"{len(fields) - 1 + len(fields[None])}."
-                )
-            yield reader.line_num, {name: value or "" for name, value in fields.items()}
+        try:
+            for fields in reader:
+                values = [*fields.pop(None, ()), *(value for value in fields.values() if value is not None)]
+                if len(values) != len(fields):
+                    raise ValueError(
+                        f"{path}, line {reader.line_num}: expected {len(fields)} fields, got {len(values)}."
+                    )
+                yield reader.line_num, fields
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num}: quotes do not match: {error}.") from None
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+    if value is None or value != value:  # NaN
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _encoded(rows, feature: schema_lib.Feature, learned):
@@ -153,9 +172,9 @@ def _vectors(rows, column: str, about: dict[str, Any], image_folder: str):
         part = given[start : start + _ENCODED_AT_ONCE]
         contents: list[Any] = []
         for _, row in part:
-            content: Any = row[column]
+            content: Any = row[column].strip()
             if about["image_size"]:
-                image = image_path(image_folder, content.strip())
+                image = image_path(image_folder, content)
                 try:
                     with tf.io.gfile.GFile(image, "rb") as stream:
                         content = decode_image(stream.read(), about["image_size"])

@@ -34,8 +34,8 @@ class ObjectiveConfig(ModelConfig):
         negatives: "uniform" (never an item of the sequence or, where shared, the target), "popular" (by training
             events to the power of `popularity_exponent`; never the target) or "in-batch" (the targets of the
             batch's other sequences, and `num_negatives` popular ones beside them).
-        share_negatives: Whether all targets of a batch have the same negatives: one matrix product instead of a
-            gather for each target. "in-batch" always shares.
+        share_negatives: Whether all targets of a batch (of a replica's share of it) have the same negatives: one matrix
+            product instead of a gather for each target. "in-batch" always shares.
         popularity_exponent: 1 draws by popularity, 0 uniformly.
         gbce_calibration: t of "gbce".
         regularization: Of the negatives' scores in "bpr-max".
@@ -128,7 +128,9 @@ class NextItemObjective(keras.layers.Layer):
         self.num_candidates = int(np.count_nonzero(item_counts)) if only_seen else self.num_items
         counts = np.maximum(np.asarray(item_counts, np.float64), 1e-3)
         if self.cumulative is not None:
-            self.cumulative.assign(np.cumsum(counts**self.config.popularity_exponent))
+            weights = counts**self.config.popularity_exponent
+            weights[self.num_candidates :] = 0  # ids are in order of frequency
+            self.cumulative.assign(np.cumsum(weights))
         if self.event_share is not None:
             self.event_share.assign(counts / counts.sum())
 
@@ -214,8 +216,8 @@ class NextItemObjective(keras.layers.Layer):
     def _log_expected(self, ids, num_targets):
         """Logarithm of how often these items are among the negatives of a batch: float32, of the shape of `ids`."""
         cumulative = self._weights()
-        weights = cumulative - tf.concat([tf.zeros([1], cumulative.dtype), cumulative[:-1]], axis=0)
-        expected = tf.gather(weights, ids - 1) / cumulative[-1]
+        below = tf.where(ids > 1, tf.gather(cumulative, tf.maximum(ids - 2, 0)), 0.0)
+        expected = (tf.gather(cumulative, ids - 1) - below) / cumulative[-1]
         if self.event_share is not None:
             in_batch = tf.gather(tf.convert_to_tensor(self.event_share), ids - 1)
             expected = tf.cast(num_targets, expected.dtype) * in_batch + self.config.num_negatives * expected

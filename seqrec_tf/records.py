@@ -261,8 +261,9 @@ class DatasetFolder:
             about, folder = self.vectors[embedded[name]], f"{schema_lib.VECTORS_FOLDER}/{embedded[name]}"
             files = [self.file(f"{folder}/{file}") for file in about["files"]]
             for batch in _parsed(files, schema_lib.vector_record(about["dim"])):
-                ids = [id_of[item.decode()] for item in batch[schema_lib.ITEM_ID].numpy()]
+                ids = [id_of.get(item.decode(), 0) for item in batch[schema_lib.ITEM_ID].numpy()]
                 values[name][ids] = batch[schema_lib.VECTOR]
+            values[name][0] = 0  # where items went that the dataset does not have any more
         return values
 
     def item_files(self) -> list[str]:

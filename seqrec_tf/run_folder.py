@@ -96,9 +96,10 @@ class RunFolder:
 
         from seqrec_tf import models
 
-        models.find(self.config.model_name)  # registers the class
+        model_class = models.find(self.config.model_name)
+        own = {model_class.__name__: model_class}  # a model from outside need not be registered
         with computing_in(self.config.train.precision):
-            return keras.models.load_model(self.path / BEST_MODEL_FILE, compile=False)
+            return keras.models.load_model(self.path / BEST_MODEL_FILE, custom_objects=own, compile=False)
 
 
 @contextlib.contextmanager

@@ -148,10 +148,10 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     if not keeper.has_validation:
         log("There is no validation split: training never stops early, and the newest model is the best.")
     epochs = config.train.epochs if model.trainable_variables else 0
-    if not epochs:
-        keeper.save_best()
     if first_epoch < epochs and not keeper.has_lost_patience:
         _fit(model, config, folder, keeper, strategy, epochs=range(first_epoch, epochs), log=log)
+    if not (path / run_lib.BEST_MODEL_FILE).exists():  # nothing to train, or ended before the first validation
+        keeper.save_best()
     if is_chief:
         keeper.finish()
         log(f"Best model: {path / run_lib.BEST_MODEL_FILE}" + keeper.best_line())
@@ -211,7 +211,12 @@ def _fit(model, config: Config, folder: DatasetFolder, keeper, strategy, *, epoc
     )
     validation = None
     if keeper.has_validation:
-        validation = batches_of("valid", batch_size=options.eval_batch_size, exclude_history=options.exclude_history)
+        validation = batches_of(
+            "valid",
+            batch_size=options.eval_batch_size,
+            exclude_history=options.exclude_history,
+            max_sequences=options.valid_sequences,
+        )
     with warnings.catch_warnings():
         # Keras warns when a dataset of unknown length ends, which is how every validation ends.
         warnings.filterwarnings("ignore", message="Your input ran out of data")

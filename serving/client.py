@@ -364,6 +364,8 @@ def run(args: argparse.Namespace) -> None:
     history, candidates = _split(args.history) + args.item, _split(args.candidates)
     if not history:
         raise ValueError("There is no history: give item ids with --history A,B,C or --item ID.")
+    if args.k is not None and args.k < 1:
+        raise ValueError(f"--k must be at least 1, got {args.k}.")
     history_times = [_number(int, time_, "--history-times") for time_ in _split(args.history_times)]
     if history_times and len(history_times) != len(history):
         raise ValueError(

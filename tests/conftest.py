@@ -39,7 +39,7 @@ def chain_dataset(tmp_path_factory):
     return _write_dataset(tmp_path_factory.mktemp("chain") / "dataset", sequences)
 
 
-def _write_dataset(path, sequences, item_features=None, cold_items=()):
+def _write_dataset(path, sequences, item_features=None, cold_items=(), label_of=None):
     """Write a dataset folder.
 
     Args:
@@ -47,6 +47,7 @@ def _write_dataset(path, sequences, item_features=None, cold_items=()):
         sequences: User to items, oldest first.
         item_features: Feature to a function of the item's raw id that gives its value.
         cold_items: Items that nobody has touched.
+        label_of: A function of the item's raw id that gives the label of its events; they have none where None.
     """
     import tensorflow as tf
 
@@ -60,7 +61,10 @@ def _write_dataset(path, sequences, item_features=None, cold_items=()):
     ids = {item: number for number, item in enumerate(vocabulary, start=1)}
     schema = s.Schema(
         num_items=len(vocabulary),
-        features=(s.USER_ID_FEATURE, s.ITEM_IDS_FEATURE, s.TARGET_START_FEATURE),
+        features=(
+            *(s.USER_ID_FEATURE, s.ITEM_IDS_FEATURE, s.TARGET_START_FEATURE),
+            *((s.LABELS_FEATURE,) if label_of else ()),
+        ),
         max_len=max(map(len, sequences.values())),
         num_users=sum(len(items) > 1 for items in train.values()),
         item_features=tuple(item_features or ()),
@@ -81,6 +85,8 @@ def _write_dataset(path, sequences, item_features=None, cold_items=()):
                     s.ITEM_IDS: [ids[item] for item in items],
                     s.TARGET_START: target_start,
                 }
+                if label_of:
+                    values[s.LABELS] = [label_of(item) for item in items]
                 writer.write(records.encode_example(values, schema.features))
         lengths = [len(items) for items, _ in rows.values()]
         stats["splits"][split] = {"sequences": len(rows), "length": {"mean": sum(lengths) / len(lengths)}}

@@ -101,7 +101,9 @@ def test_a_command_gets_its_arguments(command):
     assert seen == [3]
 
 
-@pytest.mark.parametrize("arguments", [["--nubmer", "3"], ["--number", "three"], ["--number"], ["stray"]])
+@pytest.mark.parametrize(
+    "arguments", [["--nubmer", "3"], ["--num", "3"], ["--number", "three"], ["--number"], ["stray"]]
+)
 def test_wrong_arguments_exit_with_2(command, arguments, capsys):
     command(fails_with(AssertionError("the command ran")))
     assert cli.main(["work", *arguments]) == 2

@@ -18,6 +18,7 @@ class TinyConfig(ModelConfig):
         is_tied: A truth value.
         loss: A word.
         widths: Several integers.
+        names: Several strings.
         limit: An integer, or nothing.
     """
 
@@ -26,6 +27,7 @@ class TinyConfig(ModelConfig):
     is_tied: bool = True
     loss: str = "bce"
     widths: tuple[int, ...] = (4, 2)
+    names: tuple[str, ...] = ()
     limit: int | None = None
 
 
@@ -75,6 +77,12 @@ def test_the_last_of_two_settings_holds():
         ("model.loss=softmax", TinyConfig(loss="softmax")),
         ('model.loss="a = b"', TinyConfig(loss="a = b")),
         ("model.widths=[1, 2, 3]", TinyConfig(widths=(1, 2, 3))),
+        ('model.names=["a", "b"]', TinyConfig(names=("a", "b"))),
+        ("model.names=[a, b]", TinyConfig(names=("a", "b"))),  # what a shell leaves of it
+        ("model.names=a,b", TinyConfig(names=("a", "b"))),
+        ("model.names=[*]", TinyConfig(names=("*",))),
+        ("model.names=*", TinyConfig(names=("*",))),
+        ("model.names=[]", TinyConfig()),
         ("model.limit=7", TinyConfig(limit=7)),
         ("model.max_len=9", TinyConfig(max_len=9)),
         (" model.dim = 3 ", TinyConfig(dim=3)),

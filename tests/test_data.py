@@ -166,6 +166,12 @@ def test_every_event_after_the_first_target_is_predicted(tiny_dataset, tmp_path,
     assert labels["touched"].numpy().tolist() == [[4, 2, 4, 1]] * 3
 
 
+def test_a_validation_may_look_at_some_sequences(chain_dataset, chain_model):
+    some = list(data.load(chain_dataset, chain_model, "valid", batch_size=16, max_sequences=20))
+    assert [len(labels["target"]) for _, labels in some] == [16, 4]
+    assert len(list(data.load(chain_dataset, chain_model, "valid", batch_size=16))) == 13
+
+
 def test_an_unknown_split_is_an_error(tiny_dataset, tiny_model):
     with pytest.raises(ValueError, match="must be one of train, valid, test, got 'dev'"):
         data.load(tiny_dataset, tiny_model, "dev")

@@ -56,6 +56,20 @@ def test_the_model_beats_popularity(shop, capsys):
     assert figures["sasrec"]["metrics"]["ndcg@10"]["low"] > 1.5 * figures["poprec"]["metrics"]["ndcg@10"]["high"]
 
 
+def test_a_model_outside_this_package_is_trained_evaluated_and_exported(shop, tmp_path, monkeypatch):
+    """That of the README."""
+    readme = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+    (code,) = (block for block in readme.split("```") if block.startswith("python\n# our_shop/mean.py"))
+    (tmp_path / "our_shop").mkdir()
+    (tmp_path / "our_shop" / "mean.py").write_text(code.removeprefix("python\n"))
+    monkeypatch.syspath_prepend(tmp_path)
+    run = tmp_path / "run"
+    small = ("--set", "train.epochs=1", "model.dim=8")
+    seqrec("train", "--dataset", shop / "dataset", "--model", "our_shop.mean", "--output", run, *small)
+    seqrec("evaluate", "--run", run)
+    seqrec("export", "--run", run, "--output", tmp_path / "models" / "mean")
+
+
 def test_rest_answers_what_the_trained_model_answers(shop):
     from werkzeug.test import Client
 

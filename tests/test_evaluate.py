@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from seqrec_tf import cli, config, metrics, models
-from seqrec_tf.evaluate import CUTOFFS, evaluate, label_metrics, list_metrics, rank_metrics
-from seqrec_tf.models import PopRec, SASRec
+from seqrec_tf import cli, config, data, metrics, models
+from seqrec_tf.evaluate import CUTOFFS, default_protocol, evaluate, label_metrics, list_metrics, rank_metrics
+from seqrec_tf.models import DIN, PopRec, SASRec
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.train import train
 
@@ -203,6 +203,29 @@ def test_what_cannot_be_evaluated_fails_before_the_first_protocol(run_path, caps
     assert capsys.readouterr().out == ""
     assert cli.main(["evaluate", "--run", str(run_path), "--batch-size", "0"]) == 2
     assert "--batch-size must be at least 1, got 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("protocol", ["full", "uniform-100"])
+def test_what_was_not_liked_is_no_target(write_dataset, tmp_path, protocol):
+    sequences = {"ann": "aabax", "bob": "aabab", "eve": "aabbx"}
+    folder = DatasetFolder(write_dataset(tmp_path / "shop", sequences, label_of=lambda item: int(item != "x")))
+    model = PopRec.from_dataset(folder)
+    found = evaluate(model, folder, protocol=protocol, exclude_history=False)
+    assert found.num_targets == 1
+    assert found.metrics["hr@1"].value == (protocol == "uniform-100")  # b, behind a but before x
+    model.compile()
+    logs = model.evaluate(data.load(folder, model, "test", exclude_history=False), verbose=0, return_dict=True)
+    assert logs["ndcg@10"] == pytest.approx(1 / np.log2(3))
+    disliked = DatasetFolder(write_dataset(tmp_path / "other", sequences, label_of=lambda item: 0))
+    with pytest.raises(ValueError, match=r"No event of the split test of .* has the label 1"):
+        evaluate(model, disliked, protocol=protocol)
+
+
+def test_models_that_score_one_by_one_are_not_ranked_among_all_items_unasked(write_dataset, tmp_path):
+    folder = DatasetFolder(write_dataset(tmp_path / "shop", {"ann": "abab", "bob": "babc"}, label_of=lambda item: 1))
+    assert default_protocol(PopRec.from_dataset(folder)) == "full"
+    assert default_protocol(DIN.from_dataset(folder)) == "labels"
+    assert default_protocol(DIN.from_dataset(folder, num_negatives=2)) == "uniform-100"
 
 
 def test_labels_are_needed_for_their_protocol(folder):

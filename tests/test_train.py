@@ -113,6 +113,21 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(finished, chain_datas
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
+def test_a_run_that_ends_before_its_first_validation_has_a_model(chain_dataset, tmp_path):
+    class StopError(Exception):
+        pass
+
+    def stop(line):
+        if line.startswith("epoch 1/"):
+            raise StopError
+
+    settings = ("train.validate_every=3", "train.epochs=4")
+    with pytest.raises(StopError):
+        train(make_config(*settings), DatasetFolder(chain_dataset), tmp_path / "run", log=stop)
+    run, _ = fit(chain_dataset, tmp_path / "run", settings[0], "train.epochs=1")
+    assert run.load_model().num_items == 20
+
+
 @pytest.mark.slow
 def test_a_run_that_was_killed_ends_as_if_it_had_not_been(finished, chain_dataset, tmp_path):
     run, _ = finished

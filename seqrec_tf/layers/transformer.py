@@ -127,11 +127,13 @@ def _keys_then_small_values(shape, dtype=None):
 class SelfAttention(keras.layers.Layer):
     """Multi-head scaled dot-product attention (SASRec, Section III-B, eq. 2-3).
 
-    As in the paper there is no output projection; with one head it would be redundant with that of the values.
+    As in that paper nothing follows the heads, unless they are to be mixed; with one head that would be redundant with
+    the projection of the values.
 
     Args:
         num_heads: Heads; they divide the dimension of the queries.
         dropout_rate: Of the attention weights.
+        mixes_heads: Whether what the heads give, side by side, passes a layer (W^O of the transformer).
         max_len: Length of the longest sequences; long ones are worth being taken in chunks. None where it is not known.
 
     Call arguments:
@@ -145,10 +147,11 @@ class SelfAttention(keras.layers.Layer):
         float [B, Q, D].
     """
 
-    def __init__(self, *, num_heads, dropout_rate, max_len=None, **kwargs):
+    def __init__(self, *, num_heads, dropout_rate, mixes_heads=False, max_len=None, **kwargs):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.dropout_rate = dropout_rate
+        self.mixes_heads = mixes_heads
         self.max_len = max_len
 
     def build(self, queries_shape, keys_values_shape=None, bias_shape=None, values_shape=None):
@@ -156,9 +159,15 @@ class SelfAttention(keras.layers.Layer):
         if dim % self.num_heads:
             raise ValueError(f"model.num_heads must divide model.dim, got {self.num_heads} heads for dim {dim}.")
         self.query = keras.layers.Dense(dim, name="query", dtype=dtype)
+        initializer = "glorot_uniform" if self.mixes_heads else _keys_then_small_values
         self.key_value = keras.layers.Dense(  # one matmul for both
-            2 * dim, kernel_initializer=_keys_then_small_values, name="key_value", dtype=dtype
+            2 * dim, kernel_initializer=initializer, name="key_value", dtype=dtype
         )
+        self.mix = None
+        if self.mixes_heads:
+            small = keras.initializers.RandomNormal(stddev=_SMALL)
+            self.mix = keras.layers.Dense(dim, kernel_initializer=small, name="mix", dtype=dtype)
+            self.mix.build(queries_shape)
         self.dropout = Dropout(self.dropout_rate, dtype=dtype)
         self.query.build(queries_shape)
         self.key_value.build(queries_shape)
@@ -181,7 +190,8 @@ class SelfAttention(keras.layers.Layer):
             value *= tf.cast(dropout.scale, value.dtype)  # of the smaller tensor again
         num_chunks = max(1, (self.max_len or 0) // _CHUNK) if is_causal else 1
         attended = attend(query, key, value, bias, is_causal=is_causal, num_chunks=num_chunks, dropout=dropout)
-        return tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), tf.shape(queries))  # [B, Q, D]
+        attended = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), tf.shape(queries))  # [B, Q, D]
+        return attended if self.mix is None else self.mix(tf.ensure_shape(attended, queries.shape))
 
     def _split_heads(self, x):
         shape = tf.shape(x)
@@ -193,6 +203,7 @@ class SelfAttention(keras.layers.Layer):
             **super().get_config(),
             "num_heads": self.num_heads,
             "dropout_rate": self.dropout_rate,
+            "mixes_heads": self.mixes_heads,
             "max_len": self.max_len,
         }
 
@@ -204,8 +215,9 @@ class TransformerBlock(keras.layers.Layer):
     Args:
         num_heads: Attention heads.
         feed_forward_dim: Width of the hidden layer of the feed-forward network.
-        dropout_rate: Of what each half adds.
+        dropout_rate: Of what each half adds, and of the feed-forward's hidden layer.
         attention_dropout_rate: Of attention weights; `dropout_rate` where None.
+        mixes_heads: As that of `SelfAttention`.
         norm: "pre" (SASRec, Section III-C: x + dropout(f(norm(x)))) or "post" (BERT: norm(x + dropout(f(x)))).
         activation: Of the hidden layer; "swiglu" (Shazeer 2020, arXiv:2002.05202) is swish(x W) * (x V), of two layers.
         is_gated: Whether what each half adds is multiplied by sigmoid(x W + b) (LiGR, arXiv:2502.03417), x being the
@@ -231,6 +243,7 @@ class TransformerBlock(keras.layers.Layer):
         feed_forward_dim,
         dropout_rate,
         attention_dropout_rate=None,
+        mixes_heads=False,
         norm="pre",
         activation="relu",
         is_gated=False,
@@ -245,6 +258,7 @@ class TransformerBlock(keras.layers.Layer):
         self.feed_forward_dim = feed_forward_dim
         self.dropout_rate = dropout_rate
         self.attention_dropout_rate = dropout_rate if attention_dropout_rate is None else attention_dropout_rate
+        self.mixes_heads = mixes_heads
         self.norm = norm
         self.activation = activation
         self.is_gated = is_gated
@@ -257,6 +271,7 @@ class TransformerBlock(keras.layers.Layer):
         self.attention = SelfAttention(
             num_heads=self.num_heads,
             dropout_rate=self.attention_dropout_rate,
+            mixes_heads=self.mixes_heads,
             max_len=self.max_len,
             name="attention",
             dtype=self.dtype_policy,
@@ -327,6 +342,7 @@ class TransformerBlock(keras.layers.Layer):
             "feed_forward_dim": self.feed_forward_dim,
             "dropout_rate": self.dropout_rate,
             "attention_dropout_rate": self.attention_dropout_rate,
+            "mixes_heads": self.mixes_heads,
             "norm": self.norm,
             "activation": self.activation,
             "is_gated": self.is_gated,
@@ -386,9 +402,10 @@ class EncoderConfig(ModelConfig):
         num_blocks: Transformer blocks.
         num_heads: Attention heads.
         feed_forward_ratio: Width of the feed-forward's hidden layer over `dim`.
-        dropout_rate: Of embeddings and what each half block adds.
+        dropout_rate: Of embeddings, what each half block adds, and the feed-forward's hidden layer.
         attention_dropout_rate: Of attention weights; `dropout_rate` where there is none. 0 spares a random number for
             each pair of positions.
+        mixes_heads: Whether what the heads give passes a layer of its own, as in BERT.
         norm: "post" (norm(x + f(x))) or "pre" (x + f(norm(x))).
         activation: Of the feed-forward's hidden layer: Keras' names, or "swiglu", with half as many weights again.
         is_gated: Whether each half block's output is gated by its input, as in LiGR.
@@ -400,6 +417,7 @@ class EncoderConfig(ModelConfig):
     feed_forward_ratio: float = 4.0
     dropout_rate: float = 0.1
     attention_dropout_rate: float | None = None
+    mixes_heads: bool = False
     norm: str = "post"
     activation: str = "gelu"
     is_gated: bool = False
@@ -464,6 +482,7 @@ class SequenceEncoder(keras.layers.Layer):
                 feed_forward_dim=round(self.config.feed_forward_ratio * dim),
                 dropout_rate=self.config.dropout_rate,
                 attention_dropout_rate=self.config.attention_dropout_rate,
+                mixes_heads=self.config.mixes_heads,
                 norm=self.config.norm,
                 activation=self.config.activation,
                 is_gated=self.config.is_gated,

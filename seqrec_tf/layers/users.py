@@ -42,7 +42,8 @@ class UserEmbedding(keras.layers.Layer):
         if num_users < 1:
             raise ValueError(
                 "This model learns a vector of each user, and the schema of its dataset counts none. Prepare the "
-                "dataset with a --user-column, or choose a model that knows users by their history alone."
+                "dataset with a --user-column, set model.use_users=false or model.user_dim=0 where the model has that "
+                "option, or choose a model that knows users by their history alone."
             )
         self.num_users = num_users
         self.dim = dim

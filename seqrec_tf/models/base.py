@@ -168,6 +168,11 @@ class SequenceModel(keras.Model):
         """Whether the item table is made of side features, so that items that nobody has touched yet have a score."""
         return self.item_features is not None
 
+    @property
+    def takes_new_items(self) -> bool:
+        """Whether items that came after training can be added, known by their side features alone."""
+        return self.scores_by_features
+
     def features_to_read(self) -> tuple[str, ...]:
         """What `reads` would be if the schema had everything; a model whose options decide it overrides this."""
         return type(self).reads
@@ -232,7 +237,7 @@ class SequenceModel(keras.Model):
         Raises:
             ValueError: The model does not recommend items by their features.
         """
-        if not self.scores_by_features:
+        if not self.takes_new_items:
             raise ValueError(
                 f"This {type(self).__name__} scores items by what it learned of each, so it cannot recommend new ones. "
                 'Train it with model.item_features=["*"] (and model.score_with_features=true, where it is an option).'
@@ -568,8 +573,9 @@ class SequenceModel(keras.Model):
         return self.rank_targets(self.query(inputs), labels[TARGET], labels[EXCLUDED])
 
     def test_step(self, data):
-        """Ranking metrics of a batch that `data.load` made from `valid` or `test`."""
+        """Ranking metrics of a batch that `data.load` made from `valid` or `test`; of what was liked, by labels."""
         inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        inputs, labels = liked_alone(inputs, labels)
         makes_table = self.scores_by_features and self.frozen_table is None
         if makes_table:  # of side features, and once for all parts of the batch and of the catalogue
             self.frozen_table = self.item_table()
@@ -656,6 +662,14 @@ def chosen_features(names, features, one, model) -> list[Feature]:
         if name != "*":
             config_lib.check_choice(f"model.{one}_features", name, readable)
     return list(readable.values()) if "*" in names else [readable[name] for name in names]
+
+
+def liked_alone(inputs, labels):
+    """The rows of a batch of `data.load` whose event to predict was liked; all of them where there are no labels."""
+    if TARGET_LABEL not in labels:
+        return inputs, labels
+    is_liked = labels[TARGET_LABEL] == 1
+    return tf.nest.map_structure(lambda rows: tf.boolean_mask(rows, is_liked), (inputs, labels))
 
 
 def pad(ragged):

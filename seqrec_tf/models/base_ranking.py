@@ -49,7 +49,7 @@ class RankingConfig(ItemFeaturesConfig):
         user_dim: Width of a vector of each user, by who they are; none where 0.
         user_features: Features of users to read, by name; ["*"] is all that the dataset has.
         hidden_dims: Widths of the layers of the multi-layer perceptron.
-        dropout_rate: Of embeddings and of the perceptron's hidden layers.
+        dropout_rate: Of embeddings, of the perceptron's hidden layers and, in BST, of its blocks.
     """
 
     max_len: int = 20
@@ -80,10 +80,11 @@ class RankingModel(SequenceModel):
         options = config or self.config_class()
         if schema is not None and LABELS not in schema and not options.num_negatives:
             raise ValueError(
-                f"{type(self).__name__} learns from labels, and this dataset has none. Prepare it with --label-column "
-                "or --label-threshold, or draw negatives with model.num_negatives, such as 4."
+                f"{type(self).__name__} learns from labels, and this dataset has none. Prepare it with --label-column, "
+                "or draw negatives with model.num_negatives, such as 4."
             )
         super().__init__(config, schema, **kwargs)
+        self.num_drawn = self.num_items  # items 1 to this may be drawn
 
     @property
     def learns_from_labels(self) -> bool:
@@ -121,6 +122,17 @@ class RankingModel(SequenceModel):
     def scores_by_features(self):
         """There is no item table: candidates are represented one by one."""
         return False
+
+    @property
+    def takes_new_items(self):
+        """Candidates are represented by their features too."""
+        return self.item_features is not None
+
+    def adapt(self, dataset):
+        """As other models; items without training events are no negatives where features could tell them."""
+        super().adapt(dataset)
+        if self.item_features is not None:
+            self.num_drawn = sum(count > 0 for count in dataset.item_counts)
 
     def score(self, query, candidates, training=False):
         """Logits of candidates.
@@ -216,7 +228,7 @@ class RankingModel(SequenceModel):
         return self.config.max_len + self.config.max_targets
 
     def num_targets(self, lengths):
-        """How much a training sequence counts, by its events: float32 [B] of float32 [B]."""
+        """How much a training sequence counts, by its events, liked or not: float32 [B] of float32 [B]."""
         return tf.minimum(lengths - 1.0, float(self.config.max_targets))
 
     def make_batch(self, sequences, seed):
@@ -252,7 +264,7 @@ class RankingModel(SequenceModel):
         # For each sequence at once: its items are sorted once, not once for each of its targets.
         drawn = sampling.uniform_negatives(
             sequences[SEEN].to_tensor(),
-            num_items=self.num_items,
+            num_items=self.num_drawn,
             shape=[items.nrows(), config.max_targets, config.num_negatives],
             seed=seed,
         )
@@ -280,12 +292,9 @@ class RankingModel(SequenceModel):
         return self.rank_among(self.query(inputs), target, drawn)
 
     def test_step(self, data):
-        """AUC of the events to predict by their labels; ranking metrics of what was liked where it learns from none."""
+        """AUC of the events to predict by their labels; ranking metrics where it learns from none."""
         inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
         if not self.learns_from_labels:
-            if TARGET_LABEL in labels:
-                is_liked = labels[TARGET_LABEL] == 1
-                data = tf.nest.map_structure(lambda rows: tf.boolean_mask(rows, is_liked), (inputs, labels))
             return super().test_step(data)
 
         def scores_of(inputs, target):

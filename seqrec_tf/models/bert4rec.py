@@ -5,9 +5,9 @@ A bidirectional encoder learns by the cloze task: random events are replaced by 
 (Section 3.6). To recommend, a mask is appended to the history. The output layer is a GELU projection, tied to the item
 table, with item biases (Section 3.5, eq. 7).
 
-Differs from the paper: a layer norm follows the projection, and positions count from the newest event, so that padding
-changes nothing; `last_only_rate` says how many training sequences have just their newest event masked, which the paper
-adds without a figure.
+Differs from the paper: a layer norm follows the projection; positions count from the newest event, so that padding
+changes nothing; the feed-forward's hidden layer has dropout; `last_only_rate` says how many training sequences have
+just their newest event masked, which the paper adds without a figure.
 
 Tensor letters: B batch, L length, D model dim, V items (padding included).
 """
@@ -35,6 +35,7 @@ class BERT4RecConfig(EncoderConfig, ObjectiveConfig, ItemFeaturesConfig):
         last_only_rate: Share of sequences in which only the newest event is masked, as when recommending.
     """
 
+    mixes_heads: bool = True
     loss: str = "softmax"
     mask_rate: float = 0.2
     last_only_rate: float = 0.1

@@ -70,6 +70,7 @@ class BST(RankingModel):
                 num_heads=config.num_heads,
                 feed_forward_dim=round(config.feed_forward_ratio * width),
                 dropout_rate=config.dropout_rate,
+                mixes_heads=True,
                 norm="post",
                 activation="leaky_relu",
                 name=f"block_{i}",

@@ -23,7 +23,7 @@ from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.models.fpmc import events_or_zero
 from seqrec_tf.models.gru4rec import align_left
 from seqrec_tf.objective import ObjectiveConfig
-from seqrec_tf.schema import ITEM_IDS, USER_ID
+from seqrec_tf.schema import ITEM_IDS, PADDING_ID, USER_ID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +116,14 @@ class Caser(SequenceModel):
             return hidden
         user = tf.repeat(self.users(inputs[USER_ID], training=training)[:, None], tf.shape(hidden)[1], axis=1)
         return tf.concat([hidden, user], axis=-1)
+
+    def query(self, inputs):
+        """State of the newest event, float [B, D] or [B, 2 D]; what lies before its window plays no part."""
+        item_ids, _ = align_left(inputs[ITEM_IDS])
+        number = tf.reduce_sum(tf.cast(item_ids != PADDING_ID, tf.int32), axis=1, keepdims=True)
+        places = number - self.config.window + tf.range(self.config.window)
+        newest = tf.gather(item_ids, tf.maximum(places, 0), batch_dims=1)
+        return super().query({**inputs, ITEM_IDS: tf.where(places >= 0, newest, PADDING_ID)})
 
     def num_targets(self, lengths):
         """Those of all windows: float32 [B]."""

@@ -24,7 +24,7 @@ from seqrec_tf.schema import ITEM_IDS, PADDING_ID
 
 @dataclasses.dataclass(frozen=True)
 class SASRecConfig(EncoderConfig, ObjectiveConfig, ItemFeaturesConfig):
-    """Hyper-parameters of SASRec: those of the encoder and of the loss, whose defaults are the paper's.
+    """Hyper-parameters of SASRec: those of the encoder and of the loss, whose defaults but `norm` are the paper's.
 
     norm="pre" is the paper's text; "post" is near to the authors' code, which normalises states before each half block
     and keeps no others.

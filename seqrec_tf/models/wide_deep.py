@@ -4,7 +4,7 @@ the BST paper, with and without the averaged history.
 The wide part is linear in the candidate and in crosses of each event of the history with the candidate (Section 3.1);
 the deep part is a multi-layer perceptron on the candidate, the user and the mean of the history's embeddings.
 
-Differs from the paper: one optimizer trains both parts.
+Differs from the paper: one optimizer trains both parts, and without `num_crosses` the wide part has no crosses.
 
 Tensor letters: B batch, L length, D model dim, K candidates.
 """
@@ -21,8 +21,8 @@ from seqrec_tf.layers import Dropout, Embedding
 from seqrec_tf.models.base_ranking import HISTORY, USER, RankingConfig, RankingModel, perceptron
 from seqrec_tf.schema import PADDING_ID
 
-# A prime near to 2^31 / golden ratio, that spreads neighbouring ids over the buckets.
-_SPREAD = 1_327_217_885
+# The prime nearest to 2^31 / golden ratio; it spreads neighbouring ids over the buckets.
+_SPREAD = 1_327_217_867
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,10 @@ class WideDeep(RankingModel):
         """Logits, float [B, K], of candidates, int32 [B, K]."""
         history = query[HISTORY]
         rows, number = tf.shape(candidates)[0], tf.shape(candidates)[1]
-        wide = self.wide_items(candidates, training=training)[..., 0]
+        wide = self.wide_items(candidates, training=training)
+        if self.item_features is not None:
+            wide = self.item_features.known_by_id(wide, candidates, training=training)
+        wide = wide[..., 0]
         parts = [self.dropout(self.represent(candidates, training), training=training)]
         if self.config.use_history:
             events = self.dropout(self.represent(history, training), training=training)

@@ -418,7 +418,7 @@ def test_items_files_without_a_header_and_with_gaps_describe_every_item(prepare,
 
 
 def test_json_items_may_lack_keys(prepare, tmp_path):
-    rows = [{"item_id": "a", "price": 1.5, "tags": ["x", "é"]}, {"item_id": "b", "new": True}, {"price": 2}]
+    rows = [{"item_id": "a", "price": 1.5, "tags": ["x", None, "é"]}, {"item_id": "b", "new": True}, {"price": 2}]
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     outcome = prepare(
         THREE_USERS,
@@ -531,7 +531,8 @@ def test_users_files_that_cannot_be_joined_are_refused(prepare, tmp_path, option
 
 
 def test_events_of_items_without_a_required_feature_are_dropped(prepare, tmp_path):
-    (tmp_path / "items.csv").write_text("item_id,title,photo\na,A,a.jpg\nb,B,\nc,,c.jpg\nd,D,d.jpg\n")
+    # Of several rows the first counts.
+    (tmp_path / "items.csv").write_text("item_id,title,photo\na,A,a.jpg\nb,B,\nb,B,b.jpg\nc,,c.jpg\nd,D,d.jpg\n")
     text = log(*(f"{user} {item} {time}" for user in "tu" for time, item in enumerate("abcdad")))
     items = ("--items", str(tmp_path / "items.csv"), "--item-feature title:text photo:image-path")
     outcome = prepare(text, *items, "--require-item-features title,photo")
@@ -613,7 +614,7 @@ def test_sessions_of_the_last_days_are_held_out_whole(prepare):
 
 
 def test_lines_may_be_whole_sequences_split_by_file(prepare, tmp_path):
-    (tmp_path / "test.txt").write_text("3 1\n4 4 2\n")
+    (tmp_path / "test.txt").write_text("3 1\n4 4 2\n5\n")  # of 5 alone there is nothing to predict
     outcome = prepare(
         ["1 2 3\n", "2 1\n3 3\n"],
         *("--format", "sequences", "--split", "files", "--valid-sequences", "1", "--range-bytes", "4"),
@@ -628,6 +629,7 @@ def test_lines_may_be_whole_sequences_split_by_file(prepare, tmp_path):
         "test": [["3", "1"], ["4", "4", "2"]],
     }
     assert outcome.folder.item_ids == ["1", "2", "3", "4"]
+    assert "left out" not in outcome.out
     assert [feature.name for feature in outcome.folder.schema.features] == ["item_ids", "target_start"]
 
 
@@ -686,6 +688,7 @@ def test_one_user_may_not_fill_the_memory(prepare):
         (["--test-days", "-1"], "must not be negative"),
         (["--min-item-events", "0"], "at least 1"),
         (["--positive-only"], "--label-column"),
+        (["--format", "sequences", "--label-column", "1"], "--label-column does not apply"),
         (["--require-items"], "--items"),
         (["--items", "nowhere/*.csv"], "matches no file"),
         (["--input", "nowhere.csv"], "matches no file"),

@@ -89,6 +89,9 @@ def slow_attention(layer, queries, keys_values, is_seen):
                 seen = [j for j in range(len(key)) if is_seen[row, i, j]]
                 weights = slow_softmax([query[i, part] @ key[j, part] / head_dim**0.5 for j in seen])
                 out[row, i, part] = sum(weight * value[j, part] for weight, j in zip(weights, seen, strict=True))
+    if layer.mixes_heads:
+        kernel, bias = layer.mix.get_weights()
+        out = out @ kernel + bias
     return out
 
 
@@ -202,9 +205,9 @@ def test_a_query_that_sees_no_key_gets_finite_weights(dtype, logit):
     np.testing.assert_array_equal(tf.cast(weights, tf.float32)[0, 0, 0], [0.5, 0.5])
 
 
-@pytest.mark.parametrize("num_heads", [1, 2, 4])
-def test_attention_equals_a_slow_loop(num_heads):
-    layer = make_attention(num_heads)
+@pytest.mark.parametrize(("num_heads", "mixes_heads"), [(1, False), (2, False), (4, False), (2, True)])
+def test_attention_equals_a_slow_loop(num_heads, mixes_heads):
+    layer = make_attention(num_heads, mixes_heads=mixes_heads)
     is_seen, sees_any = seen_causally()
     expected = slow_attention(layer, states(), states(3), is_seen)
     result = layer(states(), states(3), real_bias(), is_causal=True).numpy()
@@ -223,7 +226,7 @@ def test_heads_that_do_not_divide_the_dimension_are_refused():
         make_attention(3)
 
 
-@pytest.mark.parametrize("options", [{}, {"is_gated": True}, {"activation": "swiglu"}])
+@pytest.mark.parametrize("options", [{}, {"is_gated": True}, {"activation": "swiglu"}, {"mixes_heads": True}])
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_a_block_equals_its_formula(norm, options):
     block = make_block(norm=norm, **options)

@@ -4,16 +4,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from seqrec_tf import data
 from seqrec_tf.models import BST, DIN, WideDeep
 from seqrec_tf.models.base import EXCLUDED, TARGET
 from seqrec_tf.models.base_ranking import AGES, HISTORY, USER
 from seqrec_tf.models.wide_deep import cross_bucket
+from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import (
+    ITEM_ID,
     ITEM_IDS,
     ITEM_IDS_FEATURE,
     LABELS_FEATURE,
     TIMESTAMPS_FEATURE,
     USER_ID_FEATURE,
+    Feature,
     Schema,
 )
 
@@ -67,7 +71,8 @@ def test_bst_runs_history_and_candidate_through_one_block():
         tokens = np.concatenate([items[[5, 2, candidate]], ages[[1, 4, 1]]], axis=1)  # no padding here
         key, value = np.split(dense(block.attention.key_value, tokens), 2, axis=1)
         states = dense(block.attention.query, tokens)
-        states = norm(block.attention_norm, tokens + softmax(states @ key.T / np.sqrt(4)) @ value)
+        attended = dense(block.attention.mix, softmax(states @ key.T / np.sqrt(4)) @ value)
+        states = norm(block.attention_norm, tokens + attended)
         hidden = dense(block.hidden, states)
         hidden = np.where(hidden > 0, hidden, 0.2 * hidden)
         states = norm(block.feed_forward_norm, states + dense(block.output_projection, hidden))
@@ -201,6 +206,19 @@ def test_a_catalogue_is_scored_some_items_at_a_time():
     expected = score(query, tf.repeat([[*range(1, 7)]], 5_000, axis=0))
     np.testing.assert_allclose(model.score_block(query, 1, 7)[4_999], expected[4_999], rtol=1e-5)
     assert widths == [(5_000, 3), (5_000, 3)]
+
+
+def test_what_training_has_not_seen_is_no_negative_where_features_tell_it(write_dataset, tmp_path):
+    kind = Feature("kind", "int64", (), kind="category", num_values=9)
+    features = {Feature(ITEM_ID, "string", ()): str, kind: lambda item: ord(item) - ord("a") + 2}
+    folder = DatasetFolder(write_dataset(tmp_path / "d", {"ann": "abcab", "bob": "bcabc"}, features, cold_items="xyz"))
+    drawn = {}
+    for names in ((), ("kind",)):
+        options = OPTIONS | {"user_dim": 0, "num_negatives": 50, "item_features": names}
+        inputs, _, _ = next(iter(data.load(folder, DIN.from_dataset(folder, **options))))
+        drawn[names] = set(inputs["candidates"].numpy()[:, 1:].ravel())
+    assert drawn[()] >= {4, 5, 6}
+    assert drawn[("kind",)] <= {1, 2, 3}
 
 
 def test_a_dataset_without_labels_needs_drawn_negatives():

@@ -184,6 +184,7 @@ def test_the_command_prints_json_on_request(url, capsys):
     [
         (["--model", "shop"], 2, "There is no history"),
         (["--model", "shop", "--history", "apple", "--k", "9"], 2, "export the model with a larger k"),
+        (["--model", "shop", "--history", "apple", "--candidates", "bread", "--k", "0"], 2, "--k must be at least 1"),
         (["--model", "none", "--history", "apple"], 1, "Servable not found"),
         (["--model", "shop", "--history", "apple", "--dataset", "no/folder"], 2, "is not a dataset folder"),
     ],
