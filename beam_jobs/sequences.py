@@ -239,7 +239,7 @@ class ByTime(Splitter):
             ("valid", num_before_test, max(num_train, 1)),
             ("test", len(events), max(num_before_test, 1)),
         ]
-        return [(split, end, start) for split, end, start in cuts if end]
+        return [(split, end, start) for split, end, start in cuts if end > start or (split == "train" and end)]
 
 
 class LastDays(Splitter):
