@@ -13,8 +13,8 @@ demo: install  ## the whole path on a generated shop
 	rm -rf demo
 	$(BIN)/seqrec demo --output demo
 
-test: install  ## the tests, about 10 minutes on 2 cores
-	$(BIN)/python -m pytest
+test: install  ## the tests, about 7 minutes on 2 cores
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: install  ## the tests that take long
 	$(BIN)/python -m pytest -m slow

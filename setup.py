@@ -37,7 +37,7 @@ setup(
         # The tokenizer ops that many TF Hub text encoders need.
         "text": ["tensorflow-text>=2.21,<2.22"],
         # Pinned, as what they accept changes with their versions.
-        "test": ["pytest>=8", "ruff==0.17.6", "mypy==2.4.1"],
+        "test": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.6", "mypy==2.4.1"],
     },
     entry_points={"console_scripts": ["seqrec=seqrec_tf.cli:main"]},
 )

@@ -100,6 +100,11 @@ def test_items_that_came_after_training_are_recommended_by_a_saved_model(dataset
     assert {"a-5", "b-5"} <= set(items)
 
 
+@pytest.fixture(scope="module")
+def run_by_features(dataset, tmp_path_factory):
+    return trained(dataset, tmp_path_factory.mktemp("features"), "sasrec", "model.item_features=step", "train.epochs=1")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -117,11 +122,10 @@ def test_items_that_came_after_training_are_recommended_by_a_saved_model(dataset
         ("\ufeffitem_id,stop\nfresh,1\n", "has no column 'step', which the model reads"),
     ],
 )
-def test_a_file_of_new_items_that_cannot_be_used_says_why(dataset, tmp_path, text, message):
-    run = trained(dataset, tmp_path, "sasrec", 'model.item_features=["step"]', "train.epochs=1")
+def test_a_file_of_new_items_that_cannot_be_used_says_why(run_by_features, tmp_path, text, message):
     (tmp_path / "new.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
-        export.export(run, tmp_path / "models" / "shop", k=5, items=str(tmp_path / "new.csv"))
+        export.export(run_by_features, tmp_path / "models" / "shop", k=5, items=str(tmp_path / "new.csv"))
     assert not any((tmp_path / "models" / "shop").glob("*"))
 
 
