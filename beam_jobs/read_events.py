@@ -374,10 +374,7 @@ class ReadTable(ReadRange):
 
 
 def _column_text(value: Any) -> str:
-    if value is None or value != value:  # NaN
-        return ""
-    is_nested = isinstance(value, (list, dict, bool))
-    text = json.dumps(value, default=str, ensure_ascii=False) if is_nested else str(value)
+    text = features.text_of(value)
     if not text.isprintable():
         try:
             text.encode()

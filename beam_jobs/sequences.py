@@ -195,21 +195,25 @@ class Splitter:
     """Where to cut a sequence; one subclass a rule."""
 
     def cuts(self, key: Key, events: Sequence[Event], boundary: float | None) -> list[Cut]:
-        """The records of one sequence.
+        """The records of one sequence: those with a history and a target and, of any training events, that of training.
 
         Args:
             key: The sequence's key.
             events: Its events, oldest first.
             boundary: What the rule needs to know of all sequences, if anything.
         """
+        cuts = self._cuts(key, events, boundary)
+        return [(split, end, start) for split, end, start in cuts if end > start or (split == "train" and end)]
+
+    def _cuts(self, key: Key, events: Sequence[Event], boundary: float | None) -> list[Cut]:
+        """The rule itself, which need not look whether anything is left to predict, or to predict it from."""
         raise NotImplementedError
 
 
 class LeaveOneOut(Splitter):
     """The last event is for testing, the one before for validation; sequences with fewer than 3 are for training."""
 
-    def cuts(self, key, events, boundary):
-        """See `Splitter`."""
+    def _cuts(self, key, events, boundary):
         length = len(events)
         if length < 3:
             return [("train", length, 1)]
@@ -230,16 +234,14 @@ class ByTime(Splitter):
         self._valid_from = valid_from
         self._test_from = test_from
 
-    def cuts(self, key, events, boundary):
-        """See `Splitter`."""
+    def _cuts(self, key, events, boundary):
         num_train = sum(event[TIME] < self._valid_from for event in events)
         num_before_test = sum(event[TIME] < self._test_from for event in events)
-        cuts = [
+        return [
             ("train", num_train, 1),
             ("valid", num_before_test, max(num_train, 1)),
             ("test", len(events), max(num_before_test, 1)),
         ]
-        return [(split, end, start) for split, end, start in cuts if end > start or (split == "train" and end)]
 
 
 class LastDays(Splitter):
@@ -254,8 +256,7 @@ class LastDays(Splitter):
         self._valid = valid
         self._test = test
 
-    def cuts(self, key, events, boundary):
-        """See `Splitter`."""
+    def _cuts(self, key, events, boundary):
         age = boundary - events[-1][TIME]
         split = "test" if age < self._test else "valid" if age < self._test + self._valid else "train"
         return [(split, len(events), 1)]
@@ -264,8 +265,7 @@ class LastDays(Splitter):
 class ByFile(Splitter):
     """Whole sequences by the file they come from; training sequences from position `boundary` on are for validation."""
 
-    def cuts(self, key, events, boundary):
-        """See `Splitter`."""
+    def _cuts(self, key, events, boundary):
         role = key[0]
         if role == "train" and boundary is not None and events[0][POSITION] >= boundary:
             role = "valid"
@@ -289,11 +289,7 @@ class Split(Counting):
     ) -> Iterator[tuple[Key, list[Event], list[Cut]]]:
         """Split one sequence."""
         key, events = element
-        cuts = [
-            (split, end, start)
-            for split, end, start in self._splitter.cuts(key, events, boundary)
-            if end > start or split == "train"
-        ]
+        cuts = self._splitter.cuts(key, events, boundary)
         items = [event[ITEM] for event in events]
         # Every item that any split holds is in the vocabulary; only its training events decide its place there.
         self.items["all"].update(items[: max((end for _, end, _ in cuts), default=0)])

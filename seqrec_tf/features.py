@@ -65,6 +65,14 @@ def feature_of(name: str, kind: str) -> Feature:
     return Feature(name, dtype, shape, doc, kind)
 
 
+def text_of(value: Any) -> str:
+    """A value of JSON or Parquet as the text of a field: empty where it is missing or NaN."""
+    if value is None or value != value:  # NaN
+        return ""
+    is_nested = isinstance(value, (list, dict, bool))
+    return json.dumps(value, default=str, ensure_ascii=False) if is_nested else str(value)
+
+
 def parse(kind: str, text: str) -> Any:
     """The value of a field: a float, a string, a list of strings; None (or an empty list) where the field is empty.
 

@@ -100,7 +100,7 @@ def _rows(path: str, id_column: str, *, quoted: bool) -> Iterator[tuple[int, dic
                     continue
                 try:
                     values = json.loads(text)
-                    row = {name: _text(value) for name, value in values.items()}
+                    row = {name: features.text_of(value) for name, value in values.items()}
                     "".join(row.values()).encode()  # no half of a surrogate pair
                 except (ValueError, AttributeError):
                     raise ValueError(
@@ -131,12 +131,6 @@ def _rows(path: str, id_column: str, *, quoted: bool) -> Iterator[tuple[int, dic
                 yield reader.line_num, fields
         except csv.Error as error:
             raise ValueError(f"{path}, line {reader.line_num}: quotes do not match: {error}.") from None
-
-
-def _text(value: Any) -> str:
-    if value is None or value != value:  # NaN
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _encoded(rows, feature: schema_lib.Feature, learned):

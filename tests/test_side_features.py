@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import cli, config, data, evaluate, export, models
+from seqrec_tf import cli, config, data, evaluate, export, models, new_items
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import FEATURES_FILE, ITEM_ID, Feature, Schema
 from seqrec_tf.train import train
@@ -127,6 +127,16 @@ def test_a_file_of_new_items_that_cannot_be_used_says_why(run_by_features, tmp_p
     with pytest.raises(ValueError, match=message):
         export.export(run_by_features, tmp_path / "models" / "shop", k=5, items=str(tmp_path / "new.csv"))
     assert not any((tmp_path / "models" / "shop").glob("*"))
+
+
+def test_quotes_of_new_items_are_letters_where_those_of_the_dataset_are(dataset, tmp_path, monkeypatch):
+    (tmp_path / "new.csv").write_text('item_id,step\n2"-pipe,4\n"other,6\n')
+    with pytest.raises(ValueError, match="quotes do not match"):
+        new_items.read(str(tmp_path / "new.csv"), dataset, ["step"])
+    monkeypatch.setitem(dataset.stats, "options", {"items_no_quotes": True})
+    found = new_items.read(str(tmp_path / "new.csv"), dataset, ["step"])
+    assert found.ids == ['2"-pipe', '"other']
+    assert found.values["step"].tolist() == [6, 8]
 
 
 def test_a_model_that_scores_by_ids_refuses_new_items(dataset, tmp_path):

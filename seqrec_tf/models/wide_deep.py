@@ -68,7 +68,7 @@ class WideDeep(RankingModel):
         wide = self.wide_items(candidates, training=training)
         if self.item_features is not None:
             wide = self.item_features.known_by_id(wide, candidates, training=training)
-        wide = wide[..., 0]
+        wide = tf.squeeze(wide, axis=-1)
         parts = [self.dropout(self.represent(candidates, training), training=training)]
         if self.config.use_history:
             events = self.dropout(self.represent(history, training), training=training)
