@@ -73,6 +73,7 @@ class Options:
     valid_days: float = 0
     test_days: float = 1
     valid_sequences: int = 0
+    valid_share: float = 1
     hold_out_items: float = 0
     unseen_items: str = "keep"
     num_shards: int = 0
@@ -183,6 +184,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(splits, "valid-sequences", "files: so many of the last training sequences are for validation", type=int)
     option(
         splits,
+        "valid-share",
+        "leave-one-out: share of the users (or sessions), by a hash of their ids, that are for validation too; the "
+        "others train on all events but the newest",
+        type=float,
+    )
+    option(
+        splits,
         "hold-out-items",
         "leave-one-out: share of the items, by a hash of their ids, that occur as test targets alone; so evaluation "
         "tells how new items fare (`cold`)",
@@ -288,6 +296,10 @@ def check_options(options: Options) -> None:
         raise ValueError(f"--hold-out-items must be a share from 0 to below 1, got {options.hold_out_items:g}.")
     if options.hold_out_items and (options.split != "leave-one-out" or options.unseen_items == "drop"):
         raise ValueError("--hold-out-items needs --split leave-one-out and --unseen-items keep.")
+    if not 0 <= options.valid_share <= 1:
+        raise ValueError(f"--valid-share must be from 0 to 1, got {options.valid_share:g}.")
+    if options.valid_share != 1 and options.split != "leave-one-out":
+        raise ValueError("--valid-share needs --split leave-one-out.")
     by_files = options.split == "files"
     for name in ("test_input", "valid_input", "valid_sequences"):
         if getattr(options, name) and not by_files:

@@ -94,7 +94,7 @@ def make_plan(options: Options, output: str) -> Plan:
 
 def _splitter(options: Options, events: EventsInput) -> sequences.Splitter:
     if options.split == "leave-one-out":
-        return sequences.LeaveOneOut()
+        return sequences.LeaveOneOut(options.valid_share)
     if options.split == "files":
         return sequences.ByFile()
     if not events.time_format:

@@ -187,8 +187,13 @@ class HoldOutItems(Counting):
             yield key, kept
 
     def _is_held_out(self, item: str) -> bool:
-        digest = hashlib.blake2b(item.encode(), digest_size=8, person=b"hold-out").digest()
-        return int.from_bytes(digest, "big") < self._share * 2**64
+        return _is_chosen(item, self._share, b"hold-out")
+
+
+def _is_chosen(name: str, share: float, purpose: bytes) -> bool:
+    """Whether a name is among a share of all names, the same on every worker and in every run."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8, person=purpose).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
 
 
 class Splitter:
@@ -211,13 +216,23 @@ class Splitter:
 
 
 class LeaveOneOut(Splitter):
-    """The last event is for testing, the one before for validation; sequences with fewer than 3 are for training."""
+    """The last event is for testing, the one before for validation; sequences with fewer than 3 are for training.
+
+    Args:
+        valid_share: Of the sequences; of the others all events but the last are for training.
+    """
+
+    def __init__(self, valid_share: float = 1.0):
+        self._valid_share = valid_share
 
     def _cuts(self, key, events, boundary):
         length = len(events)
         if length < 3:
             return [("train", length, 1)]
-        return [("train", length - 2, 1), ("valid", length - 1, length - 2), ("test", length, length - 1)]
+        test = ("test", length, length - 1)
+        if not _is_chosen("\0".join(key), self._valid_share, b"valid"):
+            return [("train", length - 1, 1), test]
+        return [("train", length - 2, 1), ("valid", length - 1, length - 2), test]
 
 
 class ByTime(Splitter):

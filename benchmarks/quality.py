@@ -61,6 +61,14 @@ DATASETS = {
         f"{name}-cold": f"--preset {preset} --input {{data}}/{name} --min-item-events 5 --hold-out-items 0.1"
         for name, preset in (("ml-100k", "movielens-100k"), ("ml-1m", "movielens-1m"))
     },
+    # As gSASRec's and eSASRec's authors have it, most users train on all events but the newest.
+    **{
+        f"{name}-tenth": f"--preset {preset} --input {{data}}/{folder} --min-item-events {rarest} --valid-share 0.1"
+        for name, preset, folder, rarest in (
+            ("ml-1m", "movielens-1m", "ml-1m", 5),
+            ("beauty", "amazon-beauty", "amazon-beauty", 1),
+        )
+    },
     "ordered": "--input {work}/ordered.csv --label-column label --split time --valid-from 1700000045 "
     "--test-from 1700000050",
 }
@@ -150,6 +158,8 @@ ROWS = {
     **{f"ordered-{name}": _row("ordered", name, _ORDERED, **_LABELS) for name in ("bst", "din")},
     "ordered-wide_deep": _row("ordered", "wide_deep", f"{_ORDERED} model.use_history=true", **_LABELS),
 }
+for _name in ("ml1m-sasrec-softmax", "ml1m-bert4rec", "beauty-sasrec-softmax"):
+    ROWS[f"{_name}-tenth"] = dataclasses.replace(ROWS[_name], dataset=f"{ROWS[_name].dataset}-tenth")
 
 
 def main() -> None:

@@ -328,6 +328,33 @@ def test_leave_one_out_agrees_with_a_plain_loop(prepare):
     assert outcome.folder.item_counts == sorted(counts.values(), reverse=True)
 
 
+def test_a_share_of_the_users_is_for_validation(prepare):
+    text = log(*(f"u{user} i{(user * 7 + time * 3) % 40} {time}" for user in range(200) for time in range(5)))
+    plain = prepare(text, output="plain")
+    outcome = prepare(text, "--valid-share 0.25")
+    assert outcome.status == 0, outcome.err
+    assert outcome.histories("test") == plain.histories("test")
+    valid = outcome.histories("valid")
+    assert 25 < len(valid) < 75
+    assert valid.items() <= plain.histories("valid").items()
+    for user, (history, targets) in plain.histories("train").items():
+        held_out = plain.histories("valid")[user][1]
+        assert outcome.histories("train")[user] == (history, targets if user in valid else targets + held_out)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--valid-share 1.5", "--valid-share must be from 0 to 1, got 1.5"),
+        ("--valid-share 0.5 --split time --test-from 3", "--valid-share needs --split leave-one-out"),
+    ],
+)
+def test_a_share_for_validation_is_of_leave_one_out(prepare, options, message):
+    outcome = prepare(THREE_USERS, options)
+    assert outcome.status == 2
+    assert message in outcome.err
+
+
 # x and y are rare.
 CHAIN = log("u a 1", "u x 2", "u b 3", "u y 4", "v a 1", "v b 2", "v c 3", "w a 1", "w c 2", "w a 3")
 

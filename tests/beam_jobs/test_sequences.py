@@ -1,3 +1,4 @@
+import collections
 import random
 
 import pytest
@@ -36,6 +37,18 @@ def test_the_first_of_duplicates_stays(which, expected):
 def test_leave_one_out_keeps_short_sequences_for_training():
     assert LeaveOneOut().cuts(KEY, events_at(1, 2), None) == [("train", 2, 1)]
     assert LeaveOneOut().cuts(KEY, events_at(1, 2, 3), None) == [("train", 1, 1), ("valid", 2, 1), ("test", 3, 2)]
+
+
+def test_who_is_not_for_validation_trains_on_all_events_but_the_newest():
+    rule, kinds = LeaveOneOut(valid_share=0.3), collections.Counter()
+    for user in range(1000):
+        cuts = rule.cuts(("", f"u{user}", ""), events_at(1, 2, 3, 4), None)
+        kinds[tuple(cuts)] += 1
+        assert cuts == rule.cuts(("", f"u{user}", ""), events_at(5, 6, 7, 8), None)
+    validated = (("train", 2, 1), ("valid", 3, 2), ("test", 4, 3))
+    assert kinds.keys() == {validated, (("train", 3, 1), ("test", 4, 3))}
+    assert 250 < kinds[validated] < 350
+    assert LeaveOneOut(valid_share=0).cuts(KEY, events_at(1, 2, 3), None) == [("train", 2, 1), ("test", 3, 2)]
 
 
 def test_a_split_by_time_predicts_each_period_from_what_came_before():
