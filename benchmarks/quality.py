@@ -86,6 +86,7 @@ _TITLES = """'model.item_features=["*"]' model.score_with_features=true"""
 _FUSIONS = ("sum", "concat", "gating")
 _NO_USERS = "model.max_len=50 data.exclude_history=false"
 _SAMPLED = "model.loss=sampled-softmax model.negatives=popular model.share_negatives=true model.num_negatives=2048"
+_SHARED = "model.loss=sampled-softmax model.share_negatives=true model.num_negatives=3000"
 _LABELS = {"labels": {"auc": None, "gauc": None, "logloss": None, "calibration": None}}
 _ORDERED = "model.hidden_dims=[64,32] data.batch_size=16 train.epochs=6 train.learning_rate=0.001"
 _NEGATIVES = "model.num_negatives=4 model.max_targets=20 data.batch_size=64 train.epochs=25 train.learning_rate=0.003"
@@ -158,7 +159,8 @@ ROWS = {
     **{f"ordered-{name}": _row("ordered", name, _ORDERED, **_LABELS) for name in ("bst", "din")},
     "ordered-wide_deep": _row("ordered", "wide_deep", f"{_ORDERED} model.use_history=true", **_LABELS),
 }
-for _name in ("ml1m-sasrec-softmax", "ml1m-bert4rec", "beauty-sasrec-softmax"):
+ROWS["beauty-sasrec-sampled"] = dataclasses.replace(ROWS["beauty-sasrec-softmax"], settings=_SHARED)
+for _name in ("ml1m-sasrec-softmax", "ml1m-bert4rec", "beauty-sasrec-sampled"):
     ROWS[f"{_name}-tenth"] = dataclasses.replace(ROWS[_name], dataset=f"{ROWS[_name].dataset}-tenth")
 
 
