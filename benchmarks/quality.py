@@ -163,7 +163,7 @@ ROWS = {
     "ordered-wide_deep": _row("ordered", "wide_deep", f"{_ORDERED} model.use_history=true", **_LABELS),
 }
 ROWS["beauty-sasrec-sampled"] = dataclasses.replace(ROWS["beauty-sasrec-softmax"], settings=_SHARED)
-for _name in ("ml1m-sasrec-softmax", "ml1m-bert4rec", "beauty-sasrec-sampled"):
+for _name in ("ml1m-sasrec-softmax", "beauty-sasrec-softmax", "beauty-sasrec-sampled"):
     ROWS[f"{_name}-all"] = dataclasses.replace(ROWS[_name], dataset=f"{ROWS[_name].dataset}-all")
 
 
