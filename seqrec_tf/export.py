@@ -14,12 +14,12 @@ Signature `rank`, how good each of some candidates is:
 
 Both take more where the model reads it: `user_id` string [batch]; `history_timestamps` int64 [batch, length] and
 `timestamp` int64 [batch], seconds, when the events happened and when the answer is for; features of users by their
-names, as in the users file: a number as float32 [batch] (NaN where missing), a category as string [batch], several as
-string [batch, number] ("" where missing).
+names in the schema: a number as float32 [batch] (NaN where missing), a category as string [batch], several as string
+[batch, number] ("" where missing).
 
 A history without any known item gets the most popular items, scored by the logarithm of their share of the events; but
 models that know the user answer by their vector, and ranking models by the candidate and what they know of the user.
-Ranking models that learned from labels take a history of liked events alone.
+Ranking models of a dataset with labels take a history of liked events alone.
 
 With --items, items that came after training are candidates too, for models that know items by their features.
 
