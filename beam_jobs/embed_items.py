@@ -30,7 +30,7 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import AsList, TaggedOutput
 
@@ -311,11 +311,13 @@ def _read_image(job: Job, field: str) -> bytes:
     from seqrec_tf.encoders import image_path
 
     path = image_path(job.image_folder, field)
+    if not FileSystems.exists(path):  # asked first, as each file system says it by another exception when it opens
+        raise ValueError(f"there is no such file: {path}")
     try:
         with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
             return stream.read()
-    except (OSError, BeamIOError):
-        raise ValueError(f"there is no such file: {path}") from None
+    except IsADirectoryError:
+        raise ValueError(f"not a file but a folder: {path}") from None
 
 
 class _ToRecord(beam.DoFn):
@@ -387,8 +389,8 @@ def _finish(
         "rejected_file": job.rejected_file,
     }
     path = f"{job.output}/{schema_lib.ENCODER_FILE}"
-    if FileSystems.exists(path) and "://" in path:
-        FileSystems.delete([path])
+    if "://" in path and not path.startswith("gs://") and FileSystems.exists(path):
+        FileSystems.delete([path])  # some file systems, HDFS for one, do not rename onto a file
     storage.write_text(path, json.dumps(description, indent=2) + "\n")
     kept = {*files, job.rejected_file, schema_lib.ENCODER_FILE}
     present = [file.path for file in FileSystems.match([f"{job.output}/*"])[0].metadata_list]

@@ -116,7 +116,10 @@ def inspect_events(options: Options) -> EventsInput:
             range_bytes=options.range_bytes,
         )
     columns = Columns(
-        **{field.name: _column(getattr(options, f"{field.name}_column")) for field in dataclasses.fields(Columns)}
+        **{
+            field.name: _column(getattr(options, f"{field.name}_column"), has_numbers=format_ != "jsonl")
+            for field in dataclasses.fields(Columns)
+        }
     )
     notes = [f"format {format_}"] if options.format == "auto" else []
     if not parts:
@@ -293,8 +296,8 @@ def _first_with_records(parts: Sequence[Range], text_format: TextFormat) -> Rang
     raise ValueError(f"The files are empty: {parts[0].path} holds no record.")
 
 
-def _column(text: str) -> str | int | None:
-    return None if text == NONE else int(text) if text.isdigit() else text
+def _column(text: str, *, has_numbers: bool) -> str | int | None:
+    return None if text == NONE else int(text) if has_numbers and text.isdigit() else text
 
 
 def _format(wanted: str, paths: Sequence[str], option: str) -> str:

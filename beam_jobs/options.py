@@ -273,8 +273,8 @@ def check_options(options: Options) -> None:
     if options.format != "sequences" and options.item_column == NONE:
         raise ValueError("Give --item-column: what the events are about.")
     if options.format == "sequences":  # an item after the other, and nothing beside them
-        for name in ("users", "label_column", "weight_column"):
-            if getattr(options, name) not in ((), NONE):
+        for name in ("users", "session_column", "label_column", "weight_column", "header", "no_quotes"):
+            if getattr(options, name) not in ((), NONE, False):
                 raise ValueError(
                     f"--format sequences has items alone, a sequence a line: --{name.replace('_', '-')} does not apply."
                 )

@@ -34,6 +34,8 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 _INT64 = 2**63
 
+csv.field_size_limit(1 << 30)  # characters; a description of an item may be longer than the module's own 131,072
+
 
 class LineError(Exception):
     """A line that cannot be used.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -13,6 +13,7 @@ from beam_jobs import inputs, parsing, read_events, sequences, write_dataset
 from beam_jobs.inputs import EventsInput, TableInput
 from beam_jobs.options import Options, check_options
 from beam_jobs.read_events import COUNTS, ITEMS, LINES, REJECTED
+from seqrec_tf import features as features_lib
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import Schema
 
@@ -178,9 +179,9 @@ class PrepareSequences(beam.PTransform):
         known_items = []
         if options.require_items or required:
             names = [feature.name for feature in plan.tables["items"].features]
-            places = [names.index(name) for name in required]
+            required_kinds = {place: plan.tables["items"].features[place].kind for place in map(names.index, required)}
             first_rows = rows["items"] | "First rows" >> beam.CombinePerKey(min)
-            complete = first_rows | "Complete" >> beam.Filter(_has_fields, places)
+            complete = first_rows | "Complete" >> beam.Filter(_has_fields, required_kinds)
             known_items = [AsSingleton(_as_set(complete | beam.Keys(), "Known"))]
         stage = _counting_pardo(ordered, "Clean", clean, *known_items)
         steps = list(clean.steps)
@@ -372,9 +373,9 @@ def _as_set(items, label: str):
     return items | label >> beam.combiners.ToSet()
 
 
-def _has_fields(row: tuple[str, tuple[int, list[str]]], places: Sequence[int]) -> bool:
+def _has_fields(row: tuple[str, tuple[int, list[str]]], kinds: Mapping[int, str]) -> bool:
     _, (_, fields) = row
-    return all(fields[place].strip() for place in places)
+    return all(features_lib.parse(kind, fields[place]) not in (None, []) for place, kind in kinds.items())
 
 
 def _rare_items(element: tuple[tuple[str, str], int], step: str, least: int):

@@ -69,8 +69,8 @@ class ItemFeaturesConfig(ModelConfig):
         item_vectors: How the model reads those that are vectors: "projected" by weights that it learns, from their full
             width; "frozen", projected from their principal components, as many as the model is wide, so that a step
             costs the same for vectors of any width; "trained", which are these components at the start.
-        item_id_dropout_rate: Share of the items that a step knows by their features alone, as it must know new ones
-            (DropoutNet, Volkovs et al. 2017). 0 suits catalogues that do not change.
+        item_id_dropout_rate: Share of the items that a lookup in training knows by their features alone, as it must
+            know new ones (DropoutNet, Volkovs et al. 2017). 0 suits catalogues that do not change.
     """
 
     item_features: tuple[str, ...] = ()
@@ -81,6 +81,8 @@ class ItemFeaturesConfig(ModelConfig):
         super().__post_init__()
         check_choice("model.item_vectors", self.item_vectors, VECTOR_USES)
         check_rate("model.item_id_dropout_rate", self.item_id_dropout_rate)
+        if self.item_id_dropout_rate and not self.item_features:
+            raise ValueError("model.item_id_dropout_rate needs model.item_features, to know items by.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +161,8 @@ class TrainConfig:
         check_choice("train.optimizer", self.optimizer, ("adam", "adagrad", "sgd"))
         check_rate("train.beta_2", self.beta_2)
         check_rate("train.momentum", self.momentum)
+        if self.momentum and self.optimizer == "adam":
+            raise ValueError("train.momentum is an option of train.optimizer=adagrad and sgd, not of adam.")
         if self.seed >= 2**31:
             raise ValueError(f"train.seed must be below 2^31, got {self.seed}.")
         check_choice("train.schedule", self.schedule, ("constant", "cosine", "linear"))

@@ -126,12 +126,14 @@ class Result:
             (mean training events of what is recommended) only under `full`; "cold hr@10" and "cold ndcg@10", of the
             targets that are items without training events, where there are any.
         num_cold: Targets that are items without training events.
+        num_short: Targets that a sampled protocol had fewer than 100 items to rank against.
     """
 
     num_targets: int
     num_impossible: int
     metrics: dict[str, Interval]
     num_cold: int = 0
+    num_short: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """This result as JSON-serialisable values."""
@@ -211,7 +213,7 @@ def evaluate(
     sampler = _NegativeSampler(folder, protocol) if protocol != "full" else None
     counts = np.array([0, *folder.item_counts])
     ranks, lists, cold = [], [], []
-    num_impossible = 0
+    num_impossible = num_short = 0
     for inputs, labels in batches:
         inputs, labels = liked_alone(inputs, labels)
         if not len(labels[TARGET]):
@@ -223,6 +225,7 @@ def evaluate(
             num_impossible += int(np.sum(rank.numpy() > num_items))
         else:
             negatives = np.stack([sampler(touched, rng) for touched in labels[data.TOUCHED].numpy()])
+            num_short += int(np.sum(negatives[:, -1] == 0))
             rank = rank_sampled(inputs, labels[TARGET], negatives)
         ranks.append(rank.numpy())
     if not ranks:
@@ -236,7 +239,7 @@ def evaluate(
     if is_cold.any():
         of_cold = rank_metrics(rank[is_cold], rng=rng)
         metrics |= {f"cold {name}": of_cold[name] for name in ("hr@10", "ndcg@10")}
-    return Result(len(rank), num_impossible, metrics, int(is_cold.sum()))
+    return Result(len(rank), num_impossible, metrics, int(is_cold.sum()), num_short)
 
 
 def default_protocol(model: SequenceModel) -> str:
@@ -349,7 +352,8 @@ def label_metrics(
     labels, scores, user = labels[order], scores[order], user[order]
     starts = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
     sizes = np.diff(np.r_[starts, len(user)])
-    own = np.array([metrics.auc(labels[a : a + n], scores[a : a + n]) for a, n in zip(starts, sizes, strict=True)])
+    parts = zip(starts, sizes, strict=True) if users is not None else ()
+    own = np.array([metrics.auc(labels[a : a + n], scores[a : a + n]) for a, n in parts])
     has_both = np.isfinite(own)
     probabilities = 1.0 / (1.0 + np.exp(-scores))
     log_losses = np.logaddexp(0.0, np.where(labels == 1, -scores, scores))
@@ -369,8 +373,8 @@ def label_metrics(
         return values
 
     values = figures(np.ones(len(sizes), np.int64))
-    draws = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=_NUM_LIST_RESAMPLES)
-    resampled = [figures(count) for count in draws]
+    shares = np.full(len(sizes), 1 / len(sizes))
+    resampled = [figures(rng.multinomial(len(sizes), shares)) for _ in range(_NUM_LIST_RESAMPLES)]
     intervals = {}
     for name, value in values.items():
         finite = [sample[name] for sample in resampled if np.isfinite(sample[name])] or [np.nan]
@@ -422,6 +426,8 @@ def table(results: dict[str, Result], *, protocol: str, split: str) -> str:
             f"{first.num_impossible:,} targets ({share:.1%}) repeat an item of their history, which is not recommended "
             "again: they count as misses (--keep-history)"
         )
+    if first.num_short:
+        lines.append(f"{first.num_short:,} targets are ranked against fewer than 100 items: no more are left to draw")
     if first.num_cold:
         lines.append(f"{first.num_cold:,} targets are items without training events: `cold`")
     lines.append(f"{'':<14}" + "".join(f"{name:>22}" for name in names))

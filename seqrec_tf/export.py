@@ -351,7 +351,8 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
                 if feature.kind == "number":
                     value = (value - learned[feature.name]["mean"]) / learned[feature.name]["deviation"]
                 else:
-                    value = self.categories[feature.name].lookup(value)
+                    value = self.categories[feature.name].lookup(tf.strings.strip(value))
+                    value = value[:, : feature.max_length] if feature.kind == "categories" else value
                 inputs[feature.name] = value
             return ids, inputs, num_unknown
 

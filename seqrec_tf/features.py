@@ -79,7 +79,8 @@ def parse(kind: str, text: str) -> Any:
     Several categories are a JSON list, or are separated by |, comma or semicolon.
 
     Raises:
-        ValueError: A number is none, is NaN, or is more than a float32 can hold; a list is no JSON.
+        ValueError: A number is none, is NaN, or is more than a float32 can hold; a list is no JSON, or holds what is no
+            text: halves of letters, which JSON can escape.
     """
     text = text.strip()
     if kind == "categories":
@@ -88,12 +89,13 @@ def parse(kind: str, text: str) -> Any:
                 values = json.loads(text)
             except RecursionError:
                 raise ValueError("the list is nested too deeply") from None
-            texts = (value if isinstance(value, str) else json.dumps(value) for value in values if value is not None)
+            texts = [value if isinstance(value, str) else json.dumps(value) for value in values if value is not None]
+            "".join(texts).encode()
             return [text.strip() for text in texts if text.strip()]
         return [part.strip() for part in _SEPARATORS.split(text) if part.strip()]
     if not text or kind != "number":
         return text or None
-    number = float(text)
+    number = float(text) if "_" not in text else math.nan  # Python takes 10_12 for 1012
     if not abs(number) <= _LARGEST:
         raise ValueError(f"expected a finite number that float32 can hold, got {text!r}")
     return number

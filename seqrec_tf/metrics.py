@@ -15,6 +15,9 @@ import tensorflow as tf
 # distance two scores are a tie.
 TIE_TOLERANCE = 1e-6
 
+# The rank of a target that may not be recommended: beyond every cut-off, however few items there are.
+IMPOSSIBLE = 2**31 - 1
+
 
 def count_not_below(target_scores, scores, *, num_rivals):
     """How many rivals the target does not clearly beat; its rank is this plus one.

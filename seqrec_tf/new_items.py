@@ -111,6 +111,7 @@ def _rows(path: str, id_column: str, *, quoted: bool) -> Iterator[tuple[int, dic
                     row[id_column] = str(int(item))
                 yield line, {id_column: "", **row}
             return
+        csv.field_size_limit(1 << 30)  # characters, as `seqrec prepare` has it
         reader = csv.DictReader(
             stream,
             delimiter=_DELIMITERS[kind],
@@ -154,12 +155,12 @@ def _vectors(rows, column: str, about: dict[str, Any], image_folder: str):
 
     from seqrec_tf.encoders import decode_image, identity_of, image_path, load_encoder
 
+    encode, dim = load_encoder(about["encoder"]), about["dim"]
     if identity_of(about["encoder"], about["image_size"]) != about["identity"]:
         raise ValueError(
             f"The encoder {about['encoder']} is another one than made the dataset's vectors of {column}. Give it back "
             "the model that it had."
         )
-    encode, dim = load_encoder(about["encoder"]), about["dim"]
     vectors = np.zeros([len(rows), dim], np.float32)
     given = [(place, row) for place, row in enumerate(rows.values()) if row.get(column, "").strip()]
     for start in range(0, len(given), _ENCODED_AT_ONCE):

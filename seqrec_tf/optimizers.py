@@ -227,6 +227,16 @@ class SGD(_RowSparse):
         return {**super().get_config(), "momentum": self.momentum}
 
 
+@keras.saving.register_keras_serializable("seqrec_tf")
+class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
+    """Keras' own, but that sees every gradient of a row: Keras looks at one of those that a batch has of it."""
+
+    def check_finite(self, grads):
+        """Whether all gradients are finite: bool scalar."""
+        values = [grad.values if isinstance(grad, tf.IndexedSlices) else grad for grad in grads if grad is not None]
+        return tf.reduce_all([tf.reduce_all(tf.math.is_finite(value)) for value in values])
+
+
 def make_optimizer(config: TrainConfig, *, total_steps: int) -> keras.optimizers.Optimizer:
     """The optimizer that a configuration says.
 

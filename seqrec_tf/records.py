@@ -210,7 +210,10 @@ class DatasetFolder:
     def check_split(self, split: str) -> None:
         """Raise a ValueError where a split is empty."""
         if not self.split_files(split):
-            raise ValueError(f"{self.path} has no sequences in its split {split!r}. Prepare it with another --split.")
+            raise ValueError(
+                f"{self.path} has no sequences in its split {split!r}. Prepare it with another --split, "
+                "or with a larger --valid-share."
+            )
 
     def training_users(self):
         """Whose training sequences these are: numpy int64 [U], fingerprints, in the order of the records."""

@@ -154,10 +154,13 @@ def output_file(path: str | None) -> pathlib.Path | None:
 
     Raises:
         FileNotFoundError: There is no folder for it.
+        ValueError: It is a folder, or remote.
     """
     if not path or path == "-":
         return None
     file = local_path(path, "--json")
+    if file.is_dir():
+        raise ValueError(f"--json {file}: this is a folder; name a file.")
     if not file.parent.is_dir():
         raise FileNotFoundError(f"--json {file}: there is no folder {file.parent}.")
     return file

@@ -164,9 +164,7 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
 def _compiled_model(
     model_class: type[SequenceModel], config: Config, folder: DatasetFolder, steps: int, replicas: int
 ) -> SequenceModel:
-    import keras
-
-    from seqrec_tf.optimizers import make_optimizer
+    from seqrec_tf.optimizers import LossScaleOptimizer, make_optimizer
 
     if config.train.precision == "mixed_float16" and replicas > 1:
         raise ValueError(
@@ -177,7 +175,7 @@ def _compiled_model(
     model.adapt(folder)
     optimizer = make_optimizer(config.train, total_steps=steps * config.train.epochs)
     if config.train.precision == "mixed_float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer = LossScaleOptimizer(optimizer)
     # With several replicas Keras cannot run more steps than one at once.
     model.compile(optimizer=optimizer, steps_per_execution=1 if replicas > 1 else steps_at_once(steps))
     optimizer.build(model.trainable_variables)  # so that its state can be restored before the first step

@@ -362,8 +362,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Ask for one recommendation and print it."""
     history, candidates = _split(args.history) + args.item, _split(args.candidates)
-    if not history:
-        raise ValueError("There is no history: give item ids with --history A,B,C or --item ID.")
+    if not history and args.user is None and not args.user_feature:
+        raise ValueError("There is no history: give item ids with --history A,B,C or --item ID (or --user).")
     if args.k is not None and args.k < 1:
         raise ValueError(f"--k must be at least 1, got {args.k}.")
     history_times = [_number(int, time_, "--history-times") for time_ in _split(args.history_times)]
@@ -375,7 +375,7 @@ def run(args: argparse.Namespace) -> None:
     given: dict[str, Any] = {
         "user_features": _user_features(args.user_feature, client, args.model, args.version),
         "users": None if args.user is None else [args.user],
-        "history_times": [history_times] if history_times else None,
+        "history_times": [history_times] if history_times or not history else None,
         "times": [int(time.time()) if args.time is None else args.time],
         "version": args.version,
     }

@@ -100,6 +100,7 @@ def test_labels_are_shuffled_with_their_items(tmp_path):
     )
     assert figures["ndcg@10"]["relative_change"] == pytest.approx(0.0, abs=1e-6)
     assert figures["jaccard@10"] == 1.0
+    assert figures["targets"] == sum(line.endswith(",8,1") for line in lines)  # what was not liked is no target
 
 
 def test_an_empty_split_and_a_missing_folder_are_told_before_the_work(run, chain_dataset, tmp_path, capsys):
@@ -107,6 +108,10 @@ def test_an_empty_split_and_a_missing_folder_are_told_before_the_work(run, chain
     answer = capsys.readouterr()
     assert answer.out == ""
     assert "there is no folder" in answer.err
+    assert cli.main(["analyze", "--dataset", chain_dataset, "--json", str(tmp_path)]) == 2
+    answer = capsys.readouterr()
+    assert answer.out == ""
+    assert "this is a folder; name a file" in answer.err
 
 
 def test_the_command_shows_its_figures_and_writes_them(run, chain_dataset, tmp_path, capsys):

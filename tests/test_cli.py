@@ -130,6 +130,9 @@ def test_a_file_that_the_system_refuses_is_named(command, capsys, tmp_path):
     command(lambda args: (tmp_path / "nowhere").read_text())
     assert cli.main(["work"]) == 2
     assert capsys.readouterr().err == f"seqrec work: No such file or directory: {tmp_path}/nowhere\n"
+    command(fails_with(OSError(28, "No space left on device")))
+    assert cli.main(["work"]) == 1
+    assert capsys.readouterr().err == "seqrec work: No space left on device\n"
 
 
 def test_debug_shows_the_traceback_before_the_sentence(command, capsys):

@@ -5,7 +5,16 @@ import tomllib
 import pytest
 
 from seqrec_tf import models
-from seqrec_tf.config import Config, DataConfig, ModelConfig, TrainConfig, check_choice, from_values, resolve
+from seqrec_tf.config import (
+    Config,
+    DataConfig,
+    ItemFeaturesConfig,
+    ModelConfig,
+    TrainConfig,
+    check_choice,
+    from_values,
+    resolve,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +128,16 @@ def test_a_value_of_the_wrong_type_is_an_error_with_both_types(setting, message)
         resolve_tiny("", setting)
 
 
+def test_an_option_that_would_do_nothing_is_refused():
+    with pytest.raises(
+        ValueError, match=r"train\.momentum is an option of train\.optimizer=adagrad and sgd, not of adam"
+    ):
+        resolve_tiny("", "train.momentum=0.9")
+    assert resolve_tiny("", "train.momentum=0.9", "train.optimizer=sgd").train.momentum == 0.9
+    with pytest.raises(ValueError, match=r"model\.item_id_dropout_rate needs model\.item_features"):
+        ItemFeaturesConfig(item_id_dropout_rate=0.1)
+
+
 def test_an_unknown_key_names_the_nearest():
     with pytest.raises(ValueError, match=r"Unknown configuration key train\.epoch\. Did you mean 'epochs'\?"):
         resolve_tiny("", "train.epoch=3")
@@ -196,7 +215,9 @@ def test_toml_gives_every_model_s_configuration_back(name):
         changed |= acceptable(config_class, {**changed, field.name: other_value(field.default)})
     assert changed
     data = {field.name: other_value(field.default) for field in dataclasses.fields(DataConfig)}
-    train = {field.name: other_value(field.default) for field in dataclasses.fields(TrainConfig)}
+    train = {"optimizer": "sgd"}
+    for field in dataclasses.fields(TrainConfig):
+        train |= acceptable(TrainConfig, {**train, field.name: other_value(field.default)})
     for config in (
         Config(name, config_class()),
         Config(name, config_class(**changed), DataConfig(**data), TrainConfig(**train)),

@@ -138,6 +138,7 @@ def test_the_table_shows_popularity_beside_the_model(run_path, capsys):
     assert "sasrec" in table
     assert "poprec" in table
     assert "test, uniform-100, 200 events to predict" in table
+    assert table.count("200 targets are ranked against fewer than 100 items") == 1
     assert "repeat an item of their history" in table
 
 

@@ -30,6 +30,8 @@ def test_fields_become_values(kind, text, value):
         ("number", "nan", "float32 can hold, got 'nan'"),
         ("number", "-inf", "float32 can hold, got '-inf'"),
         ("number", "x", "'x'"),
+        ("number", "10_12", "expected a finite number that float32 can hold, got '10_12'"),
+        ("categories", r'["a", "\ud83d"]', "surrogates not allowed"),
         ("number", "1e200", "expected a finite number that float32 can hold"),
         ("categories", "[" * 100_000, "nested too deeply"),
         ("categories", "[1", "delimiter"),
@@ -45,6 +47,7 @@ def test_a_field_that_is_not_of_its_kind_is_refused(kind, text, message):
     [
         ("number", ["1", "", "2.5", "0"]),
         ("category", ["red", "blue", "red", ""]),
+        ("category", ["10_12", "8_10", "10_12"]),
         ("categories", ["a|b", "a", ""]),
         ("categories", ['["a"]', "[]"]),
         ("image-path", ["x/1.jpg", "2.PNG"]),

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from seqrec_tf.config import TrainConfig
-from seqrec_tf.optimizers import SGD, Adagrad, Adam, WarmupDecay, make_optimizer
+from seqrec_tf.optimizers import SGD, Adagrad, Adam, LossScaleOptimizer, WarmupDecay, make_optimizer
 
 
 def rates(**options):
@@ -171,9 +171,24 @@ def test_adagrad_with_momentum_does_as_written_down():
     assert variable.numpy()[0] == pytest.approx(value, rel=1e-5)
 
 
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_a_loss_is_scaled_down_where_one_gradient_of_a_row_is_not_finite(bad):
+    """Whatever the others are that a batch has of the row, and whichever comes last."""
+    optimizer = LossScaleOptimizer(SGD(0.1), initial_scale=8.0)
+    table = keras.Variable(np.ones([3, 2]), name="table")
+    optimizer.build([table])
+    for values in ([[bad, 0.0], [1.0, 1.0]], [[1.0, 1.0], [bad, 0.0]]):
+        optimizer.apply([tf.IndexedSlices(tf.constant(values), tf.constant([1, 1]), tf.constant([3, 2]))], [table])
+        np.testing.assert_array_equal(table, np.ones([3, 2]))
+    assert float(optimizer.dynamic_scale) == 2.0
+    optimizer.apply([tf.IndexedSlices(tf.fill([2, 2], 2.0), tf.constant([1, 1]), tf.constant([3, 2]))], [table])
+    np.testing.assert_allclose(table[1], 1.0 - 0.1 * 4.0 / 2.0)
+
+
 @pytest.mark.parametrize("name", ["adam", "adagrad", "sgd"])
 def test_the_optimizer_of_a_configuration_survives_serialisation(name):
-    optimizer = make_optimizer(TrainConfig(optimizer=name, momentum=0.3, learning_rate=0.02), total_steps=3)
+    momentum = 0.0 if name == "adam" else 0.3
+    optimizer = make_optimizer(TrainConfig(optimizer=name, momentum=momentum, learning_rate=0.02), total_steps=3)
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert type(copy).__name__.lower() == name
     assert copy.get_config() == optimizer.get_config()

@@ -247,6 +247,9 @@ def test_ranking_by_features_of_users_from_events_to_the_saved_model(labelled_sh
     assert scores("se", 20, [""]) < -1
     assert scores("se", 60, ["b", "a"]) > 1
     assert scores("se", 60, ["b", "a"], history="") == scores("se", 60, ["b", "a"])  # a visitor without any event
+    # As training reads users: without blanks at the ends, and no more of several categories than a training user has.
+    assert scores(" se", 60, ["b ", "a"]) == scores("se", 60, ["b", "a"])
+    assert scores("se", 60, ["b", "a", "c", "d", "a", "a"]) == scores("se", 60, ["b", "a", "c", "d"])
     for unknown in (("fi", 20, ["zz"]), ("", float("nan"), [""])):
         assert np.isfinite(scores(*unknown))
 

@@ -278,10 +278,10 @@ def test_replicas_draw_their_own_dropout_and_negatives():
     assert done.returncode == 0, done.stderr
 
 
-def run_two_workers(dataset, output, *settings):
-    """MultiWorkerMirroredStrategy, two processes on this machine; the lines that the first one shows."""
+def run_workers(number, dataset, output, *settings):
+    """MultiWorkerMirroredStrategy, processes on this machine; the lines that the first one shows."""
     ports = []
-    for _ in range(2):
+    for _ in range(number):
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             ports.append(probe.getsockname()[1])
@@ -289,7 +289,7 @@ def run_two_workers(dataset, output, *settings):
     command = [sys.executable, "-m", "seqrec_tf.cli", "train", "--strategy", "multi-worker", "--dataset", dataset]
     command += ["--model", "sasrec", "--output", str(output), "--set", *SMALL, *settings]
     workers = []
-    for index in range(2):
+    for index in range(number):
         environment = os.environ | {
             "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
         }
@@ -300,7 +300,7 @@ def run_two_workers(dataset, output, *settings):
     finally:
         for worker in workers:
             worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], answers
+    assert [worker.returncode for worker in workers] == [0] * number, answers
     return answers[0][0].splitlines()
 
 
@@ -308,15 +308,21 @@ def run_two_workers(dataset, output, *settings):
 def test_two_workers_train_as_one_device_and_go_on_together(chain_dataset, tmp_path):
     # Replicas draw their own dropout and negatives, so compare a loss that has neither.
     settings = ("model.dropout_rate=0.0", "model.loss=softmax")
-    run_two_workers(chain_dataset, tmp_path / "workers", "train.epochs=1", *settings)
+    run_workers(2, chain_dataset, tmp_path / "workers", "train.epochs=1", *settings)
     (tmp_path / "workers" / "COMPLETED").unlink()  # as if stopped after the first epoch
-    lines = run_two_workers(chain_dataset, tmp_path / "workers", "train.epochs=2", *settings)
+    lines = run_workers(2, chain_dataset, tmp_path / "workers", "train.epochs=2", *settings)
     assert "Going on after epoch 1 of at most 2." in lines
     alone, _ = fit(chain_dataset, tmp_path / "alone", "train.epochs=2", *settings)
     together = log_of(tmp_path / "workers")
     for column in ("loss", "val_ndcg@10"):
         expected = [float(row[column]) for row in log_of(alone.path)]
         np.testing.assert_allclose([float(row[column]) for row in together], expected, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_cluster_of_one_worker_trains(chain_dataset, tmp_path):
+    run_workers(1, chain_dataset, tmp_path / "worker", "train.epochs=1")
+    assert len(log_of(tmp_path / "worker")) == 1
 
 
 def test_a_dataset_that_changed_is_refused(finished, tiny_dataset):

@@ -397,7 +397,7 @@ class SequenceModel(keras.Model):
                 # A table that is made of side features would be made in each part; logits of many items are products
                 # so large that they keep all cores busy.
                 scores_by_features = getattr(config, "item_features", ()) and getattr(
-                    config, "score_with_features", True
+                    config, "score_with_features", getattr(config, "is_tied", True)
                 )
                 if scores_by_features or schema.num_items > _MANY_ITEMS:
                     return 1
@@ -459,7 +459,7 @@ class SequenceModel(keras.Model):
             excluded: int32 [B, S], items that may not be recommended; 0 is ignored.
 
         Returns:
-            int32 [B], from 1; `num_items + 1` where the target itself is excluded.
+            int32 [B], from 1; `metrics.IMPOSSIBLE` where the target itself is excluded.
         """
         target_scores = self.score_candidates(query, target[:, None])[:, 0]
         rank = tf.ones_like(target)
@@ -473,7 +473,7 @@ class SequenceModel(keras.Model):
             own = tf.gather(scores, tf.where(is_here, place, 0)[:, None], batch_dims=1)
             is_rival = tf.cast(is_here & ~tf.reduce_any(excluded == target[:, None], axis=1), tf.int32)
             rank -= is_rival * metrics.count_not_below(target_scores, own, num_rivals=tf.ones_like(target))
-        return tf.where(tf.reduce_any(excluded == target[:, None], axis=1), self.num_items + 1, rank)
+        return tf.where(tf.reduce_any(excluded == target[:, None], axis=1), metrics.IMPOSSIBLE, rank)
 
     def rank_among(self, query, target, candidates):
         """Rank of each target among its own candidates, ties against it: int32 [B], from 1.
@@ -522,8 +522,8 @@ class SequenceModel(keras.Model):
             k: Items a row.
 
         Returns:
-            rank: int32 [B], that of `rank_targets` where it is at most k; else more than k, and `num_items + 1` where
-                the target is excluded.
+            rank: int32 [B], that of `rank_targets` where it is at most k; else more than k, and `metrics.IMPOSSIBLE`
+                where the target is excluded.
             ids: int32 [B, k].
             scores: float32 [B, k].
         """
@@ -539,8 +539,11 @@ class SequenceModel(keras.Model):
         num_rivals = tf.reduce_sum(tf.cast(rivals > -np.inf, tf.int32), axis=1)
         num_nan -= tf.cast(tf.math.is_nan(target_scores), tf.int32)
         before = num_nan + metrics.count_not_below(target_scores, rivals, num_rivals=num_rivals)
+        # One that is not among them is behind all of them, even where its score, of another product, rounds up.
+        is_behind = (listed == -np.inf) & ~tf.math.is_nan(target_scores)
+        before = tf.where(is_behind, tf.maximum(before, min(k, self.num_items - 1)), before)
         is_excluded = tf.reduce_any(excluded == target[:, None], axis=1)
-        return tf.where(is_excluded, self.num_items + 1, before + 1), ids[:, :k], scores[:, :k]
+        return tf.where(is_excluded, metrics.IMPOSSIBLE, before + 1), ids[:, :k], scores[:, :k]
 
     def _coarse_block(self, query, start, stop):
         """What `score_block` gives, but for rounding."""
@@ -613,7 +616,9 @@ class SequenceModel(keras.Model):
 
     def _replica_logs(self, logs):
         """Keras takes the mean over axis 0 of logs from several workers, which scalars do not have."""
-        if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        strategy = self.distribute_strategy
+        is_of_workers = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        if is_of_workers and strategy.extended._in_multi_worker_mode():  # as Keras asks; not in a cluster of one
             return {name: tf.reshape(value, [1]) for name, value in logs.items()}
         return logs
 

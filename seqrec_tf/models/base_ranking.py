@@ -41,7 +41,7 @@ class RankingConfig(ItemFeaturesConfig):
     """Options that every ranking model has.
 
     Attributes:
-        max_len: Newest events of a history that the model sees.
+        max_len: Newest events that the model sees; with labels, it sees what was liked of these.
         max_targets: Events of a sequence that an epoch learns from, the newest of its window.
         num_negatives: Items drawn uniformly for each liked event, as examples with label 0; where 0, the events with
             label 0 are the negatives.
@@ -302,7 +302,8 @@ class RankingModel(SequenceModel):
 
         scores = in_parts(scores_of, self.num_parts(self.config, self.schema), inputs, labels[TARGET])
         (auc,) = self.validation_metrics
-        auc.update_state(labels[TARGET_LABEL], scores)
+        # The thresholds lie evenly in probability, where those of rare labels are crowded; the order is the same.
+        auc.update_state(labels[TARGET_LABEL], scores / 4.0)
         return self._replica_logs({"auc": auc.result()})
 
     @classmethod

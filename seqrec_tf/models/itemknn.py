@@ -109,5 +109,5 @@ class ItemKNN(SequenceModel):
         return tf.scatter_nd(tf.stack([row, column], axis=-1), similarities, [rows, width + 1])[:, :width]
 
     def score_candidates(self, query, candidates):
-        """Scores of each row's own candidates, int [B, K]: float32 [B, K]."""
-        return tf.gather(self.score_block(query, 1, self.num_items + 1), candidates - 1, batch_dims=1)
+        """Scores of each row's own candidates, int [B, K]: float32 [B, K]; of 0, which is none, any."""
+        return tf.gather(self.score_block(query, 1, self.num_items + 1), tf.maximum(candidates - 1, 0), batch_dims=1)

@@ -2,12 +2,14 @@
 
 import json
 import struct
+import types
 import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from beam_jobs import embed_items
 from seqrec_tf import cli, encoders
 from seqrec_tf.records import DatasetFolder
 
@@ -223,7 +225,9 @@ def test_images_are_encoded_and_broken_ones_rejected_one_by_one(shop, saved, tmp
         "huge.png": huge_png(),
     }.items():
         (photos / name).write_bytes(content)
-    dataset = shop(TITLES, ["grey.jpg", "white.png", "cut.jpg", "text.jpg", "empty.jpg", "huge.png", "gone.jpg", ""])
+    (photos / "folder.jpg").mkdir()
+    names = ["grey.jpg", "white.png", "cut.jpg", "text.jpg", "empty.jpg", "huge.png", "gone.jpg", "folder.jpg"]
+    dataset = shop(TITLES, names)
     arguments = ["--image-encoder", saved / "image", "--image-size", SIZE, "--image-folder", photos]
     assert embed(dataset, *arguments) == 0
     of_photos = vectors(dataset, "photo_vector")
@@ -236,7 +240,20 @@ def test_images_are_encoded_and_broken_ones_rejected_one_by_one(shop, saved, tmp
     assert reasons["i4"] == "the file is empty"
     assert reasons["i5"] == "the image has 400,000,000 pixels, more than 64,000,000"
     assert reasons["i6"].startswith("there is no such file: ")
-    assert reasons["i7"] == "empty"
+    assert reasons["i7"].startswith("not a file but a folder: ")
+
+
+def test_a_missing_image_is_told_before_it_is_opened(monkeypatch):
+    """Remote file systems raise errors of their own where a file is not there, which must not fail the job."""
+
+    def fails(path, **options):
+        raise RuntimeError(f"404: {path}")
+
+    monkeypatch.setattr(embed_items.FileSystems, "exists", lambda path: False)
+    monkeypatch.setattr(embed_items.FileSystems, "open", fails)
+    job = types.SimpleNamespace(image_folder="gs://bucket/photos")
+    with pytest.raises(ValueError, match=r"there is no such file: gs://bucket/photos/gone\.jpg"):
+        embed_items._read_image(job, "gone.jpg")
 
 
 def test_a_grey_image_becomes_three_channels():

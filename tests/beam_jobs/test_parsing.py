@@ -20,6 +20,8 @@ def test_fields_are_split_at_any_delimiter():
 def test_a_quoted_field_may_hold_the_delimiter_and_doubled_quotes():
     assert fields('"a,""b""",c') == ('a,"b"', "c")
     assert fields('5" disc,c', quoted=False) == ('5" disc', "c")
+    long = "word " * 50_000
+    assert fields(f'"{long}",c') == (long, "c")
 
 
 @pytest.mark.parametrize("line", ['"a,b', '"a"x,b'])

@@ -565,6 +565,14 @@ def test_events_of_items_without_a_required_feature_are_dropped(prepare, tmp_pat
     outcome = prepare(text, *items, "--require-item-features title,photo")
     assert outcome.status == 0, outcome.err
     assert [row["items"] for row in outcome.records("test")] == [list("adad")] * 2
+    rows = [{"item_id": item, "tags": tags} for item, tags in (("a", ["x"]), ("b", []), ("c", [""]), ("d", "|"))]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outcome = prepare(
+        log("t a 0", "t b 1", "t c 2", "t d 3", "t a 4", "t a 5"),
+        *("--items", str(tmp_path / "items.jsonl"), "--item-feature tags:categories --require-item-features tags"),
+        output="tagged",
+    )
+    assert [row["items"] for row in outcome.records("test")] == [list("aaa")]
     outcome = prepare(text, *items, "--require-item-features titel", output="other")
     assert outcome.status == 2
     assert "no column 'titel' (--require-item-features); did you mean 'title'" in outcome.err
@@ -716,6 +724,8 @@ def test_one_user_may_not_fill_the_memory(prepare):
         (["--min-item-events", "0"], "at least 1"),
         (["--positive-only"], "--label-column"),
         (["--format", "sequences", "--label-column", "1"], "--label-column does not apply"),
+        (["--format", "sequences", "--header"], "--header does not apply"),
+        (["--format", "jsonl", "--user-column", "0"], "no column '0' (--user-column)"),
         (["--require-items"], "--items"),
         (["--items", "nowhere/*.csv"], "matches no file"),
         (["--input", "nowhere.csv"], "matches no file"),

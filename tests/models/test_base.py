@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import models, ranking
+from seqrec_tf import metrics, models, ranking
 from seqrec_tf.config import ModelConfig
 from seqrec_tf.models.base import EXCLUDED, TARGET, SequenceModel, newest_position, pad
 from seqrec_tf.schema import ITEM_IDS, ITEM_IDS_FEATURE, TIMESTAMPS_FEATURE, Schema
@@ -47,7 +47,7 @@ def excluded(*rows):
 def slow_rank(row, target, out):
     """Rank of a target among the items of a query's row, ties and NaN against it."""
     if target in out:
-        return len(row)  # column 0 is padding: this is one more than there are items
+        return metrics.IMPOSSIBLE
     rivals = [item for item in range(1, len(row)) if item != target and item not in out]
     return 1 + sum(not row[item] < row[target] for item in rivals)
 
@@ -117,12 +117,23 @@ def test_the_rank_counts_higher_scores_of_items_that_are_not_excluded():
 
 def test_a_target_that_is_excluded_ranks_behind_all_items():
     rank = Given(schema=Schema(5)).rank_targets(scores([5, 4, 3, 2, 1]), tf.constant([1]), excluded([2, 1]))
-    assert rank.numpy().tolist() == [6]
+    assert rank.numpy().tolist() == [metrics.IMPOSSIBLE]
 
 
 def test_a_constant_score_ranks_the_target_last():
     rank = Given(schema=Schema(5)).rank_targets(scores([0, 0, 0, 0, 0]), tf.constant([1]), excluded([]))
     assert rank.numpy().tolist() == [5]
+
+
+def test_a_target_that_the_list_lacks_is_none_of_the_best():
+    """Though all items are alike, and its own score, of another product than theirs, rounds up."""
+    model = models.SASRec(models.SASRec.config_class(dim=48), Schema(200))
+    model.items.embeddings.assign(np.repeat(np.random.default_rng(0).normal(size=[1, 48]), 201, axis=0))
+    query = tf.constant(np.random.default_rng(1).normal(size=[500, 48]), tf.float32)
+    target, nothing = tf.fill([500], 200), tf.zeros([500, 0], tf.int32)
+    rank, ids, _ = model.rank_and_recommend(query, target, nothing, k=20)
+    assert not (ids == 200).numpy().any()
+    assert rank.numpy().min() == 21
 
 
 def test_the_rank_among_candidates_leaves_out_padding_and_the_target():

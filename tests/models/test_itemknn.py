@@ -39,6 +39,13 @@ def test_the_score_is_the_sum_of_regularized_cosines(monkeypatch, regularization
     np.testing.assert_allclose(scores, expected, rtol=1e-6)
 
 
+def test_where_few_items_are_left_to_draw_the_rank_is_among_these():
+    model = fitted()
+    query = model.query({ITEM_IDS: tf.constant([[3, 1]])})
+    ranks = [model.rank_among(query, tf.constant([2]), tf.constant([rivals])) for rivals in ([4, 5], [4, 5, 0, 0])]
+    assert ranks[0].numpy().tolist() == ranks[1].numpy().tolist()
+
+
 def test_only_the_likest_neighbours_are_kept():
     model = fitted(regularization=0.0, num_neighbors=1)
     assert model.neighbors.numpy()[1:5, 0].tolist() == [2, 3, 2, 1]

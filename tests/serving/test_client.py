@@ -314,6 +314,13 @@ def test_the_command_ranks_candidates(personal, capsys):
     assert "--history-times must be a whole number, got 'noon'." in capsys.readouterr().err
 
 
+def test_who_has_a_name_needs_no_history(personal, capsys):
+    address, golden = personal
+    arguments = ["--url", address, "--model", "bst", "--user", golden[0]["user_id"], "--json"]
+    assert run(*arguments) == 0
+    assert len(json.loads(capsys.readouterr().out)["items"]) == 5
+
+
 def test_bare_scores_are_ranked_too(monkeypatch):
     """As TF Serving gives them where a signature has a single output."""
     client = Client("http://shop")
