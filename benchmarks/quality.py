@@ -61,14 +61,8 @@ DATASETS = {
         f"{name}-cold": f"--preset {preset} --input {{data}}/{name} --min-item-events 5 --hold-out-items 0.1"
         for name, preset in (("ml-100k", "movielens-100k"), ("ml-1m", "movielens-1m"))
     },
-    # All events but the test targets are for training, as eSASRec's authors have it, with no validation to choose by.
-    **{
-        f"{name}-all": f"--preset {preset} --input {{data}}/{folder} --min-item-events {rarest} --valid-share 0"
-        for name, preset, folder, rarest in (
-            ("ml-1m", "movielens-1m", "ml-1m", 5),
-            ("beauty", "amazon-beauty", "amazon-beauty", 1),
-        )
-    },
+    # All events but the test targets are for training, with no validation to choose an epoch by.
+    "beauty-all": "--preset amazon-beauty --input {data}/amazon-beauty --valid-share 0",
     "ordered": "--input {work}/ordered.csv --label-column label --split time --valid-from 1700000045 "
     "--test-from 1700000050",
 }
@@ -163,8 +157,8 @@ ROWS = {
     "ordered-wide_deep": _row("ordered", "wide_deep", f"{_ORDERED} model.use_history=true", **_LABELS),
 }
 ROWS["beauty-sasrec-sampled"] = dataclasses.replace(ROWS["beauty-sasrec-softmax"], settings=_SHARED)
-for _name in ("ml1m-sasrec-softmax", "beauty-sasrec-softmax", "beauty-sasrec-sampled"):
-    ROWS[f"{_name}-all"] = dataclasses.replace(ROWS[_name], dataset=f"{ROWS[_name].dataset}-all")
+for _name in ("beauty-sasrec-softmax", "beauty-sasrec-sampled"):
+    ROWS[f"{_name}-all"] = dataclasses.replace(ROWS[_name], dataset="beauty-all")
 
 
 def main() -> None:
