@@ -100,6 +100,22 @@ def test_items_that_came_after_training_are_recommended_by_a_saved_model(dataset
     assert {"a-5", "b-5"} <= set(items)
 
 
+def test_an_id_is_known_to_the_wide_part_and_to_the_deep_one_or_to_none(dataset):
+    model = models.WideDeep.from_dataset(
+        dataset, item_features=("step",), item_id_dropout_rate=0.5, num_negatives=2, hidden_dims=(4,)
+    )
+    for table in (model.items, model.wide_items):
+        table.embeddings.assign(tf.ones_like(table.embeddings))
+    ids = tf.range(1, model.num_items + 1)
+    of_features = tf.add_n(model.item_features(ids))
+    is_known = []
+    for _ in range(10):
+        vectors, wide = model._wide_and_deep(ids, training=True)
+        is_known.append(wide.numpy())
+        np.testing.assert_allclose((vectors - of_features)[:, 0], wide, atol=1e-6)
+    assert 0.2 < np.mean(is_known) < 0.8
+
+
 @pytest.fixture(scope="module")
 def run_by_features(dataset, tmp_path_factory):
     return trained(dataset, tmp_path_factory.mktemp("features"), "sasrec", "model.item_features=step", "train.epochs=1")

@@ -31,7 +31,10 @@ class GRU(keras.layers.GRU):
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
         if training and tf.config.list_logical_devices("GPU"):
-            return super().call(sequences, initial_state=initial_state, mask=mask, training=training)
+            rows = tf.shape(sequences)[0]
+            # A replica may be without rows, which cuDNN would not take.
+            sequences = tf.pad(sequences, [[0, tf.cast(rows == 0, tf.int32)], [0, 0], [0, 0]])
+            return super().call(sequences, initial_state=initial_state, mask=mask, training=training)[:rows]
         cell = self.cell
         of_input, of_state = tf.unstack(tf.cast(cell.bias, sequences.dtype))
         kernel = tf.cast(cell.kernel, sequences.dtype)

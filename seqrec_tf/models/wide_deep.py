@@ -61,15 +61,21 @@ class WideDeep(RankingModel):
         self.dropout = Dropout(config.dropout_rate)
         self.perceptron = perceptron(config, activation=keras.layers.ReLU)
 
+    def _wide_and_deep(self, item_ids, training):
+        """Vectors of items, float [..., D], and their wide weights, float [...]; an id is known to both or to none."""
+        wide = self.wide_items(item_ids, training=training)
+        if self.item_features is None:
+            return self.items(item_ids, training=training), wide[..., 0]
+        by_id = tf.concat([self.items(item_ids, training=training), wide], axis=-1)
+        by_id = self.item_features.known_by_id(by_id, item_ids, training=training)
+        return tf.add_n([by_id[..., :-1], *self.item_features(item_ids, training=training)]), by_id[..., -1]
+
     def score(self, query, candidates, training=False):
         """Logits, float [B, K], of candidates, int32 [B, K]."""
         history = query[HISTORY]
         rows, number = tf.shape(candidates)[0], tf.shape(candidates)[1]
-        wide = self.wide_items(candidates, training=training)
-        if self.item_features is not None:
-            wide = self.item_features.known_by_id(wide, candidates, training=training)
-        wide = tf.squeeze(wide, axis=-1)
-        parts = [self.dropout(self.represent(candidates, training), training=training)]
+        vectors, wide = self._wide_and_deep(candidates, training)
+        parts = [self.dropout(vectors, training=training)]
         if self.config.use_history:
             events = self.dropout(self.represent(history, training), training=training)
             is_real = tf.cast(history != PADDING_ID, events.dtype)  # [B, L]

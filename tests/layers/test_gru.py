@@ -30,6 +30,19 @@ def test_what_is_saved_needs_no_gpu(monkeypatch):
     assert called
 
 
+def test_a_replica_without_rows_gives_none_to_cudnn(monkeypatch):
+    ours, theirs = pair()
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["a GPU"])
+    given, call = [], keras.layers.GRU.call
+    monkeypatch.setattr(
+        keras.layers.GRU, "call", lambda self, x, **options: given.append(x.shape[0]) or call(self, x, **options)
+    )
+    assert ours(tf.zeros([0, 2, 3]), training=True).shape == [0, 2, 4]
+    assert given == [1]
+    sequences = tf.random.stateless_normal([2, 5, 3], [0, 1])
+    np.testing.assert_allclose(ours(sequences, training=True), theirs(sequences), atol=1e-6)
+
+
 @pytest.mark.parametrize("length", [1, 2, 7])
 def test_states_and_gradients_are_those_of_keras(length):
     random = np.random.default_rng(length)
