@@ -568,11 +568,11 @@ def test_events_of_items_without_a_required_feature_are_dropped(prepare, tmp_pat
     rows = [{"item_id": item, "tags": tags} for item, tags in (("a", ["x"]), ("b", []), ("c", [""]), ("d", "|"))]
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     outcome = prepare(
-        log("t a 0", "t b 1", "t c 2", "t d 3", "t a 4", "t a 5"),
+        log("t a 0", "t b 1", "t c 2", "t d 3", "t a 4", "t a 5", "t a 6"),
         *("--items", str(tmp_path / "items.jsonl"), "--item-feature tags:categories --require-item-features tags"),
         output="tagged",
     )
-    assert [row["items"] for row in outcome.records("test")] == [list("aaa")]
+    assert [row["items"] for row in outcome.records("test")] == [list("aaaa")]
     outcome = prepare(text, *items, "--require-item-features titel", output="other")
     assert outcome.status == 2
     assert "no column 'titel' (--require-item-features); did you mean 'title'" in outcome.err
