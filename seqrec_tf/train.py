@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING
 from seqrec_tf import __version__
 from seqrec_tf import run_folder as run_lib
 from seqrec_tf.config import Config, DataConfig, TrainConfig
-from seqrec_tf.records import DatasetFolder
+from seqrec_tf.records import DatasetFolder, read_split
 from seqrec_tf.run_folder import RunFolder, write_whole
-from seqrec_tf.schema import COMPLETED_FILE
+from seqrec_tf.schema import COMPLETED_FILE, LABELS, TARGET_START
 
 if TYPE_CHECKING:
     from seqrec_tf.models.base import SequenceModel
@@ -112,7 +112,7 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
 
     Raises:
         FileExistsError: `output` holds a finished run, or an unfinished one of another model, data or dataset.
-        ValueError: The training split is empty, or the model cannot fit in memory.
+        ValueError: The training split is empty, the model cannot fit in memory, or validation would measure nothing.
         RuntimeError: The loss became NaN or infinite.
     """
     import keras
@@ -134,6 +134,8 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     keras.utils.set_random_seed(config.train.seed)
     with run_lib.computing_in(config.train.precision), strategy.scope():
         model = _compiled_model(model_class, config, folder, steps, strategy.num_replicas_in_sync)
+    if model.trainable_variables and folder.split_files("valid") and LABELS in folder.schema:
+        _check_labels_of_validation(model, folder)
     # Only the chief writes the run folder; the others need a place of their own, but read the chief's checkpoints.
     path = shared if is_chief else pathlib.Path(tempfile.mkdtemp(prefix="seqrec-worker-"))
     _write_run(path, config, folder)
@@ -159,6 +161,24 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
         return RunFolder(path)
     shutil.rmtree(path)
     return None
+
+
+def _check_labels_of_validation(model: SequenceModel, folder: DatasetFolder) -> None:
+    """Raise a ValueError where validation would measure nothing: it ranks what was liked, and AUC needs both labels."""
+    import tensorflow as tf
+
+    wanted = {0, 1} if model.monitor == "auc" else {1}
+    for batch in read_split(folder, "valid", [LABELS, TARGET_START]):
+        labels = batch[LABELS]
+        position = tf.ragged.range(labels.row_lengths())
+        is_target = position.flat_values >= tf.gather(batch[TARGET_START], position.value_rowids())
+        wanted -= set(tf.boolean_mask(labels.flat_values, is_target).numpy().tolist())
+        if not wanted:
+            return
+    raise ValueError(
+        f"No event to predict of {folder.path}'s split 'valid' has the label {max(wanted)}, so no epoch would be "
+        "better than another. Prepare it with a larger validation split or another --label-threshold."
+    )
 
 
 def _compiled_model(

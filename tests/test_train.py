@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from seqrec_tf import cli, models, run_folder
 from seqrec_tf import config as config_lib
-from seqrec_tf import models, run_folder
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.run_folder import RunFolder
 from seqrec_tf.schema import Schema
@@ -338,6 +338,22 @@ def test_what_cannot_fit_is_refused_before_the_work(chain_dataset, monkeypatch):
     # The memory of this machine is not that of its GPUs.
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: ["a GPU"])
     assert "GB of a GPU's memory" in preflight(*work, steps=1, replicas=1)
+
+
+@pytest.mark.parametrize(("model", "label", "missing"), [("sasrec", 0, 1), ("din", 0, 1), ("din", 1, 0)])
+def test_a_validation_that_would_measure_nothing_is_refused_before_the_work(tmp_path, capsys, model, label, missing):
+    lines = [
+        f"u{user},i{(user + time) % 7},{time},{label if time == 4 else (user + time) % 2}"
+        for user in range(9)
+        for time in range(6)
+    ]
+    (tmp_path / "events.csv").write_text("user_id,item_id,timestamp,label\n" + "\n".join(lines) + "\n")
+    dataset, run = str(tmp_path / "dataset"), tmp_path / "run"
+    files = ["--input", str(tmp_path / "events.csv"), "--output", dataset]
+    assert cli.main(["prepare", *files, "--label-column", "label"]) == 0
+    assert cli.main(["train", "--dataset", dataset, "--model", model, "--output", str(run)]) == 2
+    assert f"No event to predict of {dataset}'s split 'valid' has the label {missing}, so" in capsys.readouterr().err
+    assert not run.exists()
 
 
 def test_the_memory_of_users_counts():
