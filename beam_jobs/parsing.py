@@ -15,6 +15,8 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from seqrec_tf import features
+
 # A sequence's name: (role, user, session), each "" where the data has none. The role is the split that the sequence's
 # file was given for, "" where the job splits.
 Key = tuple[str, str, str]
@@ -34,7 +36,7 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 _INT64 = 2**63
 
-csv.field_size_limit(1 << 30)  # characters; a description of an item may be longer than the module's own 131,072
+csv.field_size_limit(features.LONGEST_FIELD)
 
 
 class LineError(Exception):

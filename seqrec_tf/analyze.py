@@ -200,7 +200,7 @@ def shuffled_histories(
     import tensorflow as tf
 
     from seqrec_tf import data, metrics
-    from seqrec_tf.models.base import EXCLUDED, TARGET, liked_alone
+    from seqrec_tf.models.base import EXCLUDED, TARGET, liked_batches
     from seqrec_tf.ranking import multiply_exactly
     from seqrec_tf.schema import ITEM_IDS, PADDING_ID
 
@@ -216,10 +216,7 @@ def shuffled_histories(
     random = np.random.default_rng(seed)
     ranks: list[list[np.ndarray]] = [[] for _ in range(shuffles + 1)]
     alike = []
-    for inputs, labels in batches:
-        inputs, labels = liked_alone(inputs, labels)
-        if not len(labels[TARGET]):
-            continue
+    for inputs, labels in liked_batches(batches, f"split {split} of {folder.path}"):
         # Labels go with their items; times stay where they were.
         of_events = {name: inputs[name].numpy() for name in (ITEM_IDS, LABELS) if name in inputs}
         item_ids = of_events[ITEM_IDS]
@@ -236,10 +233,6 @@ def shuffled_histories(
             else:
                 common = (items.numpy()[:, :, None] == true_items[:, None, :]).any(axis=2).sum(axis=1)
                 alike.append(common / (2 * k - common))
-    if not alike:
-        raise ValueError(
-            f"No event of the split {split} of {folder.path} has the label 1, so there is nothing to rank."
-        )
     true, *others = (np.concatenate(parts) for parts in ranks)
     figures: dict[str, Any] = {"targets": len(true)}
     for name, gain in ((f"ndcg@{_K}", metrics.ndcg), (f"hr@{_K}", metrics.hit_rate)):

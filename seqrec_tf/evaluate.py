@@ -169,7 +169,7 @@ def evaluate(
     import tensorflow as tf
 
     from seqrec_tf import data
-    from seqrec_tf.models.base import EXCLUDED, TARGET, TARGET_LABEL, liked_alone
+    from seqrec_tf.models.base import EXCLUDED, TARGET, TARGET_LABEL, liked_batches
     from seqrec_tf.ranking import multiply_exactly
     from seqrec_tf.schema import USER_ID
 
@@ -214,10 +214,7 @@ def evaluate(
     counts = np.array([0, *folder.item_counts])
     ranks, lists, cold = [], [], []
     num_impossible = num_short = 0
-    for inputs, labels in batches:
-        inputs, labels = liked_alone(inputs, labels)
-        if not len(labels[TARGET]):
-            continue
+    for inputs, labels in liked_batches(batches, f"split {split} of {folder.path}"):
         cold.append(counts[labels[TARGET].numpy()] == 0)
         if sampler is None:
             rank, items = rank_full(inputs, labels[TARGET], labels[EXCLUDED])
@@ -228,10 +225,6 @@ def evaluate(
             num_short += int(np.sum(negatives[:, -1] == 0))
             rank = rank_sampled(inputs, labels[TARGET], negatives)
         ranks.append(rank.numpy())
-    if not ranks:
-        raise ValueError(
-            f"No event of the split {split} of {folder.path} has the label 1, so there is nothing to rank."
-        )
     rank, is_cold = np.concatenate(ranks), np.concatenate(cold)
     metrics = rank_metrics(rank, rng=rng)
     if lists:

@@ -28,6 +28,9 @@ KINDS = ("number", "category", "categories", "text", "image-path")
 # Ids of a category that is not there, and of one that training has not seen.
 MISSING, UNKNOWN = 0, 1
 
+# Characters of a field of CSV, as a description of an item may be longer than the 131,072 that Python's reader takes.
+LONGEST_FIELD = 1 << 30
+
 _SEPARATORS = re.compile(r"[|,;]")
 _IMAGE_NAME = re.compile(r".\.(jpe?g|png|gif|webp|bmp)$", re.IGNORECASE)
 # The greatest number that is a float32.

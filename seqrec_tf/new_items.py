@@ -111,7 +111,7 @@ def _rows(path: str, id_column: str, *, quoted: bool) -> Iterator[tuple[int, dic
                     row[id_column] = str(int(item))
                 yield line, {id_column: "", **row}
             return
-        csv.field_size_limit(1 << 30)  # characters, as `seqrec prepare` has it
+        csv.field_size_limit(features.LONGEST_FIELD)
         reader = csv.DictReader(
             stream,
             delimiter=_DELIMITERS[kind],

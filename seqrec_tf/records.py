@@ -210,9 +210,9 @@ class DatasetFolder:
     def check_split(self, split: str) -> None:
         """Raise a ValueError where a split is empty."""
         if not self.split_files(split):
+            hint = " or a larger --valid-share" if split == "valid" else ""
             raise ValueError(
-                f"{self.path} has no sequences in its split {split!r}. Prepare it with another --split, "
-                "or with a larger --valid-share."
+                f"{self.path} has no sequences in its split {split!r}. Prepare it with another --split{hint}."
             )
 
     def training_users(self):

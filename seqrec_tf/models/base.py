@@ -677,6 +677,26 @@ def liked_alone(inputs, labels):
     return tf.nest.map_structure(lambda rows: tf.boolean_mask(rows, is_liked), (inputs, labels))
 
 
+def liked_batches(batches, where):
+    """The batches of `data.load` without what was not liked, and without those of which nothing is left.
+
+    Args:
+        batches: Of `valid` or `test`.
+        where: What they are of, for the error.
+
+    Raises:
+        ValueError: Nothing was liked.
+    """
+    any_liked = False
+    for inputs, labels in batches:
+        inputs, labels = liked_alone(inputs, labels)
+        if len(labels[TARGET]):
+            any_liked = True
+            yield inputs, labels
+    if not any_liked:
+        raise ValueError(f"No event of the {where} has the label 1, so there is nothing to rank.")
+
+
 def pad(ragged):
     """Ragged ids [B, None] to int32 [B, L], zeros on the right."""
     return tf.cast(ragged.to_tensor(default_value=PADDING_ID), tf.int32)
