@@ -34,7 +34,14 @@ COMMANDS = {
 DONE, WORK_FAILED, WRONG_INPUT = 0, 1, 2
 
 # Errors that the user can mend; everything else is a failure of the work.
-_INPUT_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError)
+_INPUT_ERRORS = (
+    ValueError,
+    FileNotFoundError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,11 +100,11 @@ def _sentence(error: Exception, wrong_input: bool) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     text = " ".join(str(error).split()) or "no message"
-    return (
-        text
-        if wrong_input or isinstance(error, RuntimeError)
-        else f"{type(error).__name__}: {text} (--debug shows where)"
-    )
+    if not (wrong_input or isinstance(error, RuntimeError)):
+        return f"{type(error).__name__}: {text} (--debug shows where)"
+    raised_in = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)][-1:]
+    is_a_librarys = any(name.partition(".")[0] in ("keras", "tensorflow") for name in raised_in)
+    return f"{text} (--debug shows where)" if is_a_librarys else text
 
 
 def _overview() -> str:
@@ -109,6 +116,7 @@ def _overview() -> str:
         *(f"  {name:<10} {help_line}" for name, (_, help_line) in COMMANDS.items()),
         "",
         "`seqrec COMMAND --help` says more; `seqrec demo` shows every step at work.",
+        "Exit status: 0 done, 1 the work failed, 2 arguments or input are wrong.",
         "",
     ]
     return "\n".join(lines)

@@ -9,8 +9,8 @@ Protocols:
 
 Left out, --protocol is full; for ranking models, which score items one by one, labels where the model learned from
 them, else uniform-100. Events with label 0 are no targets but of `labels`. Under `full`, items of the user's history
-cannot be recommended, unless --keep-history is given or the run was trained with data.exclude_history=false. Ties, NaN
-and constant scores count against a model.
+cannot be recommended, unless --keep-history is given or the run was trained with data.exclude_history=false. In ranks
+ties, NaN and constant scores count against a model; in AUC ties count half.
 
 Example:
   seqrec evaluate --run runs/sasrec --protocol full uniform-100 --json figures.json
@@ -136,8 +136,12 @@ class Result:
     num_short: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """This result as JSON-serialisable values."""
-        return dataclasses.asdict(self)
+        """This result as JSON-serialisable values; None where a figure is not a number, as JSON has no NaN."""
+        figures = {
+            name: {part: value if np.isfinite(value) else None for part, value in dataclasses.asdict(interval).items()}
+            for name, interval in self.metrics.items()
+        }
+        return {**dataclasses.asdict(self), "metrics": figures}
 
 
 def evaluate(
@@ -327,7 +331,7 @@ def label_metrics(
         labels: int [N], 1 or 0.
         scores: float64 [N].
         users: bytes [N], whose event each is; None where that is not known: then events are resampled, and there is no
-            GAUC.
+            GAUC, as where no user has events of both labels.
         are_logits: Whether a score is the logit of a probability.
         rng: Of the resamples.
 
@@ -355,7 +359,7 @@ def label_metrics(
         """Of a sample that holds user u `count[u]` times."""
         weight = np.repeat(count, sizes).astype(np.float64)
         values = {"auc": metrics.auc(labels, scores, weight=weight)}
-        if users is not None:
+        if has_both.any():
             both = count[has_both] * sizes[has_both]
             values["gauc"] = float(both @ own[has_both] / both.sum()) if both.sum() else float("nan")
         if are_logits:

@@ -11,6 +11,15 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
+@pytest.fixture
+def policy(request):
+    """The `train.precision` that layers compute in, by the test's parameter."""
+    from seqrec_tf.run_folder import computing_in
+
+    with computing_in(request.param):
+        yield request.param
+
+
 @pytest.fixture(scope="session")
 def write_dataset():
     """A function that writes a leave-one-out dataset folder in plain Python, without Beam."""

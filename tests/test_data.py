@@ -7,6 +7,7 @@ import tensorflow as tf
 from seqrec_tf import data
 from seqrec_tf.models import SASRec
 from seqrec_tf.models.sasrec import SASRecConfig
+from seqrec_tf.optimizers import SGD
 from seqrec_tf.records import DatasetFolder, user_fingerprint
 
 
@@ -121,6 +122,21 @@ def test_what_is_left_after_the_first_window_counts_as_what_it_is(chain_dataset,
     assert weights == pytest.approx(num_sequences / 6, rel=1e-5)
 
 
+def test_a_step_goes_as_far_as_its_batch_weighs(tiny_dataset):
+    changes = []
+    for weight in (1.0, 3.0):
+        model = SASRec.from_dataset(tiny_dataset, dim=4, max_len=3, dropout_rate=0.0, loss="softmax")
+        for number, variable in enumerate(model.trainable_variables):
+            variable.assign(np.random.default_rng(number).normal(size=variable.shape))
+        before = model.items.embeddings.numpy()
+        model.compile(optimizer=SGD(1.0))
+        inputs, labels, _ = next(iter(data.load(tiny_dataset, model)))
+        model.train_step((inputs, labels, tf.fill([len(labels)], weight)))
+        changes.append(model.items.embeddings.numpy() - before)
+    np.testing.assert_allclose(changes[1], 3 * changes[0], rtol=1e-3, atol=1e-5)
+    assert np.abs(changes[0]).max() > 0.01
+
+
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_a_held_out_event_is_predicted_from_what_came_before_it(tiny_dataset, tiny_model, split):
     held_out = 1 if split == "test" else 2
@@ -177,7 +193,7 @@ def test_an_unknown_split_is_an_error(tiny_dataset, tiny_model):
         data.load(tiny_dataset, tiny_model, "dev")
 
 
-def test_negatives_avoid_events_that_are_too_old_for_the_model(tiny_dataset, write_dataset, tmp_path):
+def test_negatives_avoid_events_that_are_too_old_for_the_model(write_dataset, tmp_path, monkeypatch):
     dataset = write_dataset(tmp_path / "dataset", {"u": list("abcdefgh"), "v": list("hgfedcba")})
     model = SASRec.from_dataset(dataset, dim=4, max_len=2, num_negatives=50)
     inputs, labels, _ = next(iter(data.load(dataset, model)))
@@ -186,6 +202,15 @@ def test_negatives_avoid_events_that_are_too_old_for_the_model(tiny_dataset, wri
     for row in range(2):
         assert len(set(inputs["seen"].numpy()[row])) == 6
         assert set(drawn[row].ravel()) == set(range(1, 9)) - set(inputs["seen"].numpy()[row])
+
+    # And it is these that the loss gives to the sampler.
+    avoided = []
+    monkeypatch.setattr(
+        "seqrec_tf.sampling.uniform_negatives",
+        lambda excluded, *, shape, **options: (avoided.append(excluded.numpy()), tf.ones(shape, tf.int32))[1],
+    )
+    model.compute_loss(inputs, labels, model(inputs, training=True))
+    assert [set(row) for row in avoided[0]] == [set(row) for row in inputs["seen"].numpy()]
 
 
 def test_negatives_are_drawn_anew_and_are_never_in_the_sequence(chain_dataset, chain_model):

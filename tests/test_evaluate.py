@@ -1,6 +1,7 @@
 """Evaluation: every figure against a slow loop, and no way for a bad model to look good."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -98,25 +99,24 @@ def test_sampled_items_were_never_touched_and_are_distinct(folder):
         assert sorted(drawn) == [3, 4, *range(6, 21)]  # all that is left of 20
 
 
-def test_popular_items_are_drawn_by_their_counts(write_dataset, tmp_path):
+@pytest.mark.parametrize("protocol", ["uniform-100", "popular-100"])
+def test_items_are_drawn_as_often_as_their_protocol_says(protocol):
+    """As by drawing without replacement, with all items alike or by their counts."""
     from seqrec_tf.evaluate import _NegativeSampler
 
-    items = [f"{item:03d}" for item in range(400)]
-    sequences = {str(u): [items[0], items[u % 400], items[-1 - u % 400], "x", "y"] for u in range(400)}
-    folder = DatasetFolder(write_dataset(tmp_path / "dataset", sequences))
-    sampler, rng = _NegativeSampler(folder, "popular-100"), np.random.default_rng(0)
-    share = dict.fromkeys(range(1, 403), 0)
-    for _ in range(300):
-        for item in sampler(np.array([0]), rng):
-            share[int(item)] += 1
-    assert share[1] == 300  # 401 of 1,200 events: always among 100 draws
-    assert 0.15 < np.mean([share[item] for item in range(2, 400)]) / 300 < 0.35
+    counts, touched = np.arange(300, 0, -1), np.array([2, 7, 0])
+    weights = np.where(np.isin(np.arange(1, 301), touched), 0.0, counts if protocol == "popular-100" else 1.0)
+    sampler, rng = _NegativeSampler(SimpleNamespace(item_counts=counts), protocol), np.random.default_rng(0)
+    rounds, drawn, expected = 2000, np.zeros(300), np.zeros(300)
+    for _ in range(rounds):
+        drawn[sampler(touched, rng) - 1] += 1
+        expected[rng.choice(300, 100, replace=False, p=weights / weights.sum())] += 1
+    np.testing.assert_allclose(drawn / rounds, expected / rounds, atol=0.08)  # five standard deviations
+    assert drawn.sum() == 100 * rounds
 
 
 def test_rare_items_are_drawn_where_few_have_nearly_all_events():
     """As many trials as a rare item would take are not made."""
-    from types import SimpleNamespace
-
     from seqrec_tf.evaluate import _NegativeSampler
 
     sampler = _NegativeSampler(SimpleNamespace(item_counts=[10**12] * 50 + [2] * 60 + [0] * 9), "popular-100")

@@ -242,6 +242,10 @@ def test_ranking_by_features_of_users_from_events_to_the_saved_model(labelled_sh
         aucs[name] = evaluate.evaluate(model, labelled_shop, protocol="labels").metrics["auc"].value
     assert aucs["blind"] < 0.65
     assert aucs["seeing"] > 0.95
+    arguments = ["evaluate", "--run", str(run.path), "--json", str(tmp_path / "figures.json")]
+    assert cli.main(arguments) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())["protocols"]["labels"]["wide_deep"]["metrics"]
+    assert figures.keys() == {"auc", "logloss", "calibration"}  # each user has one event to predict: no AUC of users
     path = export.export(run, tmp_path / "models" / "ctr", k=5)  # compares the answers to golden requests
     rank = tf.saved_model.load(str(path)).signatures["rank"]
     assert set(rank.structured_input_signature[1]) == {

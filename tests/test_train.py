@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -52,7 +53,7 @@ def test_it_learns_a_chain(finished):
     run, _ = finished
     rows = log_of(run.path)
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
-    assert max(float(row["val_hr@10"]) for row in rows) > 0.8
+    assert max(float(row["val_ndcg@10"]) for row in rows) > 0.7  # by chance 0.33
 
 
 def test_the_run_folder_is_whole(finished):
@@ -325,10 +326,16 @@ def test_a_cluster_of_one_worker_trains(chain_dataset, tmp_path):
     assert len(log_of(tmp_path / "worker")) == 1
 
 
-def test_a_dataset_that_changed_is_refused(finished, tiny_dataset):
+def test_a_dataset_that_changed_is_refused(finished, tiny_dataset, chain_dataset, tmp_path):
     run, _ = finished
     with pytest.raises(ValueError, match="it differs in num_items: 20 against 5"):
         run.open_dataset(tiny_dataset)
+    other = tmp_path / "other"  # of the same sizes, with other items behind the ids
+    shutil.copytree(chain_dataset, other)
+    stats = json.loads((other / "stats.json").read_text())
+    (other / "stats.json").write_text(json.dumps({**stats, "fingerprint": "another"}))
+    with pytest.raises(ValueError, match=r"it differs in the records or the vocabulary \(the fingerprints differ\)"):
+        run.open_dataset(str(other))
 
 
 def test_what_cannot_fit_is_refused_before_the_work(chain_dataset, monkeypatch):
@@ -381,19 +388,21 @@ def test_operations_get_one_thread_where_a_batch_is_in_parts(chain_dataset, monk
     assert parts == ([3] if is_limited else [])
 
 
-def test_mixed_precision_and_a_schedule_train(chain_dataset, tmp_path):
+@pytest.mark.parametrize("number", ["bfloat16", "float16"])
+def test_mixed_precision_and_a_schedule_train(chain_dataset, tmp_path, number):
     import keras
 
     run, _ = fit(
         chain_dataset,
         tmp_path / "run",
         "train.epochs=4",
-        "train.precision=mixed_bfloat16",
+        f"train.precision=mixed_{number}",
         "train.schedule=cosine",
         "train.warmup_steps=5",
         "train.clip_norm=1.0",
     )
     assert keras.mixed_precision.dtype_policy().name == "float32"  # as it was before
+    assert run.load_model().compute_dtype == number
     rows = log_of(run.path)
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
 

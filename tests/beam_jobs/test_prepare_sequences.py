@@ -133,8 +133,9 @@ def test_every_format_gives_the_same_records(prepare, text, suffix, options):
 
 
 def test_parquet_is_read_by_row_group_with_its_own_types(prepare, tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+    from pyarrow import parquet
+
     nanoseconds = [978300760_000_000_001 + k * 10**9 for k in range(5)]
     table = pyarrow.table(
         {
@@ -161,8 +162,9 @@ def test_parquet_is_read_by_row_group_with_its_own_types(prepare, tmp_path):
 
 
 def test_parquet_files_of_one_input_have_the_same_columns(prepare, tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+    from pyarrow import parquet
+
     table = pyarrow.table({"user_id": ["u"], "item_id": ["a"], "timestamp": [1], "title": ["A"]})
     parquet.write_table(table, tmp_path / "1.parquet")
     parquet.write_table(table.drop(["timestamp", "title"]), tmp_path / "2.parquet")

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from seqrec_tf.layers import Embedding
 from seqrec_tf.models import GRU4Rec, SASRec
+from seqrec_tf.run_folder import computing_in
 from seqrec_tf.schema import Schema
 
 IDS = [[3, 0], [3, 1]]
@@ -43,12 +44,8 @@ def test_it_comes_back_from_its_config():
 )
 def test_a_sampled_loss_has_a_gradient_of_the_rows_that_it_touches(policy, cls, options):
     """Through the tied table's both uses: the cost of a step does not depend on the catalogue."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
+    with computing_in(policy):
         model = cls(cls.config_class(max_len=4, **options), Schema(num_items=1000))
-    finally:
-        keras.config.set_dtype_policy(before)
     x, y = {"item_ids": tf.constant([[5, 7, 9]])}, tf.constant([[7, 9, 0]])
     with tf.GradientTape() as tape:
         loss = model.compute_loss(x, y, model(x, training=True))

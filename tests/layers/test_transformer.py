@@ -19,15 +19,6 @@ IS_REAL = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [1, 0, 1, 1]], bool)
 DIM = 4
 
 
-@pytest.fixture
-def policy(request):
-    """The dtype policy of the test, given by its name."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(request.param)
-    yield request.param
-    keras.config.set_dtype_policy(before)
-
-
 def states(seed=1, batch=3, length=4):
     return np.random.default_rng(seed).normal(size=(batch, length, DIM)).astype(np.float32)
 

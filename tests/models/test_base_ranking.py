@@ -8,7 +8,6 @@ from seqrec_tf import data
 from seqrec_tf.models import BST, DIN, WideDeep
 from seqrec_tf.models.base import EXCLUDED, TARGET
 from seqrec_tf.models.base_ranking import AGES, HISTORY, USER
-from seqrec_tf.models.wide_deep import cross_bucket
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import (
     ITEM_ID,
@@ -116,9 +115,8 @@ def test_wide_deep_adds_crosses_to_a_perceptron(use_history):
     for candidate in (4, 1):
         wide, parts = model.wide_items.embeddings.numpy()[candidate, 0], [items[candidate]]
         if use_history:
-            wide += sum(
-                model.wide_crosses.embeddings.numpy()[int(cross_bucket(event, candidate, 7)), 0] for event in (5, 2)
-            )
+            buckets = [(event * 1_327_217_867 + candidate) % 7 for event in (5, 2)]
+            wide += model.wide_crosses.embeddings.numpy()[buckets, 0].sum()
             parts.append(items[[5, 2]].mean(axis=0))
         outputs = np.concatenate([*parts, user[0]])
         expected.append(wide + perceptron(model, outputs, lambda logits, _: np.maximum(0, logits)))

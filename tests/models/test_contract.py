@@ -14,12 +14,12 @@ import tensorflow as tf
 from seqrec_tf import models
 from seqrec_tf.config import ItemFeaturesConfig, ModelConfig
 from seqrec_tf.models.base import EXCLUDED, SEEN, TARGET, TARGET_LABEL, TARGET_TIME, SequenceModel, newest_position
+from seqrec_tf.run_folder import computing_in
 from seqrec_tf.schema import (
     ITEM_IDS,
     ITEM_IDS_FEATURE,
     LABELS,
     LABELS_FEATURE,
-    PADDING_ID,
     TIMESTAMPS,
     TIMESTAMPS_FEATURE,
     USER_ID,
@@ -98,15 +98,6 @@ def made():
         return made[cls]
 
     return get
-
-
-@pytest.fixture
-def policy(request):
-    """Mixed precision by the name of the test's parameter."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(request.param)
-    yield request.param
-    keras.config.set_dtype_policy(before)
 
 
 def complete(model, item_ids):
@@ -405,12 +396,8 @@ def test_mixed_precision_gives_finite_losses_and_float32_scores(cls):
 
 @every_model
 def test_mixed_precision_scores_are_near_those_of_full_precision(cls, made):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with computing_in("mixed_bfloat16"):
         model = randomise(make_model(cls))
-    finally:
-        keras.config.set_dtype_policy(before)
     expected = all_scores(made(cls), right_padded(made(cls)))
     error = np.abs(all_scores(model, right_padded(model)) - expected)
     assert error.max() < 0.1 * np.abs(expected).max()
@@ -465,10 +452,11 @@ def test_training_batches_are_made_in_a_graph(cls, made):
     spec = tf.RaggedTensorSpec([None, None], tf.int64, ragged_rank=1)
     make = tf.function(lambda ragged: made(cls).make_batch(training_sequences(ragged), [0, 0]), input_signature=[spec])
     for sequences in (HISTORIES, [[5], [6]]):
-        parts = make(tf.ragged.constant(sequences, dtype=tf.int64, ragged_rank=1))
+        ragged = tf.ragged.constant(sequences, dtype=tf.int64, ragged_rank=1)
+        parts, expected = make(ragged), made(cls).make_batch(training_sequences(ragged), [0, 0])
+        tf.nest.map_structure(np.testing.assert_array_equal, parts, expected)
         inputs, _, _ = keras.utils.unpack_x_y_sample_weight(parts)
         assert inputs[ITEM_IDS].dtype == tf.int32
-        assert PADDING_ID == 0
 
 
 @every_model

@@ -159,10 +159,9 @@ def test_large_integers_are_written_whole():
     )
 
 
-@pytest.mark.parametrize("name", ["image_bytes", "image"])
-def test_only_names_in_bytes_are_written_as_base64(name):
-    value = rest_json.to_json_value(name, np.array([[b"hi"]], dtype=object))
-    assert value == [[{"b64": "aGk="}]] if name == "image_bytes" else [["hi"]]
+@pytest.mark.parametrize(("name", "expected"), [("image_bytes", [[{"b64": "aGk="}]]), ("image", [["hi"]])])
+def test_only_names_in_bytes_are_written_as_base64(name, expected):
+    assert rest_json.to_json_value(name, np.array([[b"hi"]], dtype=object)) == expected
 
 
 def test_two_outputs_make_an_object_a_row_or_an_object_of_columns():
