@@ -67,6 +67,13 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("Give --text-encoder, --image-encoder or both.")
     if args.image_size < 1:
         raise ValueError(f"--image-size must be at least 1, got {args.image_size}.")
+    for name, encoder in (
+        ("text_feature", "text_encoder"),
+        ("image_feature", "image_encoder"),
+        ("image_folder", "image_encoder"),
+    ):
+        if getattr(args, name) and not getattr(args, encoder):
+            raise ValueError(f"--{name.replace('_', '-')} needs --{encoder.replace('_', '-')}.")
     folder = DatasetFolder(args.dataset)
     options = prepare_sequences.beam_options(getattr(args, "beam_options", None) or [], "embed", vars(args))
     paths = ("dataset", "text_encoder", "image_encoder", "image_folder")
@@ -318,6 +325,8 @@ def _read_image(job: Job, field: str) -> bytes:
             return stream.read()
     except IsADirectoryError:
         raise ValueError(f"not a file but a folder: {path}") from None
+    except PermissionError:
+        raise ValueError(f"may not be read: {path}") from None
 
 
 class _ToRecord(beam.DoFn):

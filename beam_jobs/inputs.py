@@ -19,7 +19,7 @@ from typing import Any
 from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
-from beam_jobs import parsing, read_events
+from beam_jobs import parsing, read_events, storage
 from beam_jobs.options import FORMATS, NONE, Options
 from beam_jobs.parsing import Columns, LineError, TextFormat
 from beam_jobs.read_events import Range
@@ -79,7 +79,9 @@ def find_files(patterns: Sequence[str], option: str) -> list[FileMetadata]:
     """The files that match: patterns in their order, the files of one pattern in the order of their paths."""
     found: dict[str, FileMetadata] = {}
     for pattern in patterns:
-        matches = FileSystems.match([pattern])[0].metadata_list
+        # Beam finds nothing by a local pattern without a folder.
+        in_folder = pattern if "://" in pattern or os.path.dirname(pattern) else os.path.join(os.curdir, pattern)
+        matches = FileSystems.match([in_folder])[0].metadata_list
         if not matches:
             raise FileNotFoundError(f"{option} {pattern} matches no file.")
         if len(matches) == 1 and os.path.isdir(matches[0].path):
@@ -87,7 +89,7 @@ def find_files(patterns: Sequence[str], option: str) -> list[FileMetadata]:
                 f"{option} {pattern} is a folder; give its files, for example '{pattern.rstrip('/')}/*.csv'."
             )
         for match in sorted(matches, key=lambda match: match.path):
-            found.setdefault(match.path, match)
+            found.setdefault(storage.place(match.path), match)
     return list(found.values())
 
 
@@ -102,9 +104,9 @@ def inspect_events(options: Options) -> EventsInput:
         ("test", options.test_input, "--test-input"),
     ):
         found = find_files(patterns, option)
-        twice = {file.path for file in files} & {file.path for file in found}
-        if twice:
-            raise ValueError(f"{min(twice)} is given twice, the second time by {option}.")
+        known = {storage.place(file.path) for file in files}
+        if twice := [file.path for file in found if storage.place(file.path) in known]:
+            raise ValueError(f"{twice[0]} is given twice, the second time by {option}.")
         files += found
         format_ = _format(options.format, [file.path for file in files], "--format")
         parts += cut_files(
@@ -121,6 +123,9 @@ def inspect_events(options: Options) -> EventsInput:
             for field in dataclasses.fields(Columns)
         }
     )
+    for name in ("delimiter", "no_quotes", "header"):
+        if format_ in ("jsonl", "parquet") and getattr(options, name):
+            raise ValueError(f"--{name.replace('_', '-')} does not apply to --format {format_}.")
     notes = [f"format {format_}"] if options.format == "auto" else []
     if not parts:
         raise ValueError(f"The input files are empty: {files[0].path}.")
@@ -274,8 +279,8 @@ def cut_files(
     for rank, file in enumerate(files, start=first_rank):
         number = first_number + len(parts)
         if is_parquet:
-            for group, first_record in enumerate(_row_groups(file.path)):
-                parts.append(Range(file.path, role, rank, number + group, number, group, group + 1, first_record, True))
+            for k, (group, first_record) in enumerate(_row_groups(file.path)):
+                parts.append(Range(file.path, role, rank, number + k, number, group, group + 1, first_record, True))
         elif read_events.is_gzip(file.path):
             parts.append(Range(file.path, role, rank, number, number))
         else:
@@ -289,7 +294,7 @@ def _first_with_records(parts: Sequence[Range], text_format: TextFormat) -> Rang
     for part in parts:
         if part.start == 0:
             with read_events.open_binary(part.path) as stream:
-                lines = (line for line in stream if not line.isspace())
+                lines = (line for line in stream if not text_format.is_blank(line))
                 has_header = text_format.has_header and text_format.format == "csv"
                 if any(itertools.islice(lines, int(has_header), None)):
                     return part
@@ -339,7 +344,7 @@ def _peek(path: str, text_format: TextFormat, columns: Columns) -> tuple[TextFor
         sizes = collections.Counter(
             len(text_format.split(text_format.decode(line)))
             for line in lines
-            if not line.isspace() and _is_good(text_format, line)
+            if not text_format.is_blank(line) and _is_good(text_format, line)
         )
         text_format = dataclasses.replace(text_format, num_columns=max(sizes, key=lambda n: (sizes[n], n), default=0))
         numbers = [column for column in columns if isinstance(column, int)]
@@ -421,12 +426,13 @@ def _parquet_names(path: str) -> list[str]:
         return _parquet_file(stream).schema_arrow.names
 
 
-def _row_groups(path: str) -> list[int]:
-    """Number of records before each row group."""
+def _row_groups(path: str) -> list[tuple[int, int]]:
+    """Row groups that have records: number, and how many records are before it."""
     with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
         metadata = _parquet_file(stream).metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    return [0, *itertools.accumulate(sizes)][:-1]
+    firsts = [0, *itertools.accumulate(sizes)]
+    return [(group, firsts[group]) for group, size in enumerate(sizes) if size]
 
 
 def _json_names(path: str, text_format: TextFormat) -> list[str]:

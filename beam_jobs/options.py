@@ -17,6 +17,7 @@ from seqrec_tf import features
 
 NONE = "none"
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "sequences")
+_OF_TABLES = ("format", "delimiter", "no_quotes", "encoding", "columns")  # as in items_format
 RECORD_ORDERS = ("random", "time")
 SPLITS = ("leave-one-out", "time", "last-days", "files")
 
@@ -105,6 +106,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         shown = f" (default: {default})" if default not in (None, "", (), False) else ""
         if default is False:
             more |= {"action": "store_true", "default": None}
+        if more.get("nargs") == "+":
+            more["action"] = "extend"
         group.add_argument(f"--{name}", help=help_text + shown, **more)
 
     files = parser.add_argument_group("files")
@@ -112,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(files, "output", "dataset folder to write")
     option(files, "overwrite", "replace the folder: a local one when the new one is complete, a remote one at once")
     option(files, "format", "of the events files", choices=("auto", *FORMATS))
-    option(files, "delimiter", "between fields: any text, or tab, space, comma, pipe (default: by format)")
+    option(files, "delimiter", "between fields: any text, or tab, space, comma, pipe, semicolon (default: by format)")
     option(files, "no-quotes", "double quotes are letters like any other")
     option(files, "encoding", "of text files")
     option(files, "header", "the first line of each file names the columns, though they are given by number")
@@ -134,7 +137,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(columns, "session-column", "sequences are sessions, not users")
     option(columns, "label-column", "whether the event is positive")
     option(columns, "weight-column", "its weight, kept in the records; the models here do not read it")
-    option(columns, "time-format", "auto looks at the first line", choices=("auto", *parsing.TIME_FORMATS))
+    option(columns, "time-format", "auto looks at the first lines", choices=("auto", *parsing.TIME_FORMATS))
     option(columns, "label-threshold", "smallest value that is positive (default: labels are 0 or 1)", type=float)
 
     for one, example in (("item", "price:number"), ("user", "country:category")):
@@ -152,7 +155,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"what a column holds, NAME:KIND, such as {example}; KIND is one of {', '.join(features.KINDS)} (several, "
             "as in a|b); columns that are not named here are looked at, and what they seem to hold is shown",
             nargs="+",
-            action="extend",
             metavar="NAME:KIND",
         )
         if one == "item":
@@ -237,10 +239,16 @@ def resolve(args: argparse.Namespace) -> Options:
             for option, name in preset.files.items():
                 if option == "input" or is_there(name):
                     known[option] = (f"{folder}/{name}",)
+    if given.get("split", "files") != "files":
+        known.pop("test_input", None)
     values = known | given
-    for table, declared in (("items", "item_feature"), ("users", "user_feature")):
-        if not values.get(table) and declared not in given:
-            values.pop(declared, None)  # the preset's
+    for one in ("item", "user"):
+        if values.get(f"{one}s"):
+            continue
+        for name in (f"{one}_feature", f"{one}_id_column", *(f"{one}s_{what}" for what in _OF_TABLES)):
+            if name in given:
+                raise ValueError(f"--{name.replace('_', '-')} needs --{one}s.")
+            values.pop(name, None)  # the preset's
     for name in ("input", "test_input", "valid_input", "items", "item_feature", "users", "user_feature"):
         values[name] = tuple(values.get(name, ()))
     return Options(**values)
@@ -278,6 +286,8 @@ def check_options(options: Options) -> None:
                 raise ValueError(
                     f"--format sequences has items alone, a sequence a line: --{name.replace('_', '-')} does not apply."
                 )
+    if options.time_format != "auto" and options.time_column == NONE:
+        raise ValueError("--time-format needs --time-column.")
     if options.positive_only and options.label_column == NONE:
         raise ValueError("--positive-only needs --label-column.")
     if options.label_threshold is not None and options.label_column == NONE:
@@ -285,8 +295,6 @@ def check_options(options: Options) -> None:
     for name, table in (
         ("require_items", "items"),
         ("require_item_features", "items"),
-        ("item_feature", "items"),
-        ("user_feature", "users"),
     ):
         if getattr(options, name) and not getattr(options, table):
             raise ValueError(f"--{name.replace('_', '-')} needs --{table}.")

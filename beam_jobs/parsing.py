@@ -88,6 +88,10 @@ class TextFormat:
     num_columns: int = 0
     quoted: bool = True
 
+    def is_blank(self, line: bytes) -> bool:
+        """Whether a line holds nothing, not even empty fields between tabs."""
+        return not line.strip(b"\r\n ") if self.delimiter == "\t" else line.isspace()
+
     def split(self, text: str) -> list[str]:
         """The fields of a line."""
         if self.delimiter == " ":

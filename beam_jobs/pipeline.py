@@ -236,10 +236,15 @@ class PrepareSequences(beam.PTransform):
         ids = AsSingleton(vocabulary | "Ids" >> beam.Map(write_dataset.ids_of))
         whole = stage["main"]
         if "users" in rows:
-            of_user = {
-                "sequences": whole | "By user" >> beam.Map(lambda element: (element[0][1], element)),
-                "rows": rows["users"],
-            } | "Group users" >> beam.CoGroupByKey()
+            # Not CoGroupByKey, which would hold all sessions of a user at once.
+            of_user = (
+                (
+                    whole | "By user" >> beam.Map(lambda element: (element[0][1], (None, element))),
+                    rows["users"] | "Rows of users" >> beam.MapTuple(lambda user, row: (user, (row, None))),
+                )
+                | "Sessions and rows" >> beam.Flatten()
+                | "Group users" >> beam.GroupByKey()
+            )
             learned["users"] = (
                 of_user
                 | "Training users' rows" >> beam.FlatMap(write_dataset.training_user_fields)

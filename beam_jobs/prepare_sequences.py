@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         stats = _read_stats(partial)
         _check_result(stats, partial, output, is_local=is_local)
         if is_local:
-            _publish(partial, output)
+            _publish(partial, output, [part.path for part in plan.parts], overwrite=options.overwrite)
     finally:
         if is_local:
             shutil.rmtree(partial, ignore_errors=True)
@@ -139,12 +139,8 @@ def _check_replaceable(output: str, inputs: Iterable[str]) -> None:
             "another --output."
         )
     for path in inputs:
-        if _place(path).startswith(f"{_place(output)}/"):
+        if storage.place(path).startswith(f"{storage.place(output)}/"):
             raise FileExistsError(f"{path} is input, and in the --output that would be replaced. Move it first.")
-
-
-def _place(path: str) -> str:
-    return path if "://" in path else os.path.realpath(path)
 
 
 def _exists(path: str) -> bool:
@@ -206,22 +202,35 @@ def _read_stats(folder: str) -> dict[str, Any]:
 
 
 def _check_result(stats: dict[str, Any], partial: str, output: str, *, is_local: bool) -> None:
-    failures = write_dataset.failures(stats)
+    failures, emptiness = write_dataset.failures(stats), write_dataset.emptiness(stats)
+    if not failures and not emptiness:
+        return
+    rejected = f"{partial}/{schema_lib.REJECTED_FOLDER}"
+    kept = f" The rejected lines are in {rejected}/."
+    if is_local:
+        kept = ""
+        if os.path.exists(rejected):
+            folder = f"{output}.{schema_lib.REJECTED_FOLDER}"
+            shutil.rmtree(folder, ignore_errors=True)
+            os.rename(rejected, folder)
+            kept = f" The rejected lines are in {folder}/."
     if failures:
-        kept = f"{output}/{schema_lib.REJECTED_FOLDER}"
-        if is_local:
-            kept = f"{output}.{schema_lib.REJECTED_FOLDER}"
-            shutil.rmtree(kept, ignore_errors=True)
-            os.rename(f"{partial}/{schema_lib.REJECTED_FOLDER}", kept)
-        raise RuntimeError(f"{' '.join(failures)} The rejected lines are in {kept}/.")
-    if emptiness := write_dataset.emptiness(stats):
-        raise ValueError(emptiness)
+        raise RuntimeError(f"{' '.join(failures)}{kept}")
+    raise ValueError(f"{emptiness}{kept}")
 
 
-def _publish(partial: str, output: str) -> None:
+def _publish(partial: str, output: str, inputs: Iterable[str], *, overwrite: bool) -> None:
     """Give the finished folder its name; an older one goes only now."""
     replaced = f"{output}.replaced-{uuid.uuid4().hex[:8]}"
     if os.path.exists(output):
+        try:
+            if not overwrite:
+                raise FileExistsError(f"{output} was made by something else while this job ran.")
+            _check_replaceable(output, inputs)
+        except FileExistsError as error:
+            beside = f"{output}-{uuid.uuid4().hex[:8]}"
+            os.rename(partial, beside)
+            raise FileExistsError(f"{error} The new dataset is {beside}.") from None
         os.rename(output, replaced)
     os.rename(partial, output)
     shutil.rmtree(replaced, ignore_errors=True)

@@ -260,7 +260,7 @@ class ReadRange(Counting):
         def parse(line: bytes) -> Sequence[Any] | None:
             nonlocal num_seen
             num_seen += 1
-            if (num_seen == 1 and has_header and part.start == 0) or line.isspace():
+            if (num_seen == 1 and has_header and part.start == 0) or text_format.is_blank(line):
                 return None
             return parse_row(text_format.decode(line))
 

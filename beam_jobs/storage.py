@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import uuid
@@ -14,6 +15,11 @@ from apache_beam.io.filesystems import FileSystems
 
 # Ends the name of what is not whole.
 UNFINISHED = ".unfinished"
+
+
+def place(path: str) -> str:
+    """One text for all the ways of naming a file or folder."""
+    return path if "://" in path else os.path.realpath(path)
 
 
 @contextlib.contextmanager

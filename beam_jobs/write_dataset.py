@@ -119,15 +119,17 @@ def training_fields(element) -> Iterator[list[str]]:
 
 def training_user_fields(element) -> Iterator[list[str]]:
     """The fields of a user who has training records; `element` as in `JoinUsers`."""
-    _, grouped = element
-    if grouped["rows"] and any(split == "train" for _, _, cuts in grouped["sequences"] for split, _, _ in cuts):
-        yield min(grouped["rows"])[1]
+    _, values = element
+    rows = [row for row, _ in values if row]
+    if rows and any(split == "train" for _, sequence in values if sequence for split, _, _ in sequence[2]):
+        yield min(rows)[1]
 
 
 class JoinUsers(Counting):
     """Sequences of a user to the same, each with the user's fields: (key, events, cuts, fields).
 
-    An element is (user, {"sequences": [(key, events, cuts), ...], "rows": [(position, fields), ...]}).
+    An element is (user, values): of each row (position, fields) beside None, of each sequence None beside (key, events,
+    cuts). The values are gone through again and again, and never held.
 
     Args:
         num_fields: Columns beside the id.
@@ -138,10 +140,12 @@ class JoinUsers(Counting):
 
     def process(self, element) -> Iterator[tuple[Key, list[Event], list[Cut], list[str]]]:
         """Join one user."""
-        _, grouped = element
-        fields = self.fields_of("users", grouped["rows"], self._num_fields, bool(grouped["sequences"]))
-        for sequence in grouped["sequences"]:
-            yield *sequence, fields
+        _, values = element
+        rows = [row for row, _ in values if row]
+        fields = self.fields_of("users", rows, self._num_fields, any(sequence for _, sequence in values))
+        for _, sequence in values:
+            if sequence:
+                yield *sequence, fields
 
 
 class LearnFeatures(beam.CombineFn):

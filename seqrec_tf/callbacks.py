@@ -93,6 +93,11 @@ class RunKeeper(keras.callbacks.Callback):
             self._checkpoint.restore(newest).assert_existing_objects_matched()
             if before is not None:
                 rate.assign(before)
+        for partial in self.path.glob(self._partial("*").name):  # of a run that was killed between the two
+            if self.best and partial == self._partial(self.best["epoch"]):
+                self._publish(partial)
+            else:
+                partial.unlink()
         return len(self.epochs)
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -113,22 +118,33 @@ class RunKeeper(keras.callbacks.Callback):
             )
         seconds = {"seconds": time.monotonic() - self._started, "training_seconds": self.training_seconds}
         self.epochs.append({"epoch": epoch + 1, **figures, **{name: round(time, 3) for name, time in seconds.items()}})
-        if self.best is self.epochs[-1]:
-            self.save_best()
+        is_best = self.best is self.epochs[-1]
+        partial = self._write_model(epoch + 1) if is_best else None
         self._manager.save(checkpoint_number=epoch + 1)
+        if partial:  # only now, as a run goes on from the checkpoint, for which the model before may be the best
+            self._publish(partial)
         self._write_log()
         if self.has_lost_patience:
             self.model.stop_training = True
 
     def save_best(self):
         """Write the model as the best one."""
-        partial = self.path / f"partial-{run_lib.BEST_MODEL_FILE}"
+        self._publish(self._write_model(len(self.epochs)))
+
+    def _partial(self, epoch) -> pathlib.Path:
+        return self.path / f"partial-{epoch}-{run_lib.BEST_MODEL_FILE}"
+
+    def _publish(self, partial: pathlib.Path):
+        os.replace(partial, self.path / run_lib.BEST_MODEL_FILE)
+
+    def _write_model(self, epoch: int) -> pathlib.Path:
+        partial = self._partial(epoch)
         optimizer, self._model.optimizer = self._model.optimizer, None  # its state is in the checkpoint
         try:
             self._model.save(partial)
         finally:
             self._model.optimizer = optimizer
-        os.replace(partial, self.path / run_lib.BEST_MODEL_FILE)
+        return partial
 
     def best_line(self) -> str:
         """The best epoch in a few words; empty where there is no validation."""

@@ -6,6 +6,7 @@ dataclass, with its default and what it means. An unknown key or a wrong type is
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -13,7 +14,7 @@ import math
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -81,8 +82,12 @@ class ItemFeaturesConfig(ModelConfig):
         super().__post_init__()
         check_choice("model.item_vectors", self.item_vectors, VECTOR_USES)
         check_rate("model.item_id_dropout_rate", self.item_id_dropout_rate)
-        if self.item_id_dropout_rate and not self.item_features:
-            raise ValueError("model.item_id_dropout_rate needs model.item_features, to know items by.")
+        for name, default in (("item_id_dropout_rate", 0.0), ("item_vectors", "projected")):
+            if getattr(self, name) != default and not self.item_features:
+                raise ValueError(f"model.{name} needs model.item_features, to know items by.")
+
+
+WINDOWS = ("newest", "random")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +117,7 @@ class DataConfig:
         check_at_least("data.batch_size", self.batch_size, 1)
         check_at_least("data.eval_batch_size", self.eval_batch_size, 1)
         check_at_least("data.valid_sequences", self.valid_sequences, 0)
-        check_choice("data.window", self.window, ("newest", "random"))
+        check_choice("data.window", self.window, WINDOWS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,11 +168,26 @@ class TrainConfig:
         check_rate("train.momentum", self.momentum)
         if self.momentum and self.optimizer == "adam":
             raise ValueError("train.momentum is an option of train.optimizer=adagrad and sgd, not of adam.")
+        if self.beta_2 != type(self).beta_2 and self.optimizer != "adam":
+            raise ValueError(f"train.beta_2 is an option of train.optimizer=adam, not of {self.optimizer}.")
         if self.seed >= 2**31:
             raise ValueError(f"train.seed must be below 2^31, got {self.seed}.")
         check_choice("train.schedule", self.schedule, ("constant", "cosine", "linear"))
         check_choice("train.precision", self.precision, ("float32", "mixed_bfloat16", "mixed_float16"))
         check_choice("train.strategy", self.strategy, ("auto", "none", "mirrored", "multi-worker"))
+
+
+@contextlib.contextmanager
+def computing_in(precision) -> Iterator[None]:
+    """Layers that are made here compute in a `train.precision`, or by a `keras.DTypePolicy`."""
+    import keras
+
+    policy = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_dtype_policy(policy)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,10 +13,11 @@ import math
 import tensorflow as tf
 
 from seqrec_tf import records
-from seqrec_tf.models.base import EXCLUDED, SEEN, TARGET, TARGET_LABEL, TARGET_TIME, SequenceModel
+from seqrec_tf.config import WINDOWS, check_choice
+from seqrec_tf.models.base import EXCLUDED, TARGET, TARGET_LABEL, SequenceModel
 from seqrec_tf.parallel import num_cores
 from seqrec_tf.records import DatasetFolder, user_fingerprint
-from seqrec_tf.schema import ITEM_IDS, LABELS, TARGET_START, TIMESTAMPS, USER_ID
+from seqrec_tf.schema import ITEM_IDS, LABELS, SEEN, TARGET_START, TARGET_TIME, TIMESTAMPS, USER_ID
 
 # Key of the labels that holds every item of the sequence, for protocols that draw what it never touched.
 TOUCHED = "touched"
@@ -56,7 +57,8 @@ def load(
         split: "train" gives what the model's loss needs, `(inputs, labels, weight: float32, for each row of the
             labels)`, each iteration in a new order. "valid" and "test" give, for each event to predict, what
             `evaluation_batches` says.
-        batch_size: Sequences a batch; on average, in training batches of like length.
+        batch_size: Sequences a batch; on average, in training batches of like length. Of "valid" and "test", events to
+            predict.
         sort_by_length: Whether training batches hold sequences of like length, for little padding, and about as many
             targets each: long sequences make small batches.
         window: What an epoch sees of a sequence that is longer than the model's: its "newest" events, or "random":
@@ -67,8 +69,9 @@ def load(
         max_sequences: Of "valid" and "test", only the first so many; all where 0.
 
     Raises:
-        ValueError: The split is unknown or empty.
+        ValueError: The split is unknown or empty, or the window unknown.
     """
+    check_choice("window", window, WINDOWS)
     folder = dataset if isinstance(dataset, DatasetFolder) else DatasetFolder(dataset)
     folder.check_split(split)
     if split != "train":

@@ -212,7 +212,9 @@ def _wait_until_served(url: str, server: subprocess.Popen, *, timeout_s: float =
             with urllib.request.urlopen(url, timeout=5) as answer:
                 if json.load(answer)["model_version_status"][0]["state"] == "AVAILABLE":
                     return
-        except (urllib.error.URLError, ConnectionError):
+        except OSError:  # it listens before it has loaded, and answers after that
             pass
         time.sleep(0.2)
+    if server.poll() is not None:
+        raise RuntimeError(f"The server ended with status {server.returncode}; what it said stands above.")
     raise RuntimeError(f"The server did not answer at {url} within {timeout_s:.0f} s.")

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", required=True, metavar="RUN", help="folder made by `seqrec train`")
     parser.add_argument("--dataset", metavar="DATASET", help="where the run's dataset is now, if it was moved")
     parser.add_argument("--split", choices=("valid", "test"), default="test")
-    parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, help="see above")
+    parser.add_argument("--protocol", nargs="+", action="extend", choices=PROTOCOLS, help="see above")
     parser.add_argument("--keep-history", action="store_true", help="let items of the history be recommended (full)")
     parser.add_argument("--seed", type=int, default=0, help="of sampled items and of the bootstrap")
     parser.add_argument("--batch-size", type=int, default=256)

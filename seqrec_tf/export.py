@@ -49,6 +49,7 @@ import numpy as np
 from seqrec_tf import new_items
 from seqrec_tf import run_folder as run_lib
 from seqrec_tf import schema as schema_lib
+from seqrec_tf.config import computing_in
 from seqrec_tf.features import MISSING, UNKNOWN
 from seqrec_tf.run_folder import RunFolder
 from seqrec_tf.schema import (
@@ -91,8 +92,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--k", type=int, default=20, help="items in an answer (default 20)")
     parser.add_argument("--dataset", metavar="DATASET", help="where the run's dataset is now, if it was moved")
     parser.add_argument("--items", metavar="FILE", help="CSV, TSV or JSON lines with new items, columns as in training")
-    parser.add_argument("--item-id-column", default="item_id", help="of --items (default %(default)s)")
-    parser.add_argument("--image-folder", default="", metavar="DIR", help="what image paths of --items are relative to")
+    parser.add_argument("--item-id-column", help="of --items (default item_id)")
+    parser.add_argument("--image-folder", metavar="DIR", help="what image paths of --items are relative to")
     parser.add_argument(
         "--coarse-search",
         action="store_true",
@@ -109,6 +110,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Export as the arguments say."""
+    for name in ("item_id_column", "image_folder"):
+        if getattr(args, name) is not None and not args.items:
+            raise ValueError(f"--{name.replace('_', '-')} needs --items.")
     path = export(
         RunFolder(args.run),
         args.output,
@@ -118,8 +122,8 @@ def run(args: argparse.Namespace) -> None:
         keep_history=args.keep_history,
         history_length=args.history_length,
         items=args.items,
-        item_id_column=args.item_id_column,
-        image_folder=args.image_folder,
+        item_id_column=args.item_id_column or "item_id",
+        image_folder=args.image_folder or "",
         coarse_search=args.coarse_search,
     )
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -192,7 +196,7 @@ def export(
     if items:
         wanted = [feature.name for feature in model.item_features.features] if model.item_features else []
         new = new_items.read(items, folder, wanted, id_column=item_id_column, image_folder=image_folder)
-        with run_lib.computing_in(run_folder.config.train.precision):
+        with computing_in(run_folder.config.train.precision):
             model = model.with_new_items(len(new.ids), new.values)
         catalogue = [*catalogue, *new.ids]
 
@@ -260,9 +264,8 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
     """
     import tensorflow as tf
 
-    from seqrec_tf.models.base import TARGET_TIME
     from seqrec_tf.records import user_fingerprint
-    from seqrec_tf.schema import ITEM_IDS, PADDING_ID, TIMESTAMPS, USER_ID
+    from seqrec_tf.schema import ITEM_IDS, PADDING_ID, TARGET_TIME, TIMESTAMPS, USER_ID
 
     learned = folder.learned_of_users
     counts = np.zeros(model.num_items)
@@ -370,8 +373,8 @@ def golden_requests(
 ) -> list[dict[str, Any]]:
     """Requests made of the dataset, each with the trained model's answer, computed without any of the serving code."""
     from seqrec_tf import data
-    from seqrec_tf.models.base import EXCLUDED, TARGET_TIME
-    from seqrec_tf.schema import LABELS, TIMESTAMPS, USER_ID
+    from seqrec_tf.models.base import EXCLUDED
+    from seqrec_tf.schema import LABELS, TARGET_TIME, TIMESTAMPS, USER_ID
 
     split = next(split for split in ("test", "valid", "train") if folder.split_files(split))
     batches = data.evaluation_batches(folder, split, model, batch_size=1, exclude_history=True)

@@ -62,8 +62,8 @@ def feature_of(name: str, kind: str) -> Feature:
         "number": ("float32", (), "standardised; NaN where missing"),
         "category": ("int64", (), "0 where missing, 1 where unknown in training"),
         "categories": ("int64", (None,), "1 where unknown in training"),
-        "text": ("string", (), "as in the items file"),
-        "image-path": ("string", (), "as in the items file"),
+        "text": ("string", (), "as it came"),
+        "image-path": ("string", (), "as it came"),
     }[kind]
     return Feature(name, dtype, shape, doc, kind)
 

@@ -64,6 +64,16 @@ class ObjectiveConfig(ModelConfig):
             check_at_least(f"model.{name}", getattr(self, name), 0)
         if self.gbce_calibration > 1:
             raise ValueError(f"model.gbce_calibration must be in [0, 1], got {self.gbce_calibration}.")
+        for name, is_used in (
+            ("temperature", self.loss in ("softmax", "sampled-softmax")),
+            ("elu", self.loss != "softmax"),
+            ("popularity_exponent", self.loss != "softmax" and self.negatives != "uniform"),
+        ):
+            if getattr(self, name) != getattr(ObjectiveConfig, name) and not is_used:
+                raise ValueError(
+                    f"model.{name} does nothing with model.loss={self.loss} and model.negatives={self.negatives}: "
+                    "leave it out, or choose others."
+                )
         if self.loss == "gbce" and (self.negatives != "uniform" or self.share_negatives):
             raise ValueError('model.loss="gbce" is calibrated for model.negatives="uniform" that are not shared.')
 

@@ -13,17 +13,15 @@ COMPLETED          last, empty
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
 import os
 import pathlib
 import tomllib
-from collections.abc import Iterator
 from typing import Any
 
-from seqrec_tf.config import Config, resolve
+from seqrec_tf.config import Config, computing_in, resolve
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import COMPLETED_FILE, Schema
 
@@ -69,7 +67,7 @@ class RunFolder:
         return read_dataset_info(self.path)
 
     def open_dataset(self, path: str | None = None) -> DatasetFolder:
-        """The dataset folder of this run, or another one with the same schema and vocabulary.
+        """The dataset folder of this run, or a copy of it.
 
         Raises:
             ValueError: Its schema or its data differ.
@@ -100,19 +98,6 @@ class RunFolder:
         own = {model_class.__name__: model_class}  # a model from outside need not be registered
         with computing_in(self.config.train.precision):
             return keras.models.load_model(self.path / BEST_MODEL_FILE, custom_objects=own, compile=False)
-
-
-@contextlib.contextmanager
-def computing_in(precision: str) -> Iterator[None]:
-    """Layers that are made here compute in a `train.precision`."""
-    import keras
-
-    policy = keras.mixed_precision.dtype_policy()
-    keras.mixed_precision.set_dtype_policy(precision)
-    try:
-        yield
-    finally:
-        keras.mixed_precision.set_dtype_policy(policy)
 
 
 def read_config(path: pathlib.Path) -> Config:

@@ -32,6 +32,11 @@ LABELS = "labels"
 WEIGHTS = "weights"
 TARGET_START = "target_start"
 
+# What batches hold beside these: all items of a training sequence, of which the model sees the newest, for negatives;
+# when the event to predict happens, for models that read times.
+SEEN = "seen"
+TARGET_TIME = "target_time"
+
 # The inputs of a saved model, beside USER_ID and the features of users.
 HISTORY = "history"
 HISTORY_TIMESTAMPS = "history_timestamps"
@@ -45,7 +50,7 @@ ITEMS, SCORES, NUM_UNKNOWN, EXACT_ITEMS = "items", "scores", "num_unknown", "exa
 RESERVED_NAMES = frozenset(
     [
         *(USER_ID, SESSION_ID, ITEM_IDS, TIMESTAMPS, LABELS, WEIGHTS, TARGET_START),
-        *(HISTORY, HISTORY_TIMESTAMPS, TIMESTAMP, CANDIDATES, "seen", "target_time"),
+        *(HISTORY, HISTORY_TIMESTAMPS, TIMESTAMP, CANDIDATES, SEEN, TARGET_TIME),
         *(ITEMS, SCORES, NUM_UNKNOWN, EXACT_ITEMS),
     ]
 )

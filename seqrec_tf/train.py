@@ -11,13 +11,13 @@ it would have had.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import inspect
 import json
 import math
 import os
 import pathlib
-import shutil
 import sys
 import tempfile
 import textwrap
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from seqrec_tf import __version__
 from seqrec_tf import run_folder as run_lib
-from seqrec_tf.config import Config, DataConfig, TrainConfig
+from seqrec_tf.config import Config, DataConfig, TrainConfig, computing_in
 from seqrec_tf.records import DatasetFolder, read_split
 from seqrec_tf.run_folder import RunFolder, write_whole
 from seqrec_tf.schema import COMPLETED_FILE, LABELS, TARGET_START
@@ -132,52 +132,57 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     log(preflight(model_class, config, folder, steps, strategy.num_replicas_in_sync))
 
     keras.utils.set_random_seed(config.train.seed)
-    with run_lib.computing_in(config.train.precision), strategy.scope():
+    with computing_in(config.train.precision), strategy.scope():
         model = _compiled_model(model_class, config, folder, steps, strategy.num_replicas_in_sync)
     if model.trainable_variables and folder.split_files("valid") and LABELS in folder.schema:
-        _check_labels_of_validation(model, folder)
+        _check_labels_of_validation(model, folder, config.data.valid_sequences)
     # Only the chief writes the run folder; the others need a place of their own, but read the chief's checkpoints.
-    path = shared if is_chief else pathlib.Path(tempfile.mkdtemp(prefix="seqrec-worker-"))
-    _write_run(path, config, folder)
-    keeper = RunKeeper(path, model, patience=config.train.patience, has_validation=bool(folder.split_files("valid")))
-    first_epoch = keeper.restore(shared / run_lib.CHECKPOINTS_FOLDER)
-    if config.train.strategy == "multi-worker":
-        _check_all_start_at(first_epoch, strategy)
-    if first_epoch:
-        log(f"Going on after epoch {first_epoch} of at most {config.train.epochs}.")
-        if changes:
-            log(f"Changed since: {', '.join(changes)}.")
-    if not keeper.has_validation:
-        log("There is no validation split: training never stops early, and the newest model is the best.")
-    epochs = config.train.epochs if model.trainable_variables else 0
-    if first_epoch < epochs and not keeper.has_lost_patience:
-        _fit(model, config, folder, keeper, strategy, epochs=range(first_epoch, epochs), log=log)
-    if not (path / run_lib.BEST_MODEL_FILE).exists():  # nothing to train, or ended before the first validation
-        keeper.save_best()
-    if is_chief:
+    with contextlib.ExitStack() as stack:
+        path = shared if is_chief else pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory("-seqrec-worker")))
+        _write_run(path, config, folder)
+        has_validation = bool(folder.split_files("valid"))
+        keeper = RunKeeper(path, model, patience=config.train.patience, has_validation=has_validation)
+        first_epoch = keeper.restore(shared / run_lib.CHECKPOINTS_FOLDER)
+        if config.train.strategy == "multi-worker":
+            _check_all_start_at(first_epoch, strategy)
+        if first_epoch:
+            log(f"Going on after epoch {first_epoch} of at most {config.train.epochs}.")
+            if changes:
+                log(f"Changed since: {', '.join(changes)}.")
+        if not has_validation:
+            log("There is no validation split: training never stops early, and the newest model is the best.")
+        epochs = config.train.epochs if model.trainable_variables else 0
+        if first_epoch < epochs and not keeper.has_lost_patience:
+            _fit(model, config, folder, keeper, strategy, epochs=range(first_epoch, epochs), log=log)
+        if not (path / run_lib.BEST_MODEL_FILE).exists():  # nothing to train, or ended before the first validation
+            keeper.save_best()
+        if not is_chief:
+            return None
         keeper.finish()
         log(f"Best model: {path / run_lib.BEST_MODEL_FILE}" + keeper.best_line())
         log(f"Next: seqrec evaluate --run {path}")
         return RunFolder(path)
-    shutil.rmtree(path)
-    return None
 
 
-def _check_labels_of_validation(model: SequenceModel, folder: DatasetFolder) -> None:
+def _check_labels_of_validation(model: SequenceModel, folder: DatasetFolder, max_sequences: int) -> None:
     """Raise a ValueError where validation would measure nothing: it ranks what was liked, and AUC needs both labels."""
     import tensorflow as tf
 
-    wanted = {0, 1} if model.monitor == "auc" else {1}
+    wanted, num_left = {0, 1} if model.monitor == "auc" else {1}, max_sequences or sys.maxsize
     for batch in read_split(folder, "valid", [LABELS, TARGET_START]):
-        labels = batch[LABELS]
+        labels = batch[LABELS][:num_left]
+        num_left -= int(labels.nrows())
         position = tf.ragged.range(labels.row_lengths())
         is_target = position.flat_values >= tf.gather(batch[TARGET_START], position.value_rowids())
         wanted -= set(tf.boolean_mask(labels.flat_values, is_target).numpy().tolist())
         if not wanted:
             return
+        if not num_left:
+            break
+    first = f"the first {max_sequences:,} sequences (data.valid_sequences) of " if max_sequences else ""
     raise ValueError(
-        f"No event to predict of {folder.path}'s split 'valid' has the label {max(wanted)}, so no epoch would be "
-        "better than another. Prepare it with a larger validation split or another --label-threshold."
+        f"No event to predict of {first}{folder.path}'s split 'valid' has the label {max(wanted)}, so no epoch would "
+        "be better than another. Prepare it with a larger validation split or another --label-threshold."
     )
 
 

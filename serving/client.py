@@ -167,6 +167,8 @@ class Client:
             One recommendation for each history: all of its candidates. The score of one that the model does not know is
             `UNKNOWN_SCORE`.
         """
+        if len(candidates) != len(histories):
+            raise ValueError(f"There must be candidates for each of {len(histories)} histories, got {len(candidates)}.")
         given = _given(users, user_features, history_times, times)
         requests = self._requests(model, version, "rank", histories, given)
         rows = [
@@ -202,6 +204,11 @@ class Client:
                 f"export` writes it; it takes {', '.join(sorted(inputs)) or 'nothing'} and gives "
                 f"{', '.join(sorted(outputs)) or 'nothing'}."
             )
+        # The moment of the request is that of every request; whatever else is not taken was meant to count.
+        for name in sorted(given.keys() - inputs.keys() - {"timestamp"}):
+            if given[name] is not None and any(given[name]):
+                option = _OPTIONS.get(name, f"--user-feature {name}=VALUE")
+                raise ValueError(f"Model `{model}` does not take `{name}`: leave out {option}.")
         length = int(inputs["history"]["tensor_shape"]["dim"][1]["size"])
         columns = {"history": _pad(histories, length, _PADDING)}
         of_users = sorted(inputs.keys() - {"history", "candidates", *_OPTIONS})
@@ -210,6 +217,10 @@ class Client:
             if values is None:
                 option = _OPTIONS.get(name, f"the feature of the users (--user-feature {name}=VALUE)")
                 raise ValueError(f"Model `{model}` takes `{name}`: give {option}.")
+            if len(values) != len(histories):
+                raise ValueError(
+                    f"`{name}` must have a value for each of {len(histories)} histories, got {len(values)}."
+                )
             if len(inputs[name]["tensor_shape"]["dim"]) > 1:
                 is_of_event = name == "history_timestamps"
                 values = _pad(values, length if is_of_event else -1, 0 if is_of_event else _PADDING)
@@ -226,16 +237,19 @@ class Client:
         while True:
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
-                    return json.loads(response.read())
+                    content = response.read()
+                break
             except urllib.error.HTTPError as error:
                 pause = next(pauses, None)
                 if error.code not in _BUSY or pause is None:
                     raise self._refusal(error) from error
                 time.sleep(pause)
-            except ValueError as error:
-                raise ServerError(f"{self.url} did not answer in JSON; is it a TF Serving REST port?") from error
             except (OSError, http.client.HTTPException) as error:
                 raise self._no_answer(error) from error
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise ServerError(f"{self.url} did not answer in JSON; is it a TF Serving REST port?") from error
 
     def _refusal(self, error: urllib.error.HTTPError) -> ServerError:
         try:
@@ -366,6 +380,10 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("There is no history: give item ids with --history A,B,C or --item ID (or --user).")
     if args.k is not None and args.k < 1:
         raise ValueError(f"--k must be at least 1, got {args.k}.")
+    if args.timeout <= 0:
+        raise ValueError(f"--timeout must be more than 0 seconds, got {args.timeout:g}.")
+    if args.dataset and args.json:
+        raise ValueError("--dataset gives names to the table, and --json prints ids alone: leave one out.")
     history_times = [_number(int, time_, "--history-times") for time_ in _split(args.history_times)]
     if history_times and len(history_times) != len(history):
         raise ValueError(

@@ -104,8 +104,8 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]  # without the address, which Python adds
+    except (OSError, OverflowError) as error:
+        reason = str(getattr(error, "strerror", error)).partition(" (")[0]  # without the address, which Python adds
         raise ValueError(f"Cannot listen on {host} port {port}: {reason}. Choose another with --port.") from error
 
 
@@ -226,7 +226,7 @@ def example_curl(url: str, name: str, model: LoadedModel) -> str:
     for key, info in signature.inputs.items():
         sizes = [dim.size for dim in info.tensor_shape.dim[1:]]  # without the batch
         if key in model.example:
-            value = rest_json.to_json_value(key, model.example[key][0])
+            value = rest_json.to_json_value(key, model.example[key][:1])[0]
             while sizes == [-1] and len(value) > 1 and value[-1] == "":  # padding says nothing
                 value.pop()
         else:

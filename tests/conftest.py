@@ -14,7 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 @pytest.fixture
 def policy(request):
     """The `train.precision` that layers compute in, by the test's parameter."""
-    from seqrec_tf.run_folder import computing_in
+    from seqrec_tf.config import computing_in
 
     with computing_in(request.param):
         yield request.param

@@ -134,6 +134,8 @@ def test_an_option_that_would_do_nothing_is_refused():
     ):
         resolve_tiny("", "train.momentum=0.9")
     assert resolve_tiny("", "train.momentum=0.9", "train.optimizer=sgd").train.momentum == 0.9
+    with pytest.raises(ValueError, match=r"train\.beta_2 is an option of train\.optimizer=adam, not of adagrad"):
+        resolve_tiny("", "train.beta_2=0.98", "train.optimizer=adagrad")
     with pytest.raises(ValueError, match=r"model\.item_id_dropout_rate needs model\.item_features"):
         ItemFeaturesConfig(item_id_dropout_rate=0.1)
 

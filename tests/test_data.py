@@ -193,6 +193,11 @@ def test_an_unknown_split_is_an_error(tiny_dataset, tiny_model):
         data.load(tiny_dataset, tiny_model, "dev")
 
 
+def test_an_unknown_window_is_an_error(tiny_dataset, tiny_model):
+    with pytest.raises(ValueError, match=r"window must be one of newest, random, got 'randm'\. Did you mean 'random'"):
+        data.load(tiny_dataset, tiny_model, window="randm")
+
+
 def test_negatives_avoid_events_that_are_too_old_for_the_model(write_dataset, tmp_path, monkeypatch):
     dataset = write_dataset(tmp_path / "dataset", {"u": list("abcdefgh"), "v": list("hgfedcba")})
     model = SASRec.from_dataset(dataset, dim=4, max_len=2, num_negatives=50)

@@ -177,7 +177,7 @@ def test_validation_makes_the_table_of_side_features_once_a_batch(dataset, monke
     model = models.SASRec.from_dataset(dataset, dim=4, item_features=("*",), loss="sampled-softmax")
     model.compile()
     batch = inputs, labels = next(iter(data.load(dataset, model, "valid")))
-    ranks = model.rank_targets(model.query(inputs), labels["target"], labels["excluded"])
+    ranks = model.rank_and_recommend(model.query(inputs), labels["target"], labels["excluded"], k=10)[0]
     made, make = [], model.item_table
     model.item_table = lambda: made.append(1) or make()
     logs = model.test_step(batch)

@@ -114,6 +114,36 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(finished, chain_datas
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_a_run_that_was_killed_beside_its_checkpoint_has_the_model_of_its_best_epoch(
+    chain_dataset, tmp_path, monkeypatch, is_saved
+):
+    """Killed in the second epoch, right before its checkpoint or after it: with the first's model, or its own."""
+    save = tf.train.CheckpointManager.save
+
+    class KilledError(Exception):
+        pass
+
+    def stop(manager, checkpoint_number):
+        if checkpoint_number == 1 or is_saved:
+            save(manager, checkpoint_number=checkpoint_number)
+        if checkpoint_number == 2:
+            raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tf.train.CheckpointManager, "save", stop)
+        with pytest.raises(KilledError):
+            fit(chain_dataset, tmp_path / "run", "train.epochs=2")
+    assert len(list((tmp_path / "run").glob("partial-*"))) == 1
+    # A run of no more epochs than it has: what is the best model is decided by the checkpoint alone.
+    run, _ = fit(chain_dataset, tmp_path / "run", f"train.epochs={1 + is_saved}")
+    assert not list(run.path.glob("partial-*"))
+    expected, _ = fit(chain_dataset, tmp_path / "expected", f"train.epochs={1 + is_saved}")
+    assert len(log_of(run.path)) == 1 + is_saved
+    for ours, theirs in zip(run.load_model().weights, expected.load_model().weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
 def test_a_run_that_ends_before_its_first_validation_has_a_model(chain_dataset, tmp_path):
     class StopError(Exception):
         pass
@@ -361,6 +391,27 @@ def test_a_validation_that_would_measure_nothing_is_refused_before_the_work(tmp_
     assert cli.main(["train", "--dataset", dataset, "--model", model, "--output", str(run)]) == 2
     assert f"No event to predict of {dataset}'s split 'valid' has the label {missing}, so" in capsys.readouterr().err
     assert not run.exists()
+
+
+def test_validation_of_some_sequences_must_measure_something_too(tmp_path, capsys):
+    lines = [f"u{user:03},i{(user + time) % 7},{time},{int(user > 40)}" for user in range(60) for time in range(6)]
+    (tmp_path / "events.csv").write_text("user_id,item_id,timestamp,label\n" + "\n".join(lines) + "\n")
+    dataset, run = str(tmp_path / "dataset"), tmp_path / "run"
+    files = ["--input", str(tmp_path / "events.csv"), "--output", dataset, "--num-shards", "1"]
+    assert cli.main(["prepare", *files, "--label-column", "label"]) == 0
+    arguments = [
+        "train",
+        "--dataset",
+        dataset,
+        "--model",
+        "din",
+        "--output",
+        str(run),
+        "--set",
+        "data.valid_sequences=1",
+    ]
+    assert cli.main(arguments) == 2
+    assert "of the first 1 sequences (data.valid_sequences) of" in capsys.readouterr().err
 
 
 def test_the_memory_of_users_counts():

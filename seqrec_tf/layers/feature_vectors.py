@@ -21,6 +21,8 @@ from seqrec_tf.schema import Feature
 
 # Of features.KINDS, and vectors, those that models read; text and images are for encoders that make vectors of them.
 READABLE_KINDS = ("number", "category", "categories", "vector")
+# And those that `seqrec embed` makes vectors of.
+EMBEDDABLE_KINDS = ("text", "image-path")
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")

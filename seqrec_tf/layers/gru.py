@@ -11,7 +11,7 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable("seqrec_tf")
 class GRU(keras.layers.GRU):
-    """Keras' GRU, with `return_sequences` and without a mask, faster where there is no GPU (and so no cuDNN).
+    """Keras' GRU by its defaults, with `return_sequences`, faster where there is no GPU (and so no cuDNN).
 
     Keras multiplies inputs by their weights event by event, and differentiates its loop operation by operation. Here
     the inputs of all events are multiplied at once, the gradient is written out, and that of the recurrent weights is
@@ -26,21 +26,27 @@ class GRU(keras.layers.GRU):
         float [B, L, U], the state after each event.
     """
 
-    def __init__(self, units, **kwargs):
-        super().__init__(units, **{"return_sequences": True, **kwargs})
+    def __init__(self, units, *, name=None, trainable=True, dtype=None):
+        super().__init__(units, return_sequences=True, name=name, trainable=trainable, dtype=dtype)
 
-    def call(self, sequences, initial_state=None, mask=None, training=False):
+    def build(self, sequences_shape):
+        super().build(sequences_shape)
+
+    def call(self, sequences, training=False):
         if training and tf.config.list_logical_devices("GPU"):
             rows = tf.shape(sequences)[0]
             # A replica may be without rows, which cuDNN would not take.
             sequences = tf.pad(sequences, [[0, tf.cast(rows == 0, tf.int32)], [0, 0], [0, 0]])
-            return super().call(sequences, initial_state=initial_state, mask=mask, training=training)[:rows]
+            return super().call(sequences, training=training)[:rows]
         cell = self.cell
         of_input, of_state = tf.unstack(tf.cast(cell.bias, sequences.dtype))
         kernel = tf.cast(cell.kernel, sequences.dtype)
         projected = tf.tensordot(sequences, kernel, axes=1) + of_input  # one product, where matmul makes one a row
         states = recur(tf.transpose(projected, [1, 0, 2]), tf.cast(cell.recurrent_kernel, sequences.dtype), of_state)
         return tf.transpose(states, [1, 0, 2])
+
+    def get_config(self):
+        return {**keras.layers.Layer.get_config(self), "units": self.units}
 
 
 def recur(projected, kernel, bias):

@@ -58,7 +58,7 @@ def attend(query, key, value, bias, *, is_causal=False, num_chunks=1, dropout=No
         query: float [B, H, Q, C], scaled already.
         key: float [B, H, L, C].
         value: float [B, H, L, C].
-        bias: float, broadcastable to [B, H, Q, L], from `attention_bias`.
+        bias: float [B, 1, 1, L], from `attention_bias`.
         is_causal: Whether query q sees only keys 0..q; then Q is L.
         num_chunks: Chunks of queries.
         dropout: A `Dropout`, or None; what is kept is not scaled up.
@@ -139,7 +139,7 @@ class SelfAttention(keras.layers.Layer):
     Call arguments:
         queries: float [B, Q, D].
         keys_values: float [B, L, D].
-        bias: float, broadcastable to [B, H, Q, L], from `attention_bias`.
+        bias: float [B, 1, 1, L], from `attention_bias`.
         is_causal: Whether query q sees only keys 0..q; then Q is L.
         values: float [B, L, D], where the values are made of something else than the keys (NOVA).
 
@@ -228,7 +228,7 @@ class TransformerBlock(keras.layers.Layer):
 
     Call arguments:
         x: float [B, L, D].
-        bias: float, broadcastable to [B, H, Q, L], from `attention_bias`.
+        bias: float [B, 1, 1, L], from `attention_bias`.
         queries: float [B, Q, D], the rows of `x` to compute; all of them where it is None.
         side: float [B, L, D] of each side feature, where there is a fusion; then all rows are computed.
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from seqrec_tf.layers.embedding import Embedding
 
-# Whom no dataset has: padding of the table, and a request without a user.
+# Whom no dataset has: padding of the table.
 _NOBODY = -1
 
 

@@ -39,10 +39,13 @@ def find(name: str) -> type[SequenceModel]:
     classes = [
         cls
         for cls in vars(module).values()
-        if inspect.isclass(cls) and issubclass(cls, SequenceModel) and cls.__module__ == path
+        if inspect.isclass(cls)
+        and issubclass(cls, SequenceModel)
+        and cls.__module__ == path
+        and not cls.__name__.startswith("_")
     ]
     if len(classes) != 1:
-        raise ValueError(f"--model {name}: {path} must define one SequenceModel, found {len(classes)}.")
+        raise ValueError(f"--model {name}: {path} must define one public SequenceModel, found {len(classes)}.")
     return classes[0]
 
 

@@ -19,23 +19,17 @@ import tensorflow as tf
 from seqrec_tf import config as config_lib
 from seqrec_tf import metrics
 from seqrec_tf.config import ModelConfig
-from seqrec_tf.layers.feature_vectors import READABLE_KINDS, FeatureVectors, ItemFeatures
+from seqrec_tf.layers.feature_vectors import EMBEDDABLE_KINDS, READABLE_KINDS, FeatureVectors, ItemFeatures
 from seqrec_tf.losses import logits_at_once
 from seqrec_tf.objective import NextItemObjective, ObjectiveConfig
 from seqrec_tf.parallel import in_parts, parts_for_cores
 from seqrec_tf.ranking import blocks, exclude, top_k
-from seqrec_tf.schema import ITEM_IDS, PADDING_ID, TIMESTAMPS, USER_ID, Feature, Schema
+from seqrec_tf.schema import ITEM_IDS, PADDING_ID, SEEN, TARGET_TIME, TIMESTAMPS, USER_ID, Feature, Schema
 
 # Keys of the labels that `data.load` makes for validation and test.
 TARGET = "target"
 EXCLUDED = "excluded"
 TARGET_LABEL = "target_label"
-
-# Key of the inputs that holds when the event to predict happens, for models that read `timestamps`.
-TARGET_TIME = "target_time"
-
-# Key of the training inputs that holds all items of a sequence, for negatives; the model sees only the newest.
-SEEN = "seen"
 
 # More items than this make a loss over all of them most of a step's work.
 _MANY_ITEMS = 10_000
@@ -86,8 +80,9 @@ class SequenceModel(keras.Model):
         if isinstance(self.config, ObjectiveConfig):
             self.objective = NextItemObjective(self.config, self.num_items)
         self.validation_metrics = self.create_metrics()
-        self.create_layers()
-        self(self.example_inputs())  # creates the weights, which depend on the schema and the configuration alone
+        with config_lib.computing_in(self.dtype_policy):  # that of a saved model, whatever it is now
+            self.create_layers()
+            self(self.example_inputs())  # creates the weights, which depend on the schema and the configuration alone
 
     # ---- What a model defines ----
 
@@ -238,11 +233,16 @@ class SequenceModel(keras.Model):
             ValueError: The model does not recommend items by their features.
         """
         if not self.takes_new_items:
+            needed = {"item_features": '["*"]', "score_with_features": "true", "is_tied": "true"}
+            options = [f"model.{name}={value}" for name, value in needed.items() if hasattr(self.config, name)]
+            reads_features = hasattr(self.config, "item_features")
+            what = f"it with {' '.join(options)}" if reads_features else "a model that reads them"
             raise ValueError(
-                f"This {type(self).__name__} scores items by what it learned of each, so it cannot recommend new ones. "
-                'Train it with model.item_features=["*"] (and model.score_with_features=true, where it is an option).'
+                f"This {type(self).__name__} scores items by what it learned of each, and not by their features, so it "
+                f"cannot recommend new ones. Train {what}."
             )
-        grown = type(self)(self.config, dataclasses.replace(self.schema, num_items=self.num_items + number))
+        schema = dataclasses.replace(self.schema, num_items=self.num_items + number)
+        grown = type(self)(self.config, schema, dtype=self.dtype_policy)
         for old, new in zip(self.weights, grown.weights, strict=True):
             value = old.numpy()
             if value.shape != new.shape:  # a row of each item, and perhaps of padding before and others after them
@@ -318,7 +318,10 @@ class SequenceModel(keras.Model):
         return is_empty & ~self.users.is_known(inputs[USER_ID]) if USER_ID in self.reads else is_empty
 
     def adapt(self, dataset) -> None:
-        """Take what is learned by counting, not by gradients, from a `records.DatasetFolder`."""
+        """Take what is learned by counting, not by gradients, from a `records.DatasetFolder`.
+
+        A saved model holds it; but before one is trained further, it is to be taken again.
+        """
         if self.objective is not None:
             self.objective.adapt(dataset.item_counts, only_seen=self.scores_by_features)
         if USER_ID in self.reads:
@@ -448,33 +451,6 @@ class SequenceModel(keras.Model):
             bias=self.item_bias(),
         )
 
-    def rank_targets(self, query, target, excluded):
-        """Rank of each target among all items, ties against it (see `metrics`).
-
-        Items are scored in blocks, so memory does not grow with the catalogue.
-
-        Args:
-            query: What `query` returned for the histories.
-            target: int32 [B].
-            excluded: int32 [B, S], items that may not be recommended; 0 is ignored.
-
-        Returns:
-            int32 [B], from 1; `metrics.IMPOSSIBLE` where the target itself is excluded.
-        """
-        target_scores = self.score_candidates(query, target[:, None])[:, 0]
-        rank = tf.ones_like(target)
-        for start, stop in blocks(self.num_items):
-            scores, num_excluded = exclude(self.score_block(query, start, stop), excluded, start)
-            num_rivals = tf.fill(tf.shape(target), stop - start) - num_excluded
-            rank += metrics.count_not_below(target_scores, scores, num_rivals=num_rivals)
-            # The target is in its block too, and no rival of itself.
-            place = target - start
-            is_here = (place >= 0) & (place < stop - start)
-            own = tf.gather(scores, tf.where(is_here, place, 0)[:, None], batch_dims=1)
-            is_rival = tf.cast(is_here & ~tf.reduce_any(excluded == target[:, None], axis=1), tf.int32)
-            rank -= is_rival * metrics.count_not_below(target_scores, own, num_rivals=tf.ones_like(target))
-        return tf.where(tf.reduce_any(excluded == target[:, None], axis=1), metrics.IMPOSSIBLE, rank)
-
     def rank_among(self, query, target, candidates):
         """Rank of each target among its own candidates, ties against it: int32 [B], from 1.
 
@@ -522,8 +498,8 @@ class SequenceModel(keras.Model):
             k: Items a row.
 
         Returns:
-            rank: int32 [B], that of `rank_targets` where it is at most k; else more than k, and `metrics.IMPOSSIBLE`
-                where the target is excluded.
+            rank: int32 [B], from 1, ties against the target (see `metrics`), where it is at most k; else more than k,
+                and `metrics.IMPOSSIBLE` where the target is excluded.
             ids: int32 [B, k].
             scores: float32 [B, k].
         """
@@ -567,13 +543,14 @@ class SequenceModel(keras.Model):
         return best_ids, best_scores, num_nan
 
     def validation_rank(self, inputs, labels):
-        """Rank of each target that validation measures, here among all items: int32 [B].
+        """Rank of each target that validation measures, here among all items: int32 [B], more than 10 where it is.
 
         Args:
             inputs: Of `data.load`, from `valid` or `test`.
             labels: Of the same.
         """
-        return self.rank_targets(self.query(inputs), labels[TARGET], labels[EXCLUDED])
+        k = min(10, self.num_items)
+        return self.rank_and_recommend(self.query(inputs), labels[TARGET], labels[EXCLUDED], k=k)[0]
 
     def test_step(self, data):
         """Ranking metrics of a batch that `data.load` made from `valid` or `test`; of what was liked, by labels."""
@@ -658,15 +635,22 @@ def chosen_features(names, features, one, model) -> list[Feature]:
         ValueError: The dataset has no such feature.
     """
     readable = {feature.name: feature for feature in features if feature.kind in READABLE_KINDS}
-    if names and not readable:
+    embeddable = [feature.name for feature in features if feature.kind in EMBEDDABLE_KINDS and one == "item"]
+    if asked := [name for name in names if name in embeddable]:
         raise ValueError(
-            f"{model} reads side features of {one}s, and this dataset has none. Prepare it with --{one}s, and "
+            f"{model} reads vectors of texts and images, not {asked[0]!r} itself: make them with `seqrec embed`, and "
+            f"name {asked[0]}_vector in model.item_features."
+        )
+    if names and not readable:
+        vectors = f"`seqrec embed` makes vectors of its {', '.join(embeddable)}. " if embeddable else ""
+        raise ValueError(
+            f"{model} reads side features of {one}s, and this dataset has none. {vectors}Prepare it with --{one}s, and "
             f"--{one}-feature NAME:KIND for what its columns hold."
         )
     for name in names:
         if name != "*":
             config_lib.check_choice(f"model.{one}_features", name, readable)
-    return list(readable.values()) if "*" in names else [readable[name] for name in names]
+    return list(readable.values()) if "*" in names else [readable[name] for name in dict.fromkeys(names)]
 
 
 def liked_alone(inputs, labels):

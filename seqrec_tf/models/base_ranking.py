@@ -18,9 +18,9 @@ import tensorflow as tf
 from seqrec_tf import sampling
 from seqrec_tf.config import ItemFeaturesConfig, check_at_least, check_rate
 from seqrec_tf.layers import Dropout, UserEmbedding
-from seqrec_tf.models.base import EXCLUDED, SEEN, TARGET, TARGET_LABEL, TARGET_TIME, SequenceModel, chosen_features
+from seqrec_tf.models.base import EXCLUDED, TARGET, TARGET_LABEL, SequenceModel, chosen_features
 from seqrec_tf.parallel import in_parts
-from seqrec_tf.schema import CANDIDATES, HISTORY, ITEM_IDS, LABELS, PADDING_ID, TIMESTAMPS, USER_ID
+from seqrec_tf.schema import CANDIDATES, HISTORY, ITEM_IDS, LABELS, PADDING_ID, SEEN, TARGET_TIME, TIMESTAMPS, USER_ID
 
 # Items that a target is ranked against in validation, where the model does not learn from labels.
 _VALIDATION_CANDIDATES = 100
@@ -275,7 +275,11 @@ class RankingModel(SequenceModel):
     def target_losses(self, x, y, y_pred):
         """Log-loss of each example, mean over its candidates: float32 [N]."""
         logits, labels = tf.cast(y_pred, tf.float32), tf.cast(y, tf.float32)
-        return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits), axis=1)
+        log_losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits)
+        # Where a sequence holds every item, what is drawn may be the target itself.
+        is_drawn_target = (x[CANDIDATES] == x[CANDIDATES][:, :1]) & (y == 0) & (not self.learns_from_labels)
+        counts = 1.0 - tf.cast(is_drawn_target, tf.float32)
+        return tf.reduce_sum(counts * log_losses, axis=1) / tf.reduce_sum(counts, axis=1)
 
     def validation_rank(self, inputs, labels):
         """Rank of each target among items that are drawn, the same each time: int32 [B].

@@ -81,9 +81,9 @@ class BST(RankingModel):
 
     def score(self, query, candidates, training=False):
         """Logits, float [B, K], of candidates, int32 [B, K]."""
-        history = query[HISTORY]
+        config, history = self.config, query[HISTORY]
         rows, number = tf.shape(candidates)[0], tf.shape(candidates)[1]
-        length, width = self.config.max_len, self.config.dim + self.config.age_dim
+        length, width = config.max_len, config.dim + config.age_dim
         events = tf.concat([self.represent(history, training), self.ages(query[AGES])], axis=-1)  # [B, L, D]
         item = self.represent(candidates, training)
         target = tf.concat([item, self.ages(tf.ones_like(candidates))], axis=-1)  # [B, K, D], at the shortest gap
@@ -96,7 +96,10 @@ class BST(RankingModel):
         for block in self.blocks:
             hidden = block(hidden, bias, training=training)
         hidden *= tf.cast(is_real, hidden.dtype)[..., None]
-        parts = [tf.reshape(hidden, [rows * number, (length + 1) * width]), tf.reshape(item, [rows * number, -1])]
+        parts = [
+            tf.reshape(hidden, [rows * number, (length + 1) * width]),
+            tf.reshape(item, [rows * number, config.dim]),
+        ]
         if USER in query:
             parts.append(tf.repeat(query[USER], number, axis=0))
         return tf.reshape(self.perceptron(tf.concat(parts, axis=-1), training=training), [rows, number])

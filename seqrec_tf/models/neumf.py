@@ -76,7 +76,7 @@ class NeuMF(UserItemModel):
         self._score(tf.zeros([1, width], self.compute_dtype), tf.zeros([1, 1], tf.int32))
 
     def score_block(self, query, start, stop):
-        """Scores of the items with ids in [start, stop): float32 [B, stop - start]; one user at a time, for memory."""
+        """Scores of the items with ids in [start, stop): float32 [B, stop - start]; few users at a time, for memory."""
         items = tf.range(start, stop)[None]
         return tf.map_fn(lambda user: self._score(user[None], items)[0], query, fn_output_signature=tf.float32)
 

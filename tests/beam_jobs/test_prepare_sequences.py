@@ -161,6 +161,25 @@ def test_parquet_is_read_by_row_group_with_its_own_types(prepare, tmp_path):
     assert (rejected["line"], rejected["record"], rejected["reason"]) == (None, 4, "empty user id")
 
 
+@pytest.mark.parametrize("options", ["", "--items items-*.parquet"])
+def test_parquet_files_without_rows_tell_nothing(prepare, tmp_path, monkeypatch, options):
+    import pyarrow
+    from pyarrow import parquet
+
+    monkeypatch.chdir(tmp_path)
+    times = [978300760 + k for k in range(4)]
+    events = pyarrow.table({"user_id": ["u"] * 4, "item_id": list("abcd"), "timestamp": times})
+    items = pyarrow.table({"item_id": list("abcd"), "price": [1.5, 2.0, 0.5, 1.0]})
+    for name, table in (("events", events), ("items", items)):
+        parquet.write_table(table.slice(0, 0), f"{name}-0.parquet")
+        parquet.write_table(table, f"{name}-1.parquet", row_group_size=3)
+    outcome = prepare([], f"--input events-*.parquet {options}")
+    assert outcome.status == 0, outcome.err
+    assert [row["items"] for row in outcome.records("test")] == [list("abcd")]
+    if options:
+        assert [feature.kind for feature in outcome.folder.schema.item_features[1:]] == ["number"]
+
+
 def test_parquet_files_of_one_input_have_the_same_columns(prepare, tmp_path):
     import pyarrow
     from pyarrow import parquet
@@ -186,6 +205,26 @@ def test_what_files_hold_is_seen_in_the_first_that_holds_something(prepare, tmp_
     assert outcome.status == 0, outcome.err
     assert outcome.histories("test") == expected.histories("test")
     assert item_rows(outcome) == [("a", "A b c"), ("b", ""), ("c", "")]
+
+
+def test_an_option_given_twice_adds_and_a_file_given_twice_counts_once(prepare, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, events in (("a.csv", ("u a 1", "u b 2")), ("b.csv", ("u c 3", "u d 4"))):
+        (tmp_path / name).write_text(log(*events))
+    outcome = prepare([], f"--input a.csv --input [ab].csv {tmp_path}/b.csv")
+    assert outcome.status == 0, outcome.err
+    assert outcome.stats["input"]["events"] == 4
+    assert outcome.histories("test") == {"u": (["a", "b", "c"], ["d"])}
+    twice = prepare([], f"--input a.csv b.csv --test-input {tmp_path}/b.csv --split files", output="other")
+    assert f"{tmp_path}/b.csv is given twice, the second time by --test-input" in twice.err
+
+
+def test_a_line_of_empty_fields_is_rejected_whatever_is_between_them(prepare):
+    text = log("u a 1", "u b 2", "u c 3", "u d 4", "  ")
+    for suffix, fields in ((".csv", text), (".tsv", text.replace(",", "\t"))):
+        outcome = prepare(fields, "--max-rejected 0.5", suffix=suffix, output=suffix)
+        assert outcome.status == 0, outcome.err
+        assert [(row["line"], row["reason"]) for row in outcome.rejected()] == [(6, "empty user id")]
 
 
 def test_many_items_are_in_several_files_in_the_order_of_their_ids(prepare, tmp_path):
@@ -264,6 +303,33 @@ def test_too_many_bad_lines_fail_the_job_and_are_kept(prepare):
     assert str(kept) in outcome.err
     assert [row["line"] for row in outcome.rejected(kept)] == [5]
     assert sorted(path.name for path in outcome.output.parent.iterdir()) == ["dataset.rejected", "events-0.csv"]
+
+
+def test_rejected_lines_are_kept_where_nothing_is_left_to_train_on(prepare):
+    outcome = prepare(log("u a 1", "u b 2", "u c soon"), "--min-user-events 9 --max-rejected 0.5")
+    assert outcome.status == 2
+    kept = outcome.output.with_name("dataset.rejected")
+    assert "No training sequence with a target is left" in outcome.err
+    assert f"The rejected lines are in {kept}/." in outcome.err
+    assert [row["line"] for row in outcome.rejected(kept)] == [4]
+
+
+@pytest.mark.parametrize("options", ["", "--overwrite"])
+def test_what_has_come_meanwhile_is_not_replaced(prepare, tmp_path, monkeypatch, options):
+    run_pipeline = prepare_sequences.run_pipeline
+
+    def run_beside_another(*args):
+        run_pipeline(*args)
+        (tmp_path / "dataset").mkdir()
+        (tmp_path / "dataset" / "photo.jpg").write_bytes(b"dear")
+
+    monkeypatch.setattr(prepare_sequences, "run_pipeline", run_beside_another)
+    outcome = prepare(THREE_USERS, options)
+    assert outcome.status == 2
+    assert (tmp_path / "dataset" / "photo.jpg").read_bytes() == b"dear"
+    (beside,) = tmp_path.glob("dataset-*")
+    assert f"The new dataset is {beside}." in outcome.err
+    assert DatasetFolder(beside).item_ids == ["a", "b", "c"]
 
 
 def test_an_existing_folder_is_replaced_only_when_asked_and_only_by_a_whole_one(prepare):
@@ -741,6 +807,10 @@ def test_one_user_may_not_fill_the_memory(prepare):
         (["--min-user-events", "9"], "No training sequence with a target is left"),
         (["--item-column", "none"], "Give --item-column"),
         (["--test-days", "3"], "--test-days needs --split last-days"),
+        (["--item-id-column", "sku"], "--item-id-column needs --items."),
+        (["--users-delimiter", "tab"], "--users-delimiter needs --users."),
+        (["--time-column", "none", "--time-format", "ms"], "--time-format needs --time-column."),
+        (["--format", "jsonl", "--delimiter", "tab"], "--delimiter does not apply to --format jsonl."),
         (["--runner", "DataflowRunner"], "is on this machine, where Dataflow's workers are not"),
         (["--runner", "dataflow"], "is on this machine, where Dataflow's workers are not"),
     ],
@@ -809,17 +879,18 @@ class BucketFileSystem(LocalFileSystem):
 
 
 def test_a_remote_folder_is_complete_when_its_last_file_says_so(prepare, tmp_path):
+    (tmp_path / "some.csv").write_text(THREE_USERS)
     (tmp_path / "more.csv").write_text(log("z a 1"))
     options = [f"--input bucket://{tmp_path}/*.csv --output bucket://{tmp_path}/remote"]
-    outcome = prepare(THREE_USERS, *options)
+    outcome = prepare([], *options)
     assert outcome.status == 0, outcome.err
     assert BucketFileSystem.named[-1].endswith("/remote/COMPLETED")
     assert DatasetFolder(tmp_path / "remote").stats["steps"] == [
         {"step": "parsed", "users": 4, "items": 3, "events": 9}
     ]
-    assert prepare(THREE_USERS, *options).status == 2
+    assert prepare([], *options).status == 2
     (tmp_path / "remote" / "train" / "stale").touch()
-    assert prepare(THREE_USERS, *options, "--overwrite").status == 0
+    assert prepare([], *options, "--overwrite").status == 0
     assert not (tmp_path / "remote" / "train" / "stale").exists()
 
 
@@ -937,6 +1008,16 @@ def test_movielens_1m_is_known_as_it_is_published(prepare, tmp_path):
     assert outcome.status == 0, outcome.err
     assert [row["timestamps"] for row in outcome.records("test")] == [[978300760, 978300761, 978300762, 978300763]]
     assert item_rows(outcome)[0] == ("7", "Misérables, Les (1995)", [2, 3])
+
+
+def test_a_preset_of_given_splits_may_be_split_otherwise(prepare, tmp_path):
+    folder = tmp_path / "retailrocket"
+    folder.mkdir()
+    (folder / "train_sessions.txt").write_text("a b c d\nb c d\n")
+    (folder / "test_sessions.txt").write_text("a b\n")
+    outcome = prepare([], f"--preset retailrocket --input {folder} --split leave-one-out")
+    assert outcome.status == 0, outcome.err
+    assert [row["items"] for row in outcome.records("test")] == [list("abcd"), list("bcd")]
 
 
 def test_movielens_100k_needs_no_options_but_its_preset(prepare, data_dir):

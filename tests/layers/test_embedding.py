@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from seqrec_tf.config import computing_in
 from seqrec_tf.layers import Embedding
 from seqrec_tf.models import GRU4Rec, SASRec
-from seqrec_tf.run_folder import computing_in
 from seqrec_tf.schema import Schema
 
 IDS = [[3, 0], [3, 1]]

@@ -18,6 +18,11 @@ def pair(dtype="float32"):
     return ours, theirs
 
 
+def test_options_that_would_hold_on_gpus_alone_are_refused():
+    with pytest.raises(TypeError, match="activation"):
+        GRU(4, activation="relu")
+
+
 def test_what_is_saved_needs_no_gpu(monkeypatch):
     """cuDNN is for training alone: a model that was exported beside a GPU is served on CPUs."""
     ours, _ = pair()

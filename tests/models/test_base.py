@@ -1,6 +1,7 @@
 """What `SequenceModel` gives to every model, on one whose scores are written in the test."""
 
 import math
+from functools import partial
 
 import keras
 import numpy as np
@@ -58,6 +59,11 @@ def slow_recommendation(row, out, k):
     return sorted(items, key=lambda item: (-row[item], item))[:k]
 
 
+def rank_of(model, query, target, out):
+    """Ranks among all items, int32 [B]."""
+    return model.rank_and_recommend(query, target, out, k=model.num_items)[0]
+
+
 def random_case(num_items):
     """Scores with many ties and a few NaN, targets and excluded items of 20 rows."""
     random = np.random.default_rng(num_items)
@@ -79,7 +85,7 @@ def block(request, monkeypatch):
 def test_ranks_among_all_items_equal_a_slow_loop(wrap):
     query, target, out = random_case(11)
     expected = [slow_rank(query[row], target[row], out[row]) for row in range(20)]
-    rank = wrap(Given(schema=Schema(11)).rank_targets)(*map(tf.constant, (query, target, out)))
+    rank = wrap(partial(rank_of, Given(schema=Schema(11))))(*map(tf.constant, (query, target, out)))
     np.testing.assert_array_equal(rank, expected)
 
 
@@ -109,19 +115,18 @@ def test_recommendations_equal_a_slow_sort(wrap):
 
 
 def test_the_rank_counts_higher_scores_of_items_that_are_not_excluded():
-    rank = Given(schema=Schema(5)).rank_targets(
-        scores([5, 4, 3, 2, 1], [5, 4, 3, 2, 1]), tf.constant([3, 3]), excluded([], [1])
-    )
+    twice = scores([5, 4, 3, 2, 1], [5, 4, 3, 2, 1])
+    rank = rank_of(Given(schema=Schema(5)), twice, tf.constant([3, 3]), excluded([], [1]))
     assert rank.numpy().tolist() == [3, 2]
 
 
 def test_a_target_that_is_excluded_ranks_behind_all_items():
-    rank = Given(schema=Schema(5)).rank_targets(scores([5, 4, 3, 2, 1]), tf.constant([1]), excluded([2, 1]))
+    rank = rank_of(Given(schema=Schema(5)), scores([5, 4, 3, 2, 1]), tf.constant([1]), excluded([2, 1]))
     assert rank.numpy().tolist() == [metrics.IMPOSSIBLE]
 
 
 def test_a_constant_score_ranks_the_target_last():
-    rank = Given(schema=Schema(5)).rank_targets(scores([0, 0, 0, 0, 0]), tf.constant([1]), excluded([]))
+    rank = rank_of(Given(schema=Schema(5)), scores([0, 0, 0, 0, 0]), tf.constant([1]), excluded([]))
     assert rank.numpy().tolist() == [5]
 
 
@@ -222,10 +227,11 @@ def test_padding_goes_to_the_right():
 @in_both_modes
 @pytest.mark.parametrize("k", [1, 3, 5, 10, 11])
 def test_one_pass_ranks_and_recommends_as_two(wrap, k):
-    query, target, out = map(tf.constant, random_case(11))
+    case = random_case(11)
+    expected = np.array([slow_rank(*of_row) for of_row in zip(*case, strict=True)])
+    query, target, out = map(tf.constant, case)
     model = Given(schema=Schema(11))
     rank, ids, values = wrap(lambda *inputs: model.rank_and_recommend(*inputs, k=k))(query, target, out)
-    expected = model.rank_targets(query, target, out).numpy()
     is_known = (expected <= k) | (expected > 11)
     np.testing.assert_array_equal(rank.numpy()[is_known], expected[is_known])
     assert np.all(rank.numpy()[~is_known] > k)
@@ -254,6 +260,17 @@ def test_a_model_outside_is_found_by_its_path(tmp_path, monkeypatch):
     assert issubclass(found, SequenceModel)
 
 
+def test_a_base_class_beside_a_model_outside_may_be_private(tmp_path, monkeypatch):
+    (tmp_path / "own_base.py").write_text(
+        "from seqrec_tf.models import SequenceModel\n\n\nclass _Base(SequenceModel):\n    pass\n\n\n"
+        "class OwnModel(_Base):\n    pass\n"
+    )
+    (tmp_path / "other_shop").mkdir()
+    (tmp_path / "own_base.py").rename(tmp_path / "other_shop" / "own.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert models.find("other_shop.own").__name__ == "OwnModel"
+
+
 def test_an_unknown_model_names_the_nearest():
     with pytest.raises(ValueError, match=r"--model must be one of .*got 'sasrek'\. Did you mean 'sasrec'\?"):
         models.find("sasrek")
@@ -265,7 +282,7 @@ def test_an_unknown_module_outside_is_named():
 
 
 def test_a_module_without_a_model_is_refused():
-    with pytest.raises(ValueError, match=r"seqrec_tf\.losses must define one SequenceModel, found 0"):
+    with pytest.raises(ValueError, match=r"seqrec_tf\.losses must define one public SequenceModel, found 0"):
         models.find("seqrec_tf.losses")
 
 

@@ -10,6 +10,7 @@ from seqrec_tf.models.base import EXCLUDED, TARGET
 from seqrec_tf.models.base_ranking import AGES, HISTORY, USER
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import (
+    CANDIDATES,
     ITEM_ID,
     ITEM_IDS,
     ITEM_IDS_FEATURE,
@@ -173,6 +174,27 @@ def test_drawn_negatives_stand_beside_liked_events_alone():
     assert labels.numpy().tolist() == [[1, 0, 0]] * 2
     assert set(inputs["candidates"].numpy()[0, 1:]) <= {5, 6}
     assert set(inputs["candidates"].numpy()[1, 1:]) <= {2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("cls", [BST, DIN, WideDeep])
+def test_no_rows_of_several_candidates_have_no_scores(cls):
+    """As in a part of a batch, or a replica, that is without any."""
+    model = random_model(cls, num_negatives=2)
+    query = {**QUERY, USER: tf.zeros([1, 2])}
+    nobody = {name: value[:0] for name, value in query.items()}
+    assert model.score_candidates(nobody, tf.zeros([0, 3], tf.int32)).shape == [0, 3]
+    assert model.score_candidates(query, tf.zeros([1, 0], tf.int32)).shape == [1, 0]
+
+
+def test_a_target_that_is_drawn_is_no_negative_of_itself():
+    model = random_model(DIN, num_negatives=2)
+    logits, labels = tf.constant([[0.5, -1.0, 2.0]]), tf.constant([[1, 0, 0]])
+    losses = [
+        float(model.target_losses({CANDIDATES: tf.constant([candidates])}, labels, logits)[0])
+        for candidates in ([4, 4, 5], [4, 3, 5])
+    ]
+    terms = np.log1p(np.exp([-0.5, -1.0, 2.0]))
+    np.testing.assert_allclose(losses, [(terms[0] + terms[2]) / 2, terms.mean()], rtol=1e-5)
 
 
 def test_a_batch_without_anything_liked_has_no_examples():

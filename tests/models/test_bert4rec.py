@@ -6,9 +6,8 @@ import tensorflow as tf
 
 from seqrec_tf import data
 from seqrec_tf.models import BERT4Rec
-from seqrec_tf.models.base import SEEN
 from seqrec_tf.models.bert4rec import BERT4RecConfig
-from seqrec_tf.schema import ITEM_IDS, Schema
+from seqrec_tf.schema import ITEM_IDS, SEEN, Schema
 
 NUM_ITEMS = 5
 MASK = NUM_ITEMS + 1
@@ -204,7 +203,7 @@ def test_the_mask_is_never_recommended_nor_a_rival():
     query = tf.constant(query)
     ids, _ = model.recommend(query, tf.zeros([1, 1], tf.int32), k=NUM_ITEMS)
     assert sorted(ids.numpy()[0]) == [1, 2, 3, 4, 5]
-    assert model.rank_targets(query, ids[:, 0], tf.zeros([1, 1], tf.int32)).numpy() == [1]
+    assert model.rank_and_recommend(query, ids[:, 0], tf.zeros([1, 1], tf.int32), k=5)[0].numpy() == [1]
 
 
 @pytest.mark.parametrize("loss", ["bce", "sampled-softmax"])

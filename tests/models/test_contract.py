@@ -12,14 +12,15 @@ import pytest
 import tensorflow as tf
 
 from seqrec_tf import models
-from seqrec_tf.config import ItemFeaturesConfig, ModelConfig
-from seqrec_tf.models.base import EXCLUDED, SEEN, TARGET, TARGET_LABEL, TARGET_TIME, SequenceModel, newest_position
-from seqrec_tf.run_folder import computing_in
+from seqrec_tf.config import ItemFeaturesConfig, ModelConfig, computing_in
+from seqrec_tf.models.base import EXCLUDED, TARGET, TARGET_LABEL, SequenceModel, newest_position
 from seqrec_tf.schema import (
     ITEM_IDS,
     ITEM_IDS_FEATURE,
     LABELS,
     LABELS_FEATURE,
+    SEEN,
+    TARGET_TIME,
     TIMESTAMPS,
     TIMESTAMPS_FEATURE,
     USER_ID,
@@ -423,6 +424,20 @@ def test_a_keras_file_gives_the_model_back(cls, made, tmp_path):
 
 
 @every_model
+def test_a_model_computes_by_its_own_policy(cls, tmp_path):
+    """Not by that of the process which loads it."""
+    with computing_in("mixed_bfloat16"):
+        model = make_model(cls)
+    assert model.compute_dtype == "bfloat16"
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    policies = [{layer.compute_dtype for layer in of._flatten_layers()} for of in (model, loaded)]
+    assert policies[0] == policies[1]
+    inputs = right_padded(model)
+    np.testing.assert_array_equal(all_scores(loaded, inputs), all_scores(model, inputs))
+
+
+@every_model
 def test_a_saved_model_recommends_as_the_model_does(cls, made, tmp_path):
     model = made(cls)
 
@@ -450,10 +465,11 @@ def test_a_saved_model_recommends_as_the_model_does(cls, made, tmp_path):
 def test_training_batches_are_made_in_a_graph(cls, made):
     """`data.load` maps `make_batch` over batches of any number and length of sequences."""
     spec = tf.RaggedTensorSpec([None, None], tf.int64, ragged_rank=1)
-    make = tf.function(lambda ragged: made(cls).make_batch(training_sequences(ragged), [0, 0]), input_signature=[spec])
+    model = made(cls)
+    make = tf.function(lambda ragged: model.make_batch(training_sequences(ragged), [0, 0]), input_signature=[spec])
     for sequences in (HISTORIES, [[5], [6]]):
         ragged = tf.ragged.constant(sequences, dtype=tf.int64, ragged_rank=1)
-        parts, expected = make(ragged), made(cls).make_batch(training_sequences(ragged), [0, 0])
+        parts, expected = make(ragged), model.make_batch(training_sequences(ragged), [0, 0])
         tf.nest.map_structure(np.testing.assert_array_equal, parts, expected)
         inputs, _, _ = keras.utils.unpack_x_y_sample_weight(parts)
         assert inputs[ITEM_IDS].dtype == tf.int32

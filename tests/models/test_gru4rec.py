@@ -126,7 +126,7 @@ def test_the_bias_decides_the_ranking_where_it_is_large():
     assert ids.numpy().tolist() == [[4, 5, 2, 3, 1]]
     for rank, item in enumerate([4, 5, 2, 3, 1], start=1):
         target, excluded = tf.constant([item]), tf.zeros([1, 1], tf.int32)
-        assert model.rank_targets(query, target, excluded).numpy() == [rank]
+        assert model.rank_and_recommend(query, target, excluded, k=5)[0].numpy() == [rank]
         assert model.rank_among(query, target, tf.constant([[1, 2, 3, 4, 5]])).numpy() == [rank]
 
 

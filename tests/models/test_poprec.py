@@ -40,7 +40,7 @@ def test_it_recommends_the_most_frequent_items_that_the_history_lacks():
 
 def test_equally_frequent_items_count_against_the_target():
     model = made()
-    rank = model.rank_targets(query(model, [4], [4]), tf.constant([2, 1]), tf.constant([[4], [4]]))
+    rank = model.rank_and_recommend(query(model, [4], [4]), tf.constant([2, 1]), tf.constant([[4], [4]]), k=4)[0]
     assert rank.numpy().tolist() == [3, 1]
 
 

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf.models import SASRec, base
-from seqrec_tf.models.base import SEEN
+from seqrec_tf.models import SASRec
 from seqrec_tf.models.sasrec import SASRecConfig
 from seqrec_tf.objective import NextItemObjective
-from seqrec_tf.schema import ITEM_IDS, Feature, Schema
+from seqrec_tf.schema import ITEM_IDS, SEEN, Feature, Schema
 
 NUM_ITEMS = 5
 # Two users, L = 4; the second has seen two items.
@@ -244,7 +243,7 @@ def test_ranking_scores_only_items_of_the_catalogue():
     ids, _ = model.recommend(query, tf.zeros([1, 0], tf.int32), k=NUM_ITEMS)
     assert sorted(ids.numpy()[0]) == [1, 2, 3, 4, 5]
     best = ids.numpy()[:, 0]
-    assert base.SequenceModel.rank_targets(model, query, tf.constant(best), tf.zeros([1, 1], tf.int32)).numpy() == [1]
+    assert model.rank_and_recommend(query, tf.constant(best), tf.zeros([1, 1], tf.int32), k=5)[0].numpy() == [1]
 
 
 def test_the_memory_estimate_counts_vectors_of_items():

@@ -1,10 +1,12 @@
 """The client, against a real server and against servers that misbehave."""
 
 import json
+import shlex
 import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from seqrec_tf.schema import Feature, Schema
 from serving import client as client_lib
 from serving.client import Client, Recommendation, ServerError
 from serving.model_store import ModelStore
+from serving.server import example_curl
 
 
 @pytest.fixture
@@ -186,6 +189,9 @@ def test_the_command_prints_json_on_request(url, capsys):
         (["--model", "shop", "--history", "apple", "--k", "9"], 2, "export the model with a larger k"),
         (["--model", "shop", "--history", "apple", "--candidates", "bread", "--k", "0"], 2, "--k must be at least 1"),
         (["--model", "none", "--history", "apple"], 1, "Servable not found"),
+        (["--model", "shop", "--user", "ann"], 2, "Model `shop` does not take `user_id`: leave out"),
+        (["--model", "shop", "--history", "apple", "--timeout", "-1"], 2, "--timeout must be more than 0 seconds"),
+        (["--model", "shop", "--history", "apple", "--json", "--dataset", "d"], 2, "leave one out"),
         (["--model", "shop", "--history", "apple", "--dataset", "no/folder"], 2, "is not a dataset folder"),
     ],
 )
@@ -244,8 +250,8 @@ def test_the_client_needs_no_tensorflow():
 
 
 @pytest.fixture(scope="module")
-def personal(tmp_path_factory, serving):
-    """A server of BST, which knows users and times, and the model's golden requests."""
+def personal_store(tmp_path_factory):
+    """A store of BST, which knows users and times, and its folder."""
     path, random = tmp_path_factory.mktemp("personal"), np.random.default_rng(0)
     lines = [
         f"u{user},i{random.integers(12)},{1_700_000_000 + 500 * place}" for user in range(20) for place in range(8)
@@ -260,8 +266,16 @@ def personal(tmp_path_factory, serving):
         assert cli.main(command.split()) == 0
     store = ModelStore(path / "models", report=lambda line: None)
     store.poll()
+    return store, path / "models"
+
+
+@pytest.fixture(scope="module")
+def personal(personal_store, serving):
+    """Its server, and the model's golden requests."""
+    store, path = personal_store
+    golden = path / "bst" / "1" / "assets.extra" / "golden_requests.json"
     with serving(store) as address:
-        yield address, json.loads((path / "models" / "bst" / "1" / "assets.extra" / "golden_requests.json").read_text())
+        yield address, json.loads(golden.read_text())
 
 
 def given(requests):
@@ -278,6 +292,30 @@ def test_users_and_times_are_sent_to_a_model_that_knows_them(personal):
     recommendations = Client(address).recommend("bst", histories, **given(golden), batch_size=2)
     for request, recommendation in zip(golden, recommendations, strict=True):
         assert recommendation.scores == pytest.approx(request["scores"], abs=1e-4)
+
+
+def test_what_is_given_in_vain_or_for_other_histories_is_an_error(personal, url):
+    address, golden = personal
+    for arguments, message in (
+        ({"users": ["ann"]}, "Model `shop` does not take `user_id`: leave out"),
+        ({"history_times": [[1]]}, "Model `shop` does not take `history_timestamps`"),
+        (
+            {"user_features": {"country": ["no"]}},
+            "Model `shop` does not take `country`: leave out --user-feature country",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Client(url).recommend("shop", [["apple"]], **arguments)
+    with pytest.raises(ValueError, match="`user_id` must have a value for each of 2 histories, got 1"):
+        Client(address).recommend("bst", [["i1"], ["i2"]], **given(golden[:1]))
+    with pytest.raises(ValueError, match="candidates for each of 2 histories, got 1"):
+        Client(address).rank("bst", [["i1"], ["i2"]], [["i3"]], **given(golden[:2]))
+
+
+def test_the_example_command_of_a_model_that_knows_users_works(personal, personal_store):
+    command = shlex.split(example_curl(personal[0], "bst", personal_store[0].models["bst"]))
+    with urllib.request.urlopen(command[-1], command[2].encode(), timeout=20) as response:
+        assert len(json.loads(response.read())["predictions"][0]["items"]) == 5
 
 
 def test_candidates_are_ranked_by_the_scores_that_they_are_recommended_with(personal):

@@ -521,6 +521,8 @@ def test_the_access_log_has_one_short_line_a_request(store):
 def test_a_port_that_is_taken_is_a_wrong_argument(url):
     with pytest.raises(ValueError, match="Choose another with --port"):
         server_lib.listen("127.0.0.1", int(url.rsplit(":", 1)[1]))
+    with pytest.raises(ValueError, match="port must be 0-65535"):
+        server_lib.listen("127.0.0.1", 85010)
 
 
 def test_a_folder_without_models_is_a_wrong_argument(tmp_path):
