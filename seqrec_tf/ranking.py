@@ -77,7 +77,7 @@ def _without_nan(groups):
 
 
 def exclude(scores, excluded, start):
-    """Take some items out of a block of scores.
+    """Scores of a block of items, -inf where they are excluded.
 
     Args:
         scores: float32 [B, V'], of the items with ids from `start` on.
@@ -85,19 +85,43 @@ def exclude(scores, excluded, start):
         start: First id of the block.
 
     Returns:
-        scores: float32 [B, V'], -inf at the excluded ids.
-        number: int32 [B], how many these are.
+        float32 [B, V'].
     """
-    rows, width = tf.shape(scores)[0], tf.shape(scores)[1]
-    ids = tf.sort(excluded, axis=1)
-    is_new = tf.concat([tf.ones_like(ids[:, :1], tf.bool), ids[:, 1:] != ids[:, :-1]], axis=1)
-    number = tf.reduce_sum(tf.cast(is_new & (ids >= start) & (ids < start + width), tf.int32), axis=1)
-    place = tf.stack([tf.broadcast_to(tf.range(rows)[:, None], tf.shape(ids)), ids - start], axis=-1)
+    rows = tf.broadcast_to(tf.range(tf.shape(excluded)[0])[:, None], tf.shape(excluded))
     # Only there: a mask of all items would cost more than the copy of their scores that this makes.
-    scores = tf.raw_ops.TensorScatterUpdate(
+    return tf.raw_ops.TensorScatterUpdate(
         tensor=scores,
-        indices=place,
-        updates=tf.fill(tf.shape(ids), tf.constant(-np.inf, scores.dtype)),
+        indices=tf.stack([rows, excluded - start], axis=-1),
+        updates=tf.fill(tf.shape(excluded), tf.constant(-np.inf, scores.dtype)),
         bad_indices_policy="IGNORE",
     )
-    return scores, number
+
+
+def best_items(score_block, excluded, *, num_items: int, k: int):
+    """The items with the highest scores, equal scores by the smaller id.
+
+    Items are scored in blocks, so that memory does not grow with the catalogue.
+
+    Args:
+        score_block: A function of the first id of a block and the one after its last, to float32 [B, V'].
+        excluded: int32 [B, S], items that take no part; 0 is ignored.
+        num_items: Items 1 to this are scored.
+        k: How many, at most `num_items`.
+
+    Returns:
+        ids: int32 [B, k].
+        scores: float32 [B, k], descending; -inf where fewer are left, or NaN was.
+        num_nan: int32 [B], items that are not excluded and whose score is NaN.
+    """
+    best_ids = tf.zeros([tf.shape(excluded)[0], 0], tf.int32)
+    best_scores, num_nan = tf.cast(best_ids, tf.float32), tf.zeros(tf.shape(excluded)[:1], tf.int32)
+    for start, stop in blocks(num_items):
+        scores = tf.ensure_shape(score_block(start, stop), [None, stop - start])
+        scores, columns, number = top_k(exclude(scores, excluded, start), min(k, stop - start))
+        num_nan += number
+        # Blocks come in order of ids, and top_k prefers the earlier of equals.
+        scores = tf.concat([best_scores, scores], axis=1)
+        ids = tf.concat([best_ids, columns + start], axis=1)
+        best_scores, columns = tf.math.top_k(scores, min(k, scores.shape[1]))
+        best_ids = tf.gather(ids, columns, batch_dims=1)
+    return best_ids, best_scores, num_nan

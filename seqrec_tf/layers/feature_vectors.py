@@ -25,6 +25,37 @@ READABLE_KINDS = ("number", "category", "categories", "vector")
 EMBEDDABLE_KINDS = ("text", "image-path")
 
 
+def chosen_features(names, features: Sequence[Feature], one, model) -> list[Feature]:
+    """Features by their names; none where no names are given.
+
+    Args:
+        names: Of features; "*" stands for all that a model can read.
+        features: What the schema has.
+        one: "item" or "user".
+        model: Who asks, for messages.
+
+    Raises:
+        ValueError: The dataset has no such feature.
+    """
+    readable = {feature.name: feature for feature in features if feature.kind in READABLE_KINDS}
+    embeddable = [feature.name for feature in features if feature.kind in EMBEDDABLE_KINDS and one == "item"]
+    if asked := [name for name in names if name in embeddable]:
+        raise ValueError(
+            f"{model} reads vectors of texts and images, not {asked[0]!r} itself: make them with `seqrec embed`, and "
+            f"name {asked[0]}_vector in model.item_features."
+        )
+    if names and not readable:
+        vectors = f"`seqrec embed` makes vectors of its {', '.join(embeddable)}. " if embeddable else ""
+        raise ValueError(
+            f"{model} reads side features of {one}s, and this dataset has none. {vectors}Prepare it with --{one}s, and "
+            f"--{one}-feature NAME:KIND for what its columns hold."
+        )
+    for name in names:
+        if name != "*":
+            check_choice(f"model.{one}_features", name, readable)
+    return list(readable.values()) if "*" in names else [readable[name] for name in dict.fromkeys(names)]
+
+
 @keras.saving.register_keras_serializable("seqrec_tf")
 class FeatureVectors(keras.layers.Layer):
     """A vector of each feature of an item, or of a user, from the feature's value.

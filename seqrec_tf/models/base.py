@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import keras
@@ -19,12 +20,12 @@ import tensorflow as tf
 from seqrec_tf import config as config_lib
 from seqrec_tf import metrics
 from seqrec_tf.config import ModelConfig
-from seqrec_tf.layers.feature_vectors import EMBEDDABLE_KINDS, READABLE_KINDS, FeatureVectors, ItemFeatures
+from seqrec_tf.layers.feature_vectors import FeatureVectors, ItemFeatures, chosen_features
 from seqrec_tf.losses import logits_at_once
 from seqrec_tf.objective import NextItemObjective, ObjectiveConfig
 from seqrec_tf.parallel import in_parts, parts_for_cores
-from seqrec_tf.ranking import blocks, exclude, top_k
-from seqrec_tf.schema import ITEM_IDS, PADDING_ID, SEEN, TARGET_TIME, TIMESTAMPS, USER_ID, Feature, Schema
+from seqrec_tf.ranking import best_items
+from seqrec_tf.schema import ITEM_IDS, PADDING_ID, SEEN, TARGET_TIME, TIMESTAMPS, USER_ID, Schema
 
 # Keys of the labels that `data.load` makes for validation and test.
 TARGET = "target"
@@ -526,21 +527,9 @@ class SequenceModel(keras.Model):
         return self._products(query, tf.convert_to_tensor(self.coarse_table)[start:stop], start, stop)
 
     def _recommend(self, query, excluded, k, score_block=None):
-        """Ids and scores as in `recommend`, and how many items that are not excluded have a score that is NaN."""
+        """Ids, scores and number of NaN, of the best k items, as `ranking.best_items` gives them."""
         score_block = score_block or self.score_block
-        best_ids = tf.zeros([tf.shape(excluded)[0], 0], tf.int32)
-        best_scores, num_nan = tf.cast(best_ids, tf.float32), tf.zeros(tf.shape(excluded)[:1], tf.int32)
-        for start, stop in blocks(self.num_items):
-            scores = tf.ensure_shape(score_block(query, start, stop), [None, stop - start])
-            scores, _ = exclude(scores, excluded, start)
-            scores, columns, number = top_k(scores, min(k, stop - start))
-            num_nan += number
-            # Blocks come in order of ids, and top_k prefers the earlier of equals.
-            scores = tf.concat([best_scores, scores], axis=1)
-            ids = tf.concat([best_ids, columns + start], axis=1)
-            best_scores, columns = tf.math.top_k(scores, min(k, scores.shape[1]))
-            best_ids = tf.gather(ids, columns, batch_dims=1)
-        return best_ids, best_scores, num_nan
+        return best_items(partial(score_block, query), excluded, num_items=self.num_items, k=k)
 
     def validation_rank(self, inputs, labels):
         """Rank of each target that validation measures, here among all items: int32 [B], more than 10 where it is.
@@ -620,37 +609,6 @@ class SequenceModel(keras.Model):
 
     def build_from_config(self, config):
         """Nothing: the constructor has built the model."""
-
-
-def chosen_features(names, features, one, model) -> list[Feature]:
-    """Features by their names; none where no names are given.
-
-    Args:
-        names: Of features; "*" stands for all that a model can read.
-        features: What the schema has.
-        one: "item" or "user".
-        model: Who asks, for messages.
-
-    Raises:
-        ValueError: The dataset has no such feature.
-    """
-    readable = {feature.name: feature for feature in features if feature.kind in READABLE_KINDS}
-    embeddable = [feature.name for feature in features if feature.kind in EMBEDDABLE_KINDS and one == "item"]
-    if asked := [name for name in names if name in embeddable]:
-        raise ValueError(
-            f"{model} reads vectors of texts and images, not {asked[0]!r} itself: make them with `seqrec embed`, and "
-            f"name {asked[0]}_vector in model.item_features."
-        )
-    if names and not readable:
-        vectors = f"`seqrec embed` makes vectors of its {', '.join(embeddable)}. " if embeddable else ""
-        raise ValueError(
-            f"{model} reads side features of {one}s, and this dataset has none. {vectors}Prepare it with --{one}s, and "
-            f"--{one}-feature NAME:KIND for what its columns hold."
-        )
-    for name in names:
-        if name != "*":
-            config_lib.check_choice(f"model.{one}_features", name, readable)
-    return list(readable.values()) if "*" in names else [readable[name] for name in dict.fromkeys(names)]
 
 
 def liked_alone(inputs, labels):

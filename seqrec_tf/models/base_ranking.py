@@ -18,7 +18,8 @@ import tensorflow as tf
 from seqrec_tf import sampling
 from seqrec_tf.config import ItemFeaturesConfig, check_at_least, check_rate
 from seqrec_tf.layers import Dropout, UserEmbedding
-from seqrec_tf.models.base import EXCLUDED, TARGET, TARGET_LABEL, SequenceModel, chosen_features
+from seqrec_tf.layers.feature_vectors import chosen_features
+from seqrec_tf.models.base import EXCLUDED, TARGET, TARGET_LABEL, SequenceModel
 from seqrec_tf.parallel import in_parts
 from seqrec_tf.schema import CANDIDATES, HISTORY, ITEM_IDS, LABELS, PADDING_ID, SEEN, TARGET_TIME, TIMESTAMPS, USER_ID
 
