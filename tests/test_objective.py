@@ -84,7 +84,10 @@ def fix_draw(monkeypatch, ids):
 @every_combination
 @pytest.mark.parametrize("bias", [BIAS, None], ids=["bias", "no bias"])
 def test_every_loss_with_every_kind_of_negatives_is_finite_and_so_are_its_gradients(options, bias):
-    objective = make_objective(elu=0.5, temperature=0.5, **options)
+    of_scores = {} if options["loss"] == "softmax" else {"elu": 0.5}
+    if options["loss"] in ("softmax", "sampled-softmax"):
+        of_scores["temperature"] = 0.5
+    objective = make_objective(**of_scores, **options)
     hidden, table = tf.constant(HIDDEN), tf.constant(TABLE)
     with tf.GradientTape() as tape:
         tape.watch([hidden, table])
@@ -388,6 +391,9 @@ def test_a_compiled_step_draws_anew_each_time():
         ({"temperature": 0.0}, r"model\.temperature must be at least 1e-06, got 0\.0\."),
         ({"popularity_exponent": -1.0}, r"model\.popularity_exponent must be at least 0, got -1\.0\."),
         ({"elu": -1.0}, r"model\.elu must be at least 0, got -1\.0\."),
+        ({"elu": 0.5, "loss": "softmax"}, r"model\.elu does nothing with model\.loss=softmax"),
+        ({"temperature": 0.5}, r"model\.temperature does nothing with model\.loss=bce"),
+        ({"popularity_exponent": 0.5}, r"popularity_exponent does nothing with .* model\.negatives=uniform"),
         ({"regularization": -1.0}, r"model\.regularization must be at least 0, got -1\.0\."),
         ({"gbce_calibration": 1.5}, r"model\.gbce_calibration must be in \[0, 1\], got 1\.5\."),
         ({"loss": "gbce", "negatives": "popular"}, r'model\.loss="gbce" is calibrated for model\.negatives="uniform"'),

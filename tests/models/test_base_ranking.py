@@ -176,10 +176,10 @@ def test_drawn_negatives_stand_beside_liked_events_alone():
     assert set(inputs["candidates"].numpy()[1, 1:]) <= {2, 3, 4, 5}
 
 
-@pytest.mark.parametrize("cls", [BST, DIN, WideDeep])
-def test_no_rows_of_several_candidates_have_no_scores(cls):
+@pytest.mark.parametrize(("cls", "options"), [(BST, {"age_dim": 2, "num_heads": 1}), (DIN, {}), (WideDeep, {})])
+def test_no_rows_of_several_candidates_have_no_scores(cls, options):
     """As in a part of a batch, or a replica, that is without any."""
-    model = random_model(cls, num_negatives=2)
+    model = random_model(cls, num_negatives=2, **options)
     query = {**QUERY, USER: tf.zeros([1, 2])}
     nobody = {name: value[:0] for name, value in query.items()}
     assert model.score_candidates(nobody, tf.zeros([0, 3], tf.int32)).shape == [0, 3]
