@@ -79,9 +79,11 @@ def find_files(patterns: Sequence[str], option: str) -> list[FileMetadata]:
     """The files that match: patterns in their order, the files of one pattern in the order of their paths."""
     found: dict[str, FileMetadata] = {}
     for pattern in patterns:
-        # Beam finds nothing by a local pattern without a folder.
-        in_folder = pattern if "://" in pattern or os.path.dirname(pattern) else os.path.join(os.curdir, pattern)
-        matches = FileSystems.match([in_folder])[0].metadata_list
+        is_local = "://" not in pattern
+        # Beam finds nothing by a local pattern that does not begin with a folder.
+        matches = FileSystems.match([os.path.join(os.curdir, pattern) if is_local else pattern])[0].metadata_list
+        if is_local:
+            matches = [FileMetadata(os.path.normpath(match.path), match.size_in_bytes) for match in matches]
         if not matches:
             raise FileNotFoundError(f"{option} {pattern} matches no file.")
         if len(matches) == 1 and os.path.isdir(matches[0].path):

@@ -239,8 +239,13 @@ def resolve(args: argparse.Namespace) -> Options:
             for option, name in preset.files.items():
                 if option == "input" or is_there(name):
                     known[option] = (f"{folder}/{name}",)
-    if given.get("split", "files") != "files":
-        known.pop("test_input", None)
+    for option, is_other, dependent in (  # what is given otherwise leaves no place for what the preset says of it
+        ("split", lambda split: split != "files", "test_input"),
+        ("time_column", lambda column: column == NONE, "time_format"),
+        ("format", lambda format_: format_ in ("jsonl", "parquet"), "delimiter"),
+    ):
+        if option in given and is_other(given[option]):
+            known.pop(dependent, None)
     values = known | given
     for one in ("item", "user"):
         if values.get(f"{one}s"):
@@ -292,12 +297,9 @@ def check_options(options: Options) -> None:
         raise ValueError("--positive-only needs --label-column.")
     if options.label_threshold is not None and options.label_column == NONE:
         raise ValueError("--label-threshold needs --label-column.")
-    for name, table in (
-        ("require_items", "items"),
-        ("require_item_features", "items"),
-    ):
-        if getattr(options, name) and not getattr(options, table):
-            raise ValueError(f"--{name.replace('_', '-')} needs --{table}.")
+    for name in ("require_items", "require_item_features"):
+        if getattr(options, name) and not options.items:
+            raise ValueError(f"--{name.replace('_', '-')} needs --items.")
     if options.users and options.user_column == NONE:
         raise ValueError("--users needs --user-column: whose the events are.")
     if not 0 <= options.hold_out_items < 1:

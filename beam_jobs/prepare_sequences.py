@@ -205,15 +205,14 @@ def _check_result(stats: dict[str, Any], partial: str, output: str, *, is_local:
     failures, emptiness = write_dataset.failures(stats), write_dataset.emptiness(stats)
     if not failures and not emptiness:
         return
-    rejected = f"{partial}/{schema_lib.REJECTED_FOLDER}"
-    kept = f" The rejected lines are in {rejected}/."
-    if is_local:
-        kept = ""
-        if os.path.exists(rejected):
+    rejected, kept = f"{partial}/{schema_lib.REJECTED_FOLDER}", ""
+    if _exists(rejected):
+        if is_local:
             folder = f"{output}.{schema_lib.REJECTED_FOLDER}"
             shutil.rmtree(folder, ignore_errors=True)
             os.rename(rejected, folder)
-            kept = f" The rejected lines are in {folder}/."
+            rejected = folder
+        kept = f" The rejected lines are in {rejected}/."
     if failures:
         raise RuntimeError(f"{' '.join(failures)}{kept}")
     raise ValueError(f"{emptiness}{kept}")

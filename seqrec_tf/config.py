@@ -82,8 +82,8 @@ class ItemFeaturesConfig(ModelConfig):
         super().__post_init__()
         check_choice("model.item_vectors", self.item_vectors, VECTOR_USES)
         check_rate("model.item_id_dropout_rate", self.item_id_dropout_rate)
-        for name, default in (("item_id_dropout_rate", 0.0), ("item_vectors", "projected")):
-            if getattr(self, name) != default and not self.item_features:
+        for name in ("item_id_dropout_rate", "item_vectors"):
+            if getattr(self, name) != getattr(type(self), name) and not self.item_features:
                 raise ValueError(f"model.{name} needs model.item_features, to know items by.")
 
 

@@ -49,7 +49,6 @@ import numpy as np
 from seqrec_tf import new_items
 from seqrec_tf import run_folder as run_lib
 from seqrec_tf import schema as schema_lib
-from seqrec_tf.config import computing_in
 from seqrec_tf.features import MISSING, UNKNOWN
 from seqrec_tf.run_folder import RunFolder
 from seqrec_tf.schema import (
@@ -91,7 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", type=int, help="positive integer; one more than the newest there")
     parser.add_argument("--k", type=int, default=20, help="items in an answer (default 20)")
     parser.add_argument("--dataset", metavar="DATASET", help="where the run's dataset is now, if it was moved")
-    parser.add_argument("--items", metavar="FILE", help="CSV, TSV or JSON lines with new items, columns as in training")
+    parser.add_argument(
+        "--items", metavar="FILE", help="CSV, TSV or JSON lines (UTF-8) with new items, columns as in training"
+    )
     parser.add_argument("--item-id-column", help="of --items (default item_id)")
     parser.add_argument("--image-folder", metavar="DIR", help="what image paths of --items are relative to")
     parser.add_argument(
@@ -196,8 +197,7 @@ def export(
     if items:
         wanted = [feature.name for feature in model.item_features.features] if model.item_features else []
         new = new_items.read(items, folder, wanted, id_column=item_id_column, image_folder=image_folder)
-        with computing_in(run_folder.config.train.precision):
-            model = model.with_new_items(len(new.ids), new.values)
+        model = model.with_new_items(len(new.ids), new.values)
         catalogue = [*catalogue, *new.ids]
 
     partial = output / f"partial-{uuid.uuid4().hex[:8]}"  # no integer, so no server takes it for a version

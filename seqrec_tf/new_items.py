@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import dataclasses
 import gzip
@@ -59,8 +58,7 @@ def read(
     known = set(folder.item_ids)
     rows: dict[str, dict[str, str]] = {}
     quoted = not folder.stats.get("options", {}).get("items_no_quotes")  # as the dataset's own items were read
-    encoding = folder.stats.get("options", {}).get("items_encoding") or "utf-8"
-    for line, row in _rows(path, id_column, quoted=quoted, encoding=encoding):
+    for line, row in _rows(path, id_column, quoted=quoted):
         item = row[id_column]
         if not item.strip() or "\n" in item or "\r" in item:
             raise ValueError(
@@ -89,26 +87,23 @@ def read(
     return NewItems(list(rows), values)
 
 
-def _rows(path: str, id_column: str, *, quoted: bool, encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
+def _rows(path: str, id_column: str, *, quoted: bool) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and fields of each row."""
     try:
-        yield from _rows_of_file(path, id_column, quoted=quoted, encoding=encoding)
+        yield from _rows_of_file(path, id_column, quoted=quoted)
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not written in {encoding}, as the items of the dataset are ({error.reason}); convert it."
-        ) from None
+        raise ValueError(f"{path} is not written in UTF-8 ({error.reason}); convert it.") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is a broken gzip file: {error}.") from None
 
 
-def _rows_of_file(path: str, id_column: str, *, quoted: bool, encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
+def _rows_of_file(path: str, id_column: str, *, quoted: bool) -> Iterator[tuple[int, dict[str, str]]]:
     file = pathlib.Path(path)
     suffixes = file.suffixes[-2:] if file.suffix == ".gz" else [file.suffix]
     kind = suffixes[0] if suffixes else ""
     if kind not in (*_DELIMITERS, ".jsonl"):
         raise ValueError(f"--items {path} must be a .csv, .tsv or .jsonl file (or one of them with .gz).")
-    encoding = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
-    with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding=encoding) as stream:
+    with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8-sig") as stream:
         if kind == ".jsonl":
             for line, text in enumerate(stream, start=1):
                 if text.isspace():

@@ -69,7 +69,7 @@ class ObjectiveConfig(ModelConfig):
             ("elu", self.loss != "softmax"),
             ("popularity_exponent", self.loss != "softmax" and self.negatives != "uniform"),
         ):
-            if getattr(self, name) != getattr(ObjectiveConfig, name) and not is_used:
+            if getattr(self, name) != getattr(type(self), name) and not is_used:
                 raise ValueError(
                     f"model.{name} does nothing with model.loss={self.loss} and model.negatives={self.negatives}: "
                     "leave it out, or choose others."

@@ -21,7 +21,7 @@ import pathlib
 import tomllib
 from typing import Any
 
-from seqrec_tf.config import Config, computing_in, resolve
+from seqrec_tf.config import Config, resolve
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import COMPLETED_FILE, Schema
 
@@ -96,8 +96,7 @@ class RunFolder:
 
         model_class = models.find(self.config.model_name)
         own = {model_class.__name__: model_class}  # a model from outside need not be registered
-        with computing_in(self.config.train.precision):
-            return keras.models.load_model(self.path / BEST_MODEL_FILE, custom_objects=own, compile=False)
+        return keras.models.load_model(self.path / BEST_MODEL_FILE, custom_objects=own, compile=False)
 
 
 def read_config(path: pathlib.Path) -> Config:

@@ -137,8 +137,9 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     if model.trainable_variables and folder.split_files("valid") and LABELS in folder.schema:
         _check_labels_of_validation(model, folder, config.data.valid_sequences)
     # Only the chief writes the run folder; the others need a place of their own, but read the chief's checkpoints.
-    with contextlib.ExitStack() as stack:
-        path = shared if is_chief else pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory("-seqrec-worker")))
+    place = contextlib.nullcontext(shared) if is_chief else tempfile.TemporaryDirectory(prefix="seqrec-worker-")
+    with place as folder_of_run:
+        path = pathlib.Path(folder_of_run)
         _write_run(path, config, folder)
         has_validation = bool(folder.split_files("valid"))
         keeper = RunKeeper(path, model, patience=config.train.patience, has_validation=has_validation)

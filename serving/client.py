@@ -128,7 +128,8 @@ class Client:
 
         Raises:
             ServerError: The server could not be reached, or refused.
-            ValueError: `k` is more than the model returns, the model is no recommender, or it needs what is not given.
+            ValueError: `k` is more than the model returns, the model is no recommender, it needs what is not given or
+                does not take what is, or there are not as many values as histories.
         """
         if k is not None and k < 1:
             raise ValueError(f"k must be at least 1, got {k}.")
@@ -166,6 +167,10 @@ class Client:
         Returns:
             One recommendation for each history: all of its candidates. The score of one that the model does not know is
             `UNKNOWN_SCORE`.
+
+        Raises:
+            ServerError: See `recommend`.
+            ValueError: See `recommend`.
         """
         if len(candidates) != len(histories):
             raise ValueError(f"There must be candidates for each of {len(histories)} histories, got {len(candidates)}.")
@@ -206,7 +211,8 @@ class Client:
             )
         # The moment of the request is that of every request; whatever else is not taken was meant to count.
         for name in sorted(given.keys() - inputs.keys() - {"timestamp"}):
-            if given[name] is not None and any(given[name]):
+            times_of_none = name == "history_timestamps" and not any(len(row) for row in given[name] or [])
+            if given[name] is not None and not times_of_none:
                 option = _OPTIONS.get(name, f"--user-feature {name}=VALUE")
                 raise ValueError(f"Model `{model}` does not take `{name}`: leave out {option}.")
         length = int(inputs["history"]["tensor_shape"]["dim"][1]["size"])

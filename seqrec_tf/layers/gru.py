@@ -29,7 +29,7 @@ class GRU(keras.layers.GRU):
     def __init__(self, units, *, name=None, trainable=True, dtype=None):
         super().__init__(units, return_sequences=True, name=name, trainable=trainable, dtype=dtype)
 
-    def build(self, sequences_shape):
+    def build(self, sequences_shape):  # without the shape of an initial state, which `call` does not take
         super().build(sequences_shape)
 
     def call(self, sequences, training=False):

@@ -215,6 +215,12 @@ def test_an_option_given_twice_adds_and_a_file_given_twice_counts_once(prepare, 
     assert outcome.status == 0, outcome.err
     assert outcome.stats["input"]["events"] == 4
     assert outcome.histories("test") == {"u": (["a", "b", "c"], ["d"])}
+    (tmp_path / "part-1").mkdir()
+    (tmp_path / "a.csv").rename(tmp_path / "part-1" / "a.csv")
+    in_folders = prepare([], "--input part-*/a.csv --input b.csv", output="third")
+    assert in_folders.folder.fingerprint == outcome.folder.fingerprint
+    assert "read part-1/a.csv" in in_folders.err
+    (tmp_path / "part-1" / "a.csv").rename(tmp_path / "a.csv")
     twice = prepare([], f"--input a.csv b.csv --test-input {tmp_path}/b.csv --split files", output="other")
     assert f"{tmp_path}/b.csv is given twice, the second time by --test-input" in twice.err
 
@@ -1008,6 +1014,13 @@ def test_movielens_1m_is_known_as_it_is_published(prepare, tmp_path):
     assert outcome.status == 0, outcome.err
     assert [row["timestamps"] for row in outcome.records("test")] == [[978300760, 978300761, 978300762, 978300763]]
     assert item_rows(outcome)[0] == ("7", "Misérables, Les (1995)", [2, 3])
+
+
+def test_what_is_given_beside_a_preset_leaves_no_place_for_what_depends_on_it(prepare, tmp_path):
+    (tmp_path / "ratings.dat").write_text("".join(f"1::{item}::5::{item}\n" for item in range(4)))
+    outcome = prepare([], f"--preset movielens-1m --input {tmp_path}/ratings.dat --time-column none")
+    assert outcome.status == 0, outcome.err
+    assert [row["items"] for row in outcome.records("test")] == [list("0123")]
 
 
 def test_a_preset_of_given_splits_may_be_split_otherwise(prepare, tmp_path):

@@ -298,7 +298,8 @@ def test_what_is_given_in_vain_or_for_other_histories_is_an_error(personal, url)
     address, golden = personal
     for arguments, message in (
         ({"users": ["ann"]}, "Model `shop` does not take `user_id`: leave out"),
-        ({"history_times": [[1]]}, "Model `shop` does not take `history_timestamps`"),
+        ({"history_times": [np.array([1, 2])]}, "Model `shop` does not take `history_timestamps`"),
+        ({"user_features": {"age": [0.0]}}, "does not take `age`: leave out --user-feature age"),
         (
             {"user_features": {"country": ["no"]}},
             "Model `shop` does not take `country`: leave out --user-feature country",
