@@ -22,7 +22,7 @@ setup(
         "keras>=3.15,<3.16",
         "tensorflow-recommenders>=0.7.7",
         "tensorflow-hub>=0.16.1",
-        "apache-beam[tfrecord]>=2.77,<3",
+        "apache-beam[tfrecord]>=2.77,<2.78",  # whose local runner is started by what is not its public interface
         # Writes the event files of a run; TensorFlow 2.21 no longer brings it.
         "tensorboard>=2.20",
         # PredictionLog, the record type of TF Serving's warm-up requests.
