@@ -102,9 +102,9 @@ def _sentence(error: Exception, wrong_input: bool) -> str:
     text = " ".join(str(error).split()) or "no message"
     if not (wrong_input or isinstance(error, RuntimeError)):
         return f"{type(error).__name__}: {text} (--debug shows where)"
-    raised_in = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)][-1:]
-    is_a_librarys = any(name.partition(".")[0] in ("keras", "tensorflow") for name in raised_in)
-    return f"{text} (--debug shows where)" if is_a_librarys else text
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    package = frame.f_globals.get("__name__", "").partition(".")[0]
+    return f"{text} (--debug shows where)" if package in ("keras", "tensorflow") else text
 
 
 def _overview() -> str:

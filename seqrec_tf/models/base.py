@@ -538,8 +538,7 @@ class SequenceModel(keras.Model):
             inputs: Of `data.load`, from `valid` or `test`.
             labels: Of the same.
         """
-        k = min(10, self.num_items)
-        return self.rank_and_recommend(self.query(inputs), labels[TARGET], labels[EXCLUDED], k=k)[0]
+        return self.rank_and_recommend(self.query(inputs), labels[TARGET], labels[EXCLUDED], k=10)[0]
 
     def test_step(self, data):
         """Ranking metrics of a batch that `data.load` made from `valid` or `test`; of what was liked, by labels."""

@@ -277,9 +277,9 @@ class RankingModel(SequenceModel):
         """Log-loss of each example, mean over its candidates: float32 [N]."""
         logits, labels = tf.cast(y_pred, tf.float32), tf.cast(y, tf.float32)
         log_losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits)
-        # Where a sequence holds every item, what is drawn may be the target itself.
-        is_drawn_target = (x[CANDIDATES] == x[CANDIDATES][:, :1]) & (y == 0) & (not self.learns_from_labels)
-        counts = 1.0 - tf.cast(is_drawn_target, tf.float32)
+        # Where a sequence holds every item, what is drawn may be the target itself, which is the first candidate.
+        is_target_again = tf.pad(x[CANDIDATES][:, 1:] == x[CANDIDATES][:, :1], [[0, 0], [1, 0]])
+        counts = 1.0 - tf.cast(is_target_again, tf.float32)
         return tf.reduce_sum(counts * log_losses, axis=1) / tf.reduce_sum(counts, axis=1)
 
     def validation_rank(self, inputs, labels):
