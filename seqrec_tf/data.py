@@ -19,8 +19,10 @@ from seqrec_tf.parallel import num_cores
 from seqrec_tf.records import DatasetFolder, user_fingerprint
 from seqrec_tf.schema import ITEM_IDS, LABELS, SEEN, TARGET_START, TARGET_TIME, TIMESTAMPS, USER_ID
 
-# Key of the labels that holds every item of the sequence, for protocols that draw what it never touched.
+# Keys of the labels that evaluation alone reads: every item of the sequence, for protocols that draw what it never
+# touched, and which sequence of the split it is, with the target's position there.
 TOUCHED = "touched"
+PLACE = "place"
 
 # Largest relative change of a length before sequences are sorted by it.
 _LENGTH_NOISE = 0.1
@@ -84,7 +86,10 @@ def load(
             max_sequences=max_sequences,
         )
         return batches.map(
-            lambda inputs, labels: (inputs, {key: labels[key] for key in labels if key not in (TOUCHED, USER_ID)})
+            lambda inputs, labels: (
+                inputs,
+                {key: labels[key] for key in labels if key not in (TOUCHED, PLACE, USER_ID)},
+            )
         )
 
     def one_epoch(order):
@@ -145,13 +150,13 @@ def evaluation_batches(
         `timestamps` int64 [B, L] with `target_time` int64 [B], `labels` int64 [B, L], `user_id` int64 [B], features of
         users [B, ...];
         labels: `target` int32 [B]; `excluded` int32 [B, S], all items before the target (or nothing, [B, 0]); `touched`
-        int32 [B, T], all items of the sequence; and, where the dataset has them, `target_label` int64 [B] and `user_id`
-        string [B].
+        int32 [B, T], all items of the sequence; `place` int64 [B, 2], the number of the sequence in the split and the
+        target's position there; and, where the dataset has them, `target_label` int64 [B] and `user_id` string [B].
     """
     spec = _parsing_spec(folder)
     max_len = model.config.max_len
 
-    def to_batches(serialized):
+    def to_batches(number, serialized):
         parsed = tf.io.parse_example(serialized, spec)
         of_user = _of_user(parsed, model)
         items, first_target = parsed[ITEM_IDS], parsed[TARGET_START]
@@ -183,6 +188,7 @@ def evaluation_batches(
                 TARGET: tf.cast(tf.gather(items.flat_values, target), tf.int32),
                 EXCLUDED: tf.cast(events(start, target if exclude_history else start), tf.int32),
                 TOUCHED: tf.cast(events(start, start + length[part]), tf.int32),
+                PLACE: tf.stack([tf.gather(number, sequence[part]), position[part]], axis=1),
             }
             if LABELS in parsed:
                 labels[TARGET_LABEL] = tf.gather(parsed[LABELS].flat_values, target)
@@ -195,7 +201,7 @@ def evaluation_batches(
 
     files = tf.data.Dataset.from_tensor_slices(folder.split_files(split))
     serialized = tf.data.TFRecordDataset(files, compression_type=records.COMPRESSION).take(max_sequences or -1)
-    return _ahead(serialized.batch(50 * batch_size).flat_map(to_batches))
+    return _ahead(serialized.enumerate().batch(50 * batch_size).flat_map(to_batches))
 
 
 def _ahead(batches):

@@ -7,6 +7,9 @@ Protocols:
   labels       no rank: the score of each event against its label (AUC, and of each user, GAUC); the predicted
                probabilities of ranking models too (log-loss; calibration, the mean prediction over the mean label)
 
+Intervals are of a bootstrap over users or, where these are not known, over sequences, with all their events to predict.
+With the same seed every model's targets are ranked against the same drawn items.
+
 Left out, --protocol is full; for ranking models, which score items one by one, labels where the model learned from
 them, else uniform-100. Events with label 0 are no targets but of `labels`. Under `full`, items of the user's history
 cannot be recommended, unless --keep-history is given or the run was trained with data.exclude_history=false. In ranks
@@ -45,7 +48,7 @@ NUM_RESAMPLES = 1000
 # Times that as many items again are drawn before what was drawn already is most of it.
 _ROUNDS = 20
 
-# Resamples for figures that are no function of the rank, and cost a pass over all recommendations or users each.
+# Resamples for figures that cost a pass over all recommendations or scores each.
 _NUM_LIST_RESAMPLES = 200
 
 
@@ -75,8 +78,7 @@ def run(args: argparse.Namespace) -> None:
     protocols = args.protocol or [default_protocol(model)]
     model.freeze_item_table()
     models = {run_folder.config.model_name: model}
-    # As long a history as the model's, so that batches, and with them the sampled items, are the same for both.
-    models.setdefault("poprec", PopRec.from_dataset(folder, max_len=run_folder.config.model.max_len))
+    models.setdefault("poprec", PopRec.from_dataset(folder))
     exclude_history = run_folder.config.data.exclude_history and not args.keep_history
     figures: dict[str, Any] = {
         "split": args.split,
@@ -198,18 +200,23 @@ def evaluate(
     def score_targets(inputs, target):
         return model.score_candidates(model.query(inputs), target[:, None])[:, 0]
 
+    owners = []
+
+    def note_owners(labels):
+        owners.append(labels[USER_ID].numpy() if USER_ID in labels else labels[data.PLACE][:, 0].numpy())
+
     rng = np.random.default_rng(seed)
     if protocol == LABELS_PROTOCOL:
-        scores, truths, users = [], [], []
+        scores, truths = [], []
         for inputs, labels in batches:
             scores.append(score_targets(inputs, labels[TARGET]).numpy())
             truths.append(labels[TARGET_LABEL].numpy())
-            if USER_ID in labels:
-                users.append(labels[USER_ID].numpy())
+            note_owners(labels)
         figures = label_metrics(
             np.concatenate(truths),
             np.concatenate(scores).astype(np.float64),
-            np.concatenate(users) if users else None,
+            np.concatenate(owners),
+            are_users=USER_ID in labels_spec,
             are_logits=model.gives_probabilities,
             rng=rng,
         )
@@ -220,21 +227,24 @@ def evaluate(
     num_impossible = num_short = 0
     for inputs, labels in liked_batches(batches, f"split {split} of {folder.path}"):
         cold.append(counts[labels[TARGET].numpy()] == 0)
+        note_owners(labels)
         if sampler is None:
             rank, items = rank_full(inputs, labels[TARGET], labels[EXCLUDED])
             lists.append(items.numpy())
             num_impossible += int(np.sum(rank.numpy() > num_items))
         else:
-            negatives = np.stack([sampler(touched, rng) for touched in labels[data.TOUCHED].numpy()])
+            drawn_for = zip(labels[data.TOUCHED].numpy(), labels[data.PLACE].numpy(), strict=True)
+            # By the place in the split, as the order of batches depends on their size and the model's `max_len`.
+            negatives = np.stack([sampler(touched, np.random.default_rng([seed, *at])) for touched, at in drawn_for])
             num_short += int(np.sum(negatives[:, -1] == 0))
             rank = rank_sampled(inputs, labels[TARGET], negatives)
         ranks.append(rank.numpy())
-    rank, is_cold = np.concatenate(ranks), np.concatenate(cold)
-    metrics = rank_metrics(rank, rng=rng)
+    rank, is_cold, owner = np.concatenate(ranks), np.concatenate(cold), np.concatenate(owners)
+    metrics = rank_metrics(rank, owner, rng=rng)
     if lists:
-        metrics |= list_metrics(np.concatenate(lists), counts, rng=rng)
+        metrics |= list_metrics(np.concatenate(lists), counts, owner, rng=rng)
     if is_cold.any():
-        of_cold = rank_metrics(rank[is_cold], rng=rng)
+        of_cold = rank_metrics(rank[is_cold], owner[is_cold], rng=rng)
         metrics |= {f"cold {name}": of_cold[name] for name in ("hr@10", "ndcg@10")}
     return Result(len(rank), num_impossible, metrics, int(is_cold.sum()), num_short)
 
@@ -254,20 +264,26 @@ def check_protocol(protocol: str, folder: DatasetFolder, split: str) -> None:
         raise ValueError(f"--protocol labels needs labels, and {folder.path} has none. Prepare it with --label-column.")
 
 
-def rank_metrics(ranks: np.ndarray, *, rng: np.random.Generator) -> dict[str, Interval]:
-    """HR, NDCG and MRR at each cut-off, with percentile bootstrap intervals over targets.
+def rank_metrics(ranks: np.ndarray, owners: np.ndarray, *, rng: np.random.Generator) -> dict[str, Interval]:
+    """HR, NDCG and MRR at each cut-off, with percentile intervals of a bootstrap of users with their targets.
 
-    All of them depend on the rank alone, and ranks beyond the last cut-off are alike. So resampling targets is drawing
-    the histogram of ranks anew from a multinomial, exactly, at a cost that does not grow with the number of targets.
+    All of them depend on the rank alone, and ranks beyond the last cut-off are alike. So a user is a histogram of
+    ranks, and resampling users is drawing anew, from a multinomial, how many have each of these histograms: exactly,
+    and at a cost that does not grow with the number of users where each has one target.
 
     Args:
         ranks: int [N], 1 is best.
+        owners: [N], whose each target is.
         rng: Of the resamples.
     """
     from seqrec_tf import metrics
 
     beyond = max(CUTOFFS) + 1
-    histogram = np.bincount(np.minimum(ranks, beyond), minlength=beyond + 1)[1:]  # ranks 1..beyond
+    owner = np.unique(owners, return_inverse=True)[1]
+    histograms = np.zeros((owner.max() + 1, beyond), np.int32)  # ranks 1..beyond
+    np.add.at(histograms, (owner, np.minimum(ranks, beyond) - 1), 1)
+    histograms, num_users = np.unique(histograms, axis=0, return_counts=True)
+    histograms = histograms.astype(np.float64)
     rank = np.arange(1, beyond + 1)
     gains = {}
     for k in CUTOFFS:
@@ -275,13 +291,16 @@ def rank_metrics(ranks: np.ndarray, *, rng: np.random.Generator) -> dict[str, In
         gains[f"ndcg@{k}"] = metrics.ndcg(rank, k)
         gains[f"mrr@{k}"] = metrics.reciprocal_rank(rank, k)
     table_of_gains = np.stack([gain.numpy() for gain in gains.values()], axis=1).astype(np.float64)  # [ranks, metrics]
-    values = histogram @ table_of_gains / len(ranks)
-    resamples = rng.multinomial(len(ranks), histogram / len(ranks), size=NUM_RESAMPLES) @ table_of_gains / len(ranks)
+    values = num_users @ histograms @ table_of_gains / len(ranks)
+    drawn = (rng.multinomial(num_users.sum(), num_users / num_users.sum()) @ histograms for _ in range(NUM_RESAMPLES))
+    resamples = np.stack([histogram @ table_of_gains / histogram.sum() for histogram in drawn])
     low, high = np.percentile(resamples, [2.5, 97.5], axis=0)
     return {name: Interval(*map(float, figures)) for name, *figures in zip(gains, values, low, high, strict=True)}
 
 
-def list_metrics(lists: np.ndarray, counts: np.ndarray, *, rng: np.random.Generator) -> dict[str, Interval]:
+def list_metrics(
+    lists: np.ndarray, counts: np.ndarray, owners: np.ndarray, *, rng: np.random.Generator
+) -> dict[str, Interval]:
     """Coverage and mean popularity of the recommended lists.
 
     Their intervals are normal, from the bootstrap's standard error: a resample of users covers fewer items than all
@@ -290,32 +309,34 @@ def list_metrics(lists: np.ndarray, counts: np.ndarray, *, rng: np.random.Genera
     Args:
         lists: int [N, k], recommended ids, best first; 0 is none.
         counts: int [V], training events of each id.
+        owners: [N], whom each list is for.
         rng: Of the resamples.
     """
     metrics = {}
+    owner = np.unique(owners, return_inverse=True)[1]
+    num_users = owner.max() + 1
     seeds = rng.integers(0, 2**63, _NUM_LIST_RESAMPLES)
 
-    def samples():  # drawn when needed: together they would be many times the lists
-        return (np.random.default_rng(seed).integers(0, len(lists), len(lists)) for seed in seeds)
+    def samples():  # how often each list is in it; drawn when needed, as together they would be many times the lists
+        draws = (np.random.default_rng(seed).integers(0, num_users, num_users) for seed in seeds)
+        return (np.bincount(drawn, minlength=num_users)[owner] for drawn in draws)
 
     for k in (10, 20):
         top = lists[:, :k]
         popularity = counts[top].sum(axis=1) / np.maximum(1, (top > 0).sum(axis=1))
 
-        # The users whose list an item is in, item by item: an item is covered where one of them is drawn.
+        # The lists that an item is in, item by item: an item is covered where one of them is drawn.
         order = np.argsort(top, axis=None, kind="stable")
         order = order[np.searchsorted(top.ravel(), 1, sorter=order) :]
-        item, user = top.ravel()[order], order // top.shape[1]
-        first_user = np.flatnonzero(np.r_[len(item) > 0, item[1:] != item[:-1]])
+        item, row = top.ravel()[order], order // top.shape[1]
+        first = np.flatnonzero(np.r_[len(item) > 0, item[1:] != item[:-1]])
 
-        def coverage(rows, user=user, first_user=first_user):
-            is_drawn = np.zeros(len(lists), bool)
-            is_drawn[rows] = True
-            return np.logical_or.reduceat(is_drawn[user], first_user).sum() / (len(counts) - 1) if len(user) else 0.0
+        def coverage(weight, row=row, first=first):
+            return np.logical_or.reduceat(weight[row] > 0, first).sum() / (len(counts) - 1) if len(row) else 0.0
 
         for name, value, resampled in (
-            ("coverage", coverage(slice(None)), [coverage(rows) for rows in samples()]),
-            ("popularity", popularity.mean(), [popularity[rows].mean() for rows in samples()]),
+            ("coverage", coverage(np.ones(len(lists))), [coverage(weight) for weight in samples()]),
+            ("popularity", popularity.mean(), [weight @ popularity / weight.sum() for weight in samples()]),
         ):
             margin = 1.96 * float(np.std(resampled))
             metrics[f"{name}@{k}"] = Interval(float(value), float(value) - margin, float(value) + margin)
@@ -323,15 +344,21 @@ def list_metrics(lists: np.ndarray, counts: np.ndarray, *, rng: np.random.Genera
 
 
 def label_metrics(
-    labels: np.ndarray, scores: np.ndarray, users: np.ndarray | None, *, are_logits: bool, rng: np.random.Generator
+    labels: np.ndarray,
+    scores: np.ndarray,
+    owners: np.ndarray,
+    *,
+    are_users: bool,
+    are_logits: bool,
+    rng: np.random.Generator,
 ) -> dict[str, Interval]:
     """AUC, GAUC and, of logits, log-loss and calibration; intervals from a bootstrap of users with their events.
 
     Args:
         labels: int [N], 1 or 0.
         scores: float64 [N].
-        users: bytes [N], whose event each is; None where that is not known: then events are resampled, and there is no
-            GAUC, as where no user has events of both labels.
+        owners: [N], whose event each is.
+        are_users: Whether these are users; else there is no GAUC, as where no user has events of both labels.
         are_logits: Whether a score is the logit of a probability.
         rng: Of the resamples.
 
@@ -344,16 +371,18 @@ def label_metrics(
     """
     from seqrec_tf import metrics
 
-    user = np.arange(len(labels)) if users is None else np.unique(users, return_inverse=True)[1]
+    user = np.unique(owners, return_inverse=True)[1]
     order = np.argsort(user, kind="stable")
     labels, scores, user = labels[order], scores[order], user[order]
     starts = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
     sizes = np.diff(np.r_[starts, len(user)])
-    parts = zip(starts, sizes, strict=True) if users is not None else ()
+    num_liked = np.add.reduceat(labels, starts)
+    has_both = are_users & (num_liked > 0) & (num_liked < sizes)
+    parts = zip(starts[has_both], sizes[has_both], strict=True)
     own = np.array([metrics.auc(labels[a : a + n], scores[a : a + n]) for a, n in parts])
-    has_both = np.isfinite(own)
     probabilities = 1.0 / (1.0 + np.exp(-scores))
-    log_losses = np.logaddexp(0.0, np.where(labels == 1, -scores, scores))
+    with np.errstate(invalid="ignore"):  # of a score that is NaN
+        log_losses = np.logaddexp(0.0, np.where(labels == 1, -scores, scores))
 
     def figures(count):
         """Of a sample that holds user u `count[u]` times."""
@@ -361,7 +390,7 @@ def label_metrics(
         values = {"auc": metrics.auc(labels, scores, weight=weight)}
         if has_both.any():
             both = count[has_both] * sizes[has_both]
-            values["gauc"] = float(both @ own[has_both] / both.sum()) if both.sum() else float("nan")
+            values["gauc"] = float(both @ own / both.sum()) if both.sum() else float("nan")
         if are_logits:
             values["logloss"] = float(weight @ log_losses / weight.sum())
             values["calibration"] = (

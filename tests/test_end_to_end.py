@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from seqrec_tf import cli, demo
 from seqrec_tf.records import DatasetFolder
@@ -113,3 +114,35 @@ def test_the_demo_goes_all_the_way(tmp_path):
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 2
     assert "exists" in again.stderr
+
+
+@pytest.mark.parametrize("exclude_history", [True, False])
+def test_items_of_the_history_are_recommended_where_the_run_says_so(write_dataset, tmp_path, capsys, exclude_history):
+    """Users who choose the same again and again, which no model can find that leaves out the history."""
+    sequences = {f"user-{user}": [f"item-{user % 12:02d}"] * 6 for user in range(60)}
+    dataset, run, model = write_dataset(tmp_path / "shop", sequences), tmp_path / "run", tmp_path / "models" / "shop"
+    seqrec(
+        *("train", "--dataset", dataset, "--model", "sasrec", "--output", run, "--set", "train.epochs=5"),
+        *("train.learning_rate=0.02", "data.batch_size=16", "model.dim=16", "model.max_len=8", "model.loss=softmax"),
+        f"data.exclude_history={str(exclude_history).lower()}",
+    )
+
+    def figures(*command):
+        capsys.readouterr()
+        seqrec(*command, "--json", "-")
+        return json.loads(capsys.readouterr().out)
+
+    def hit_rate(*options):
+        protocols = figures("evaluate", "--run", run, *options)["protocols"]
+        return protocols["full"]["sasrec"]["metrics"]["hr@1"]["value"]
+
+    hits = 0.0 if exclude_history else 1.0
+    assert json.loads((run / "metrics.json").read_text())["best"]["val_hr@10"] == hits
+    assert hit_rate() == hits
+    assert hit_rate("--keep-history") == 1.0
+    of_run = figures("analyze", "--dataset", dataset, "--run", run, "--shuffles", 1)["order"]["model"]
+    assert of_run["hr@10"]["true_order"] == hits
+    seqrec("export", "--run", run, "--output", model, "--k", 1)
+    serve = tf.saved_model.load(str(next(model.iterdir()))).signatures["serving_default"]
+    answer = serve(history=tf.constant([["item-03", "item-03"]]))["items"].numpy()[0, 0]
+    assert (answer == b"item-03") is not exclude_history

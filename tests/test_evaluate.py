@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from seqrec_tf import cli, config, data, metrics, models
-from seqrec_tf.evaluate import CUTOFFS, default_protocol, evaluate, label_metrics, list_metrics, rank_metrics
+from seqrec_tf.evaluate import CUTOFFS, Result, default_protocol, evaluate, label_metrics, list_metrics, rank_metrics
 from seqrec_tf.models import DIN, PopRec, SASRec
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.train import train
@@ -55,24 +55,70 @@ def test_full_ranking_equals_a_slow_loop(folder):
 def test_coverage_and_popularity_equal_a_slow_loop():
     lists = np.array([[1, 2] * 10, [3, 0] + [0] * 18])
     counts = np.array([0, 6, 3, 2, 1])
-    metrics = list_metrics(lists, counts, rng=np.random.default_rng(0))
+    metrics = list_metrics(lists, counts, np.array([b"ann", b"bob"]), rng=np.random.default_rng(0))
     assert metrics["coverage@10"].value == 3 / 4
     assert metrics["popularity@10"].value == (4.5 + 2) / 2  # padding is not an item
-    assert metrics["coverage@10"].low <= 3 / 4 <= metrics["coverage@10"].high
 
 
-def test_the_interval_is_that_of_resampled_targets():
+@pytest.fixture
+def targets_of_users():
+    """Ranks, and whose each is: 60 users with 1 to 20 targets, who differ in how well they are known."""
     rng = np.random.default_rng(0)
-    ranks = rng.integers(1, 60, 400)
-    interval = rank_metrics(ranks, rng=rng)["ndcg@10"]
-    slow = []
-    for _ in range(2000):
-        resample = rng.choice(ranks, len(ranks))
-        slow.append(np.mean(np.where(resample <= 10, 1 / np.log2(resample + 1), 0)))
-    low, high = np.percentile(slow, [2.5, 97.5])
-    assert interval.low == pytest.approx(low, abs=0.003)
-    assert interval.high == pytest.approx(high, abs=0.003)
-    assert interval.low < interval.value < interval.high
+    owners = np.repeat(np.arange(60), rng.integers(1, 21, 60))
+    ranks = 1 + rng.poisson(rng.gamma(0.7, 12, 60)[owners])
+    shuffled = rng.permutation(len(ranks))
+    return ranks[shuffled], owners[shuffled]
+
+
+def _resampled(figure, owners, rounds=2000):
+    """The figure of the rows of as many users, drawn with replacement, again and again."""
+    rng = np.random.default_rng(1)
+    rows = [np.flatnonzero(owners == owner) for owner in range(owners.max() + 1)]
+    return [
+        figure(np.concatenate([rows[owner] for owner in rng.integers(0, len(rows), len(rows))])) for _ in range(rounds)
+    ]
+
+
+@pytest.mark.parametrize("one_each", [True, False])
+def test_the_intervals_of_ranks_are_those_of_resampled_users(targets_of_users, one_each):
+    ranks, owners = targets_of_users
+    owners = np.arange(len(ranks)) if one_each else owners
+    found = rank_metrics(ranks, owners, rng=np.random.default_rng(0))
+    gain = np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0)
+    for name, gains in (("ndcg@10", gain), ("hr@20", ranks <= 20)):
+        low, high = np.percentile(_resampled(lambda rows, gains=gains: gains[rows].mean(), owners), [2.5, 97.5])
+        assert found[name].value == pytest.approx(gains.mean())
+        assert found[name].low == pytest.approx(low, abs=0.08 * (high - low))
+        assert found[name].high == pytest.approx(high, abs=0.08 * (high - low))
+
+
+def test_the_intervals_of_lists_are_those_of_resampled_users(targets_of_users):
+    _, owners = targets_of_users
+    rng = np.random.default_rng(2)
+    lists = (1 + (owners[:, None] * 3 + rng.integers(0, 30, (len(owners), 20))) % 400).astype(np.int32)
+    counts = np.arange(401)
+    found = list_metrics(lists, counts, owners, rng=rng)
+    for name, figure in (
+        ("coverage@20", lambda rows: len(np.unique(lists[rows])) / 400),
+        ("popularity@10", lambda rows: counts[lists[rows, :10]].mean()),
+    ):
+        margin = 1.96 * np.std(_resampled(figure, owners, rounds=500))
+        assert found[name].value == pytest.approx(figure(np.arange(len(lists))))
+        assert found[name].high - found[name].value == pytest.approx(margin, rel=0.2)
+        assert found[name].value - found[name].low == pytest.approx(margin, rel=0.2)
+
+
+def test_the_intervals_of_labels_are_those_of_resampled_users(targets_of_users):
+    ranks, owners = targets_of_users
+    rng = np.random.default_rng(3)
+    scores = rng.normal(size=len(ranks))
+    labels = (scores + rng.normal(size=len(ranks)) > 1.5 * rng.normal(size=60)[owners]).astype(int)
+    found = label_metrics(labels, scores, owners, are_users=True, are_logits=True, rng=rng)
+    auc = _resampled(lambda rows: metrics.auc(labels[rows], scores[rows]), owners, rounds=500)
+    loss = np.logaddexp(0, np.where(labels == 1, -scores, scores))
+    for name, slow in (("auc", auc), ("logloss", _resampled(lambda rows: loss[rows].mean(), owners))):
+        low, high = np.percentile(slow, [2.5, 97.5])
+        assert found[name].high - found[name].low == pytest.approx(high - low, rel=0.2)
 
 
 @pytest.mark.parametrize("protocol", ["full", "uniform-100", "popular-100"])
@@ -126,10 +172,58 @@ def test_rare_items_are_drawn_where_few_have_nearly_all_events():
     assert set(drawn) <= set(range(2, 111)) - {51}
 
 
-def test_the_same_seed_draws_the_same(folder):
-    model = PopRec.from_dataset(folder)
-    first, again = (evaluate(model, folder, protocol="uniform-100", seed=3) for _ in range(2))
-    assert first == again
+@pytest.fixture(scope="module")
+def skewed(write_dataset, tmp_path_factory):
+    """400 items, few of which most users choose."""
+    rng = np.random.default_rng(0)
+    items = np.array([f"{item:03d}" for item in range(400)])
+    weights = 1 / np.arange(1, 401)
+    sequences = {
+        f"{user:03d}": rng.choice(items, 8 + user % 7, replace=False, p=weights / weights.sum()).tolist()
+        for user in range(150)
+    }
+    return DatasetFolder(write_dataset(tmp_path_factory.mktemp("skewed") / "dataset", sequences))
+
+
+@pytest.mark.parametrize("protocol", ["uniform-100", "popular-100"])
+def test_a_seed_draws_the_same_items_for_every_model(skewed, monkeypatch, protocol):
+    """Whatever its history's length or the size of a batch; so that two models differ by themselves alone."""
+    from seqrec_tf.evaluate import _NegativeSampler
+
+    draw, drawn = _NegativeSampler.__call__, []
+
+    def noted(self, touched, rng):
+        drawn.append((tuple(touched[touched > 0]), tuple(draw(self, touched, rng))))
+        return np.array(drawn[-1][1])
+
+    monkeypatch.setattr(_NegativeSampler, "__call__", noted)
+
+    def all_drawn(max_len=50, **options):
+        drawn.clear()
+        evaluate(PopRec.from_dataset(skewed, max_len=max_len), skewed, protocol=protocol, **options)
+        return sorted(drawn)
+
+    first = all_drawn(seed=3)
+    assert len(first) == 150
+    assert first == all_drawn(seed=3)
+    assert first == all_drawn(seed=3, max_len=3, batch_size=7)
+    assert first != all_drawn(seed=4)
+
+
+def test_items_drawn_by_popularity_are_harder_to_beat(skewed):
+    """For popularity itself, as for a slow loop with other draws."""
+    counts, rng = np.array([0, *skewed.item_counts]), np.random.default_rng(1)
+    model, found = PopRec.from_dataset(skewed), {}
+    for protocol, weights in (("uniform-100", np.sign(counts + 1.0)), ("popular-100", counts.astype(float))):
+        hits = []
+        for _, labels in data.evaluation_batches(skewed, "test", model, batch_size=1, exclude_history=True):
+            left = weights.copy()
+            left[0] = left[labels["touched"].numpy()[0]] = 0
+            negatives = rng.choice(len(left), 100, replace=False, p=left / left.sum())
+            hits.append(np.sum(counts[negatives] >= counts[labels["target"].numpy()[0]]) < 10)
+        found[protocol] = evaluate(model, skewed, protocol=protocol).metrics["hr@10"].value
+        assert found[protocol] == pytest.approx(np.mean(hits), abs=0.05)
+    assert found["uniform-100"] > found["popular-100"] + 0.1
 
 
 def test_the_table_shows_popularity_beside_the_model(run_path, capsys):
@@ -175,7 +269,7 @@ def test_label_metrics_equal_slow_loops():
     labels = np.array([1, 0, 1, 0, 1, 1, 0])
     scores = np.array([2.0, 1.0, -1.0, 0.5, 0.3, -0.2, 0.0])
     users = np.array([b"a", b"a", b"b", b"b", b"c", b"c", b"a"])  # c has one kind of label
-    found = label_metrics(labels, scores, users, are_logits=True, rng=np.random.default_rng(0))
+    found = label_metrics(labels, scores, users, are_users=True, are_logits=True, rng=np.random.default_rng(0))
     probability = 1 / (1 + np.exp(-scores))
     given = np.where(labels == 1, probability, 1 - probability)
     assert found["auc"].value == pytest.approx(metrics.auc(labels, scores))
@@ -188,14 +282,29 @@ def test_label_metrics_equal_slow_loops():
 def test_labels_without_users_have_no_gauc_but_an_interval():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 200)
-    found = label_metrics(labels, labels + rng.normal(size=200), None, are_logits=False, rng=rng)
+    sessions = np.arange(200) // 2
+    scores = labels + rng.normal(size=200)
+    found = label_metrics(labels, scores, sessions, are_users=False, are_logits=False, rng=rng)
     assert set(found) == {"auc"}
     assert found["auc"].low < found["auc"].value - 0.02 < found["auc"].value + 0.02 < found["auc"].high
 
 
+def test_a_score_that_is_no_number_makes_no_auc():
+    """Not one without the users for whom the model failed."""
+    labels, scores, users = np.array([1, 0, 1, 0]), np.array([2.0, 1.0, np.nan, 0.0]), np.array([0, 0, 1, 1])
+    rng = np.random.default_rng(0)
+    found = label_metrics(labels, scores, users, are_users=True, are_logits=False, rng=rng)
+    assert np.isnan(found["auc"].value)
+    assert np.isnan(found["gauc"].value)
+    figures = Result(4, 0, found).to_dict()
+    assert figures["metrics"]["gauc"] == {"value": None, "low": None, "high": None}
+    json.dumps(figures, allow_nan=False)
+
+
 def test_scores_that_are_no_logits_have_no_log_loss():
     labels, users = np.array([1, 0]), np.array([b"a", b"a"])
-    found = label_metrics(labels, np.array([2.0, 1.0]), users, are_logits=False, rng=np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    found = label_metrics(labels, np.array([2.0, 1.0]), users, are_users=True, are_logits=False, rng=rng)
     assert set(found) == {"auc", "gauc"}
 
 

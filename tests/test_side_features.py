@@ -189,15 +189,25 @@ def test_validation_makes_the_table_of_side_features_once_a_batch(dataset, monke
 def test_targets_without_training_events_have_figures_of_their_own(write_dataset, tmp_path):
     """The newest event of every second user is of an item that nobody had before."""
     sequences = {
-        f"user-{user}": [*(f"{'ab'[user % 2]}-{(user + place) % STEPS}" for place in range(5)), "new-4"]
+        f"user-{user}": [*(f"{'ab'[user % 2]}-{(user + place) % 6}" for place in range(5)), "new-4"]
         if user % 2
-        else [f"a-{(user + place) % STEPS}" for place in range(6)]
+        else [f"a-{(user + place) % 6}" for place in range(6)]
         for user in range(40)
     }
     folder = DatasetFolder(write_dataset(tmp_path / "dataset", sequences, FEATURES))
     result = evaluate.evaluate(models.PopRec.from_dataset(folder), folder)
     assert (result.num_targets, result.num_cold) == (40, 20)
-    assert 0 <= result.metrics["cold ndcg@10"].value <= result.metrics["cold hr@10"].value <= 1
+    counts, gains = folder.item_counts, {"new": [], "old": []}
+    for items in sequences.values():
+        target, seen = items[-1], {folder.item_ids.index(item) for item in items[:-1]}
+        own = counts[folder.item_ids.index(target)]
+        rivals = [place for place in range(len(counts)) if place not in seen and folder.item_ids[place] != target]
+        rank = 1 + sum(counts[place] >= own for place in rivals)
+        gains["new" if target == "new-4" else "old"].append((rank <= 10) / np.log2(rank + 1))
+    assert result.metrics["cold ndcg@10"].value == pytest.approx(np.mean(gains["new"]))
+    assert result.metrics["cold hr@10"].value == pytest.approx(np.mean(np.sign(gains["new"])))
+    assert result.metrics["ndcg@10"].value == pytest.approx(np.mean([*gains["new"], *gains["old"]]))
+    assert np.mean(gains["new"]) < np.mean(gains["old"])
     assert "20 targets are items without training events" in evaluate.table(
         {"poprec": result}, protocol="full", split="test"
     )

@@ -15,12 +15,14 @@ import zipfile
 from types import SimpleNamespace
 
 import h5py
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from seqrec_tf import cli, models, run_folder
 from seqrec_tf import config as config_lib
+from seqrec_tf.callbacks import RunKeeper
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.run_folder import RunFolder
 from seqrec_tf.schema import Schema
@@ -174,6 +176,60 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(finished, chain_datase
     assert not (tmp_path / "run" / "COMPLETED").exists()
     subprocess.run(command, check=True)
     assert log_of(tmp_path / "run") == log_of(run.path)
+
+
+@pytest.fixture
+def keep(chain_dataset, tmp_path):
+    """Tells a `RunKeeper` the figures of epochs, each of which leaves its number in all of the model's weights."""
+    model = models.SASRec.from_dataset(chain_dataset, dim=4)
+    model.compile()
+    model.optimizer.build(model.trainable_variables)
+
+    def keep(figures, **options):
+        keeper = RunKeeper(tmp_path, model, **{"patience": 0, "has_validation": True, **options})
+        keeper.set_model(model)
+        model.stop_training = False
+        for epoch, figure in enumerate(figures):
+            for weight in model.trainable_variables:
+                weight.assign(tf.fill(weight.shape, epoch + 1.0))
+            keeper.on_epoch_begin(epoch)
+            keeper.on_train_batch_end(0)
+            keeper.on_epoch_end(epoch, {"loss": 1.0, **({} if figure is None else {"val_ndcg@10": figure})})
+            if model.stop_training:
+                break
+        return len(keeper.epochs), keras.saving.load_model(tmp_path / "best.keras").trainable_variables[0].numpy().max()
+
+    return keep
+
+
+@pytest.mark.parametrize(
+    ("figures", "best"), [([0.2, 0.3, 0.1], 2), ([0.3, 0.3, 0.3], 1), ([0.1, None, 0.2, None], 3), ([0.0, 0.0], 1)]
+)
+def test_the_best_model_is_the_first_with_the_best_figure(keep, figures, best):
+    assert keep(figures) == (len(figures), best)
+
+
+def test_without_validation_the_newest_model_is_the_best(keep):
+    assert keep([None] * 3, has_validation=False) == (3, 3)
+
+
+def test_patience_counts_validations(keep):
+    """Not epochs, of which every second is validated."""
+    assert keep([None, 0.3, None, 0.2, None, 0.3, None, 0.4], patience=2) == (6, 2)
+    assert keep([None, 0.3, None, 0.2, None, 0.4, None, 0.3], patience=2) == (8, 6)
+
+
+def test_a_dataset_without_validation_trains_all_its_epochs(write_dataset, tmp_path):
+    folder = DatasetFolder(write_dataset(tmp_path / "dataset", {str(user): "abcdef" for user in range(20)}))
+    shutil.rmtree(tmp_path / "dataset" / "valid")
+    lines = []
+    run = train(make_config("train.epochs=3"), folder, tmp_path / "run", log=lines.append)
+    assert any("There is no validation split" in line for line in lines)
+    assert [row["epoch"] for row in log_of(run.path)] == ["1", "2", "3"]
+    kept = tf.train.load_checkpoint(str(run.path / "checkpoints"))
+    names = [name for name, shape in kept.get_variable_to_shape_map().items() if shape == [7, 16]]
+    table = run.load_model().items.table
+    assert any(np.array_equal(kept.get_tensor(name), table) for name in names)
 
 
 def test_training_stops_when_validation_gets_no_better(chain_dataset, tmp_path):
