@@ -21,7 +21,7 @@ import numpy as np
 from seqrec_tf.config import check_at_least
 from seqrec_tf.records import DatasetFolder, read_split
 from seqrec_tf.run_folder import RunFolder, output_file, write_whole
-from seqrec_tf.schema import LABELS, TARGET_START, TIMESTAMPS
+from seqrec_tf.schema import TARGET_START, TIMESTAMPS
 
 if TYPE_CHECKING:
     from seqrec_tf.models.base import SequenceModel
@@ -217,15 +217,12 @@ def shuffled_histories(
     ranks: list[list[np.ndarray]] = [[] for _ in range(shuffles + 1)]
     alike = []
     for inputs, labels in liked_batches(batches, f"split {split} of {folder.path}"):
-        # Labels go with their items; times stay where they were.
-        of_events = {name: inputs[name].numpy() for name in (ITEM_IDS, LABELS) if name in inputs}
-        item_ids = of_events[ITEM_IDS]
+        item_ids = inputs[ITEM_IDS].numpy()  # times stay where they were
         for number in range(shuffles + 1):
             if number:
                 # Events to the left, in random order; padding stays to the right.
                 order = np.where(item_ids != PADDING_ID, random.random(item_ids.shape), 2.0).argsort(axis=1)
-                moved = {name: np.take_along_axis(value, order, axis=1) for name, value in of_events.items()}
-                inputs = inputs | {name: tf.constant(value) for name, value in moved.items()}
+                inputs = inputs | {ITEM_IDS: tf.constant(np.take_along_axis(item_ids, order, axis=1))}
             rank, items = rank_and_recommend(inputs, labels[TARGET], labels[EXCLUDED])
             ranks[number].append(rank.numpy())
             if not number:

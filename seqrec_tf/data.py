@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from seqrec_tf import records
 from seqrec_tf.config import WINDOWS, check_choice
-from seqrec_tf.models.base import EXCLUDED, TARGET, TARGET_LABEL, SequenceModel
+from seqrec_tf.models.base import EXCLUDED, TARGET, TARGET_LABEL, SequenceModel, one_column_at_least
 from seqrec_tf.parallel import num_cores
 from seqrec_tf.records import DatasetFolder, user_fingerprint
 from seqrec_tf.schema import ITEM_IDS, LABELS, SEEN, TARGET_START, TARGET_TIME, TIMESTAMPS, USER_ID
@@ -146,15 +146,14 @@ def evaluation_batches(
 
     Returns:
         Batches, in the same order each time, of
-        inputs: `item_ids` int32 [B, L], the newest `max_len` events before the target, and what else the model reads:
-        `timestamps` int64 [B, L] with `target_time` int64 [B], `labels` int64 [B, L], `user_id` int64 [B], features of
+        inputs: `item_ids` int32 [B, L], the newest `max_len` events before the target (`model.histories`), and what
+        else the model reads: `timestamps` int64 [B, L] with `target_time` int64 [B], `user_id` int64 [B], features of
         users [B, ...];
         labels: `target` int32 [B]; `excluded` int32 [B, S], all items before the target (or nothing, [B, 0]); `touched`
         int32 [B, T], all items of the sequence; `place` int64 [B, 2], the number of the sequence in the split and the
         target's position there; and, where the dataset has them, `target_label` int64 [B] and `user_id` string [B].
     """
     spec = _parsing_spec(folder)
-    max_len = model.config.max_len
 
     def to_batches(number, serialized):
         parsed = tf.io.parse_example(serialized, spec)
@@ -164,20 +163,24 @@ def evaluation_batches(
         # One row a target: the sequence it is in, and its position there.
         positions = tf.ragged.range(first_target, lengths)
         sequence, position = positions.value_rowids(), positions.flat_values
-        by_length = tf.argsort(tf.minimum(position, max_len), stable=True)
-        sequence, position = tf.gather(sequence, by_length), tf.gather(position, by_length)
         row_start = tf.gather(items.row_starts(), sequence)
+        may_be_history, oldest, limit = model.histories(parsed, row_start, row_start + position)
+        by_length = tf.argsort(limit - oldest, stable=True)
+        sequence, position, row_start, oldest, limit = (
+            tf.gather(of_target, by_length) for of_target in (sequence, position, row_start, oldest, limit)
+        )
         length = tf.gather(lengths, sequence)
 
         def batch(index):
             part = slice(index * batch_size, (index + 1) * batch_size)
             start, target = row_start[part], row_start[part] + position[part]
-
-            def events(first, limit, name=ITEM_IDS):
-                return tf.gather(parsed[name].flat_values, tf.ragged.range(first, limit)).to_tensor()
+            of_history = tf.gather(may_be_history, tf.ragged.range(oldest[part], limit[part]))
 
             def history(name):
-                return events(tf.maximum(start, target - max_len), target, name)
+                return one_column_at_least(tf.gather(parsed[name].flat_values, of_history).to_tensor())
+
+            def events(first, limit):
+                return tf.gather(items.flat_values, tf.ragged.range(first, limit)).to_tensor()
 
             inputs = {ITEM_IDS: tf.cast(history(ITEM_IDS), tf.int32)}
             inputs |= {name: history(name) for name in model.reads if name not in model.reads_of_user}
@@ -229,6 +232,8 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
         parsed = tf.io.parse_example(serialized, spec)
         draw = tf.stack([order[0] + tf.cast(index, tf.int32), order[1]])
         first, limit = _window(parsed[ITEM_IDS].row_lengths(), model.training_events, window, draw + 2)
+        if model.ranks_candidates and LABELS in parsed:
+            first = tf.zeros_like(first)  # what was liked may lie anywhere before
         lengths = tf.cast(limit - first, tf.float32)
         noise = tf.random.stateless_uniform(tf.shape(lengths), draw, -_LENGTH_NOISE, _LENGTH_NOISE)
         # The noise alone decides among equal lengths, so this shuffles too.
@@ -261,7 +266,8 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
             cut = {name: _rows(value, rows) for name, value in sequences.items()}
             inputs, labels = model.make_batch(cut, draw + tf.stack([(index + 1) * 1009, 0]))
             # The mean over a batch of short sequences counts each of their targets for more than that over a batch of
-            # long ones; weighted by what a batch has to predict, all targets of an epoch count the same.
+            # long ones; weighted by what a batch has to predict, all targets of an epoch count the same
+            # (but where a ranking model draws negatives for what was liked: what was not liked counts here too).
             weight = tf.reduce_sum(num_targets[rows]) / targets_a_batch
             return inputs, labels, tf.fill(tf.shape(labels)[:1], weight)  # of ranking models, a row a target
 

@@ -264,6 +264,7 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
     """
     import tensorflow as tf
 
+    from seqrec_tf.models.base import one_column_at_least
     from seqrec_tf.records import user_fingerprint
     from seqrec_tf.schema import ITEM_IDS, PADDING_ID, TARGET_TIME, TIMESTAMPS, USER_ID
 
@@ -340,8 +341,7 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
             order = tf.argsort(tf.cast(is_known, tf.int32), axis=1, stable=True)
 
             def newest(events):
-                events = tf.gather(events, order, batch_dims=1)[:, -model.config.max_len :]
-                return tf.pad(events, [[0, 0], [0, tf.cast(tf.shape(events)[1] == 0, tf.int32)]])  # one column at least
+                return one_column_at_least(tf.gather(events, order, batch_dims=1)[:, -model.config.max_len :])
 
             inputs = {ITEM_IDS: newest(ids)}
             if USER_ID in request:
@@ -374,7 +374,7 @@ def golden_requests(
     """Requests made of the dataset, each with the trained model's answer, computed without any of the serving code."""
     from seqrec_tf import data
     from seqrec_tf.models.base import EXCLUDED
-    from seqrec_tf.schema import LABELS, TARGET_TIME, TIMESTAMPS, USER_ID
+    from seqrec_tf.schema import ITEM_IDS, TARGET_TIME, TIMESTAMPS, USER_ID
 
     split = next(split for split in ("test", "valid", "train") if folder.split_files(split))
     batches = data.evaluation_batches(folder, split, model, batch_size=1, exclude_history=True)
@@ -383,15 +383,16 @@ def golden_requests(
         number = min(number, max(_LEAST_GOLDEN, _GOLDEN_SCORES // model.num_items))
     # Every fourth, as neighbours are of like length.
     for inputs, labels in itertools.islice(batches, 0, 4 * number, 4):
-        history = labels[EXCLUDED].numpy()[0][-(history_length or 0) :]
-        # A server knows no labels: its clients send what they count as the history.
-        inputs.pop(LABELS, None)
+        # Ranking models see nothing else than what was liked; of others, all that may not be recommended is sent.
+        history = (inputs[ITEM_IDS] if model.ranks_candidates else labels[EXCLUDED]).numpy()[0][
+            -(history_length or 0) :
+        ]
         of_events = inputs.keys() - {*model.reads_of_user, TARGET_TIME}
         inputs = {name: value[:, -len(history) :] if name in of_events else value for name, value in inputs.items()}
         query, excluded = model.query(inputs), (history if exclude_history else history[:0])[None]
         items, scores = model.recommend(query, excluded, k=k)
         is_there = np.isfinite(scores[0])
-        request: dict[str, Any] = {HISTORY: [catalogue[item - 1] for item in history]}
+        request: dict[str, Any] = {HISTORY: [catalogue[item - 1] if item else "" for item in history]}
         if USER_ID in inputs:
             request[USER_ID] = labels[USER_ID].numpy()[0].decode()
         if TIMESTAMPS in inputs:

@@ -84,7 +84,7 @@ def test_a_sequential_model_loses_on_shuffled_histories_and_popularity_does_not(
     assert popular["jaccard@10"] == 1.0
 
 
-def test_labels_are_shuffled_with_their_items(tmp_path):
+def test_liked_events_are_shuffled_among_themselves(tmp_path):
     """To a model that only counts what was liked, order is nothing."""
     rng = random.Random(0)
     lines = [f"u{user},i{rng.randrange(9)},{time},{rng.randrange(2)}" for user in range(40) for time in range(9)]

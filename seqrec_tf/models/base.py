@@ -173,6 +173,21 @@ class SequenceModel(keras.Model):
         """What `reads` would be if the schema had everything; a model whose options decide it overrides this."""
         return type(self).reads
 
+    def histories(self, sequences, start, target):
+        """Which events are the history of each event to predict, but for training of models that predict every event.
+
+        Args:
+            sequences: What the records hold of each event, by name, `item_ids` among it: ragged [B, L].
+            start: int64 [N], place of the first event of the target's sequence, counted over all sequences.
+            target: int64 [N], that of the target.
+
+        Returns:
+            events: int64 [E], places of events, oldest first; first, limit: int64 [N], such that a history is
+            events[first:limit].
+        """
+        places = tf.range(tf.size(sequences[ITEM_IDS].flat_values, tf.int64))
+        return places, tf.maximum(start, target - self.config.max_len), target
+
     def call(self, inputs, training=False):
         """Hidden states of a batch of histories.
 
@@ -641,6 +656,11 @@ def liked_batches(batches, where):
 def pad(ragged):
     """Ragged ids [B, None] to int32 [B, L], zeros on the right."""
     return tf.cast(ragged.to_tensor(default_value=PADDING_ID), tf.int32)
+
+
+def one_column_at_least(values):
+    """[B, L], with a column of zeros where L is 0."""
+    return tf.pad(values, [[0, 0], [0, tf.cast(tf.shape(values)[1] == 0, tf.int32)]])
 
 
 def negatives_avoid(x, y):

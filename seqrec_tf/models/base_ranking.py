@@ -2,7 +2,8 @@
 
 A matching model compares a history with all items at once; a ranking model looks at the history and a candidate
 together. It learns from the dataset's labels or, where `num_negatives` is set, from drawn items beside those that were
-chosen. With labels, the history holds liked events alone (label 1), as the clicks of the papers.
+chosen. With labels, a history is the newest liked events (label 1), as the clicks of the papers; where times are known,
+those before the moment of the candidate, as what was shown together with it was not yet liked.
 
 Tensor letters: B batch, L length, D model dim, K candidates, N training examples.
 """
@@ -19,7 +20,7 @@ from seqrec_tf import sampling
 from seqrec_tf.config import ItemFeaturesConfig, check_at_least, check_rate
 from seqrec_tf.layers import Dropout, UserEmbedding
 from seqrec_tf.layers.feature_vectors import chosen_features
-from seqrec_tf.models.base import EXCLUDED, TARGET, TARGET_LABEL, SequenceModel
+from seqrec_tf.models.base import EXCLUDED, TARGET, TARGET_LABEL, SequenceModel, one_column_at_least
 from seqrec_tf.parallel import in_parts
 from seqrec_tf.schema import CANDIDATES, HISTORY, ITEM_IDS, LABELS, PADDING_ID, SEEN, TARGET_TIME, TIMESTAMPS, USER_ID
 
@@ -42,7 +43,7 @@ class RankingConfig(ItemFeaturesConfig):
     """Options that every ranking model has.
 
     Attributes:
-        max_len: Newest events that the model sees; with labels, it sees what was liked of these.
+        max_len: Newest events that the model sees; with labels, newest liked ones.
         max_targets: Events of a sequence that an epoch learns from, the newest of its window.
         num_negatives: Items drawn uniformly for each liked event, as examples with label 0; where 0, the events with
             label 0 are the negatives.
@@ -109,11 +110,11 @@ class RankingModel(SequenceModel):
         return [keras.metrics.Mean(name=f"sampled_{name}@10") for name in ("ndcg", "hr")]
 
     def features_to_read(self):
-        """Labels of the history; times where a model uses ages; the user where they have a vector."""
+        """Times where a model uses ages; the user where they have a vector."""
         chosen = chosen_features(self.config.user_features, self.schema.user_features, "user", type(self).__name__)
         names = (USER_ID,) if self.config.user_dim else ()
         of_events = [name for name in super().features_to_read() if name != TIMESTAMPS or self._are_times_known]
-        return (*of_events, LABELS, *names, *(feature.name for feature in chosen))
+        return (*of_events, *names, *(feature.name for feature in chosen))
 
     def is_cold(self, inputs):
         """Nobody: without a history, too, a candidate has a logit, by the item and what is known of the user."""
@@ -173,11 +174,8 @@ class RankingModel(SequenceModel):
     def query(self, inputs, training=False):
         """What `score` takes of the histories."""
         item_ids = inputs[ITEM_IDS]
-        is_liked = item_ids != PADDING_ID
-        if LABELS in inputs:
-            is_liked &= inputs[LABELS] == 1
-        # Liked events to the left, newest first.
-        key = tf.where(is_liked, tf.range(1, tf.shape(item_ids)[1] + 1), 0)
+        # Events to the left, newest first.
+        key = tf.where(item_ids != PADDING_ID, tf.range(1, tf.shape(item_ids)[1] + 1), 0)
         order = tf.argsort(key, axis=1, direction="DESCENDING", stable=True)[:, : self.config.max_len]
         missing = [[0, 0], [0, self.config.max_len - tf.shape(order)[1]]]
 
@@ -185,7 +183,7 @@ class RankingModel(SequenceModel):
             events = tf.pad(tf.gather(events, order, batch_dims=1), missing)
             return tf.ensure_shape(events, [None, self.config.max_len])
 
-        history = arranged(tf.where(is_liked, item_ids, PADDING_ID))
+        history = arranged(item_ids)
         if self.has_times:
             gap = tf.maximum(inputs[TARGET_TIME][:, None] - arranged(inputs[TIMESTAMPS]), 0)
             doublings = tf.math.log(tf.cast(gap, tf.float64) + 1.0) / math.log(2.0)
@@ -223,6 +221,21 @@ class RankingModel(SequenceModel):
         scores = tf.map_fn(block, firsts, fn_output_signature=tf.float32, parallel_iterations=1)  # [blocks, B, width]
         return tf.reshape(tf.transpose(scores, [1, 0, 2]), [rows, -1])[:, : stop - start]
 
+    def histories(self, sequences, start, target):
+        """Those events that were liked, and before the moment of the target."""
+        if LABELS not in sequences:
+            return super().histories(sequences, start, target)
+        limit = target
+        if self._are_times_known:
+            times = sequences[TIMESTAMPS].flat_values
+            is_later = tf.concat([[True], times[1:] != times[:-1]], axis=0)  # than the event before
+            moments, moment = tf.where(is_later)[:, 0], tf.cumsum(tf.cast(is_later, tf.int64)) - 1
+            limit = tf.maximum(start, tf.gather(moments, tf.gather(moment, target)))
+        is_liked = sequences[LABELS].flat_values == 1
+        liked_before = tf.cumsum(tf.cast(is_liked, tf.int64), exclusive=True)
+        first, limit = tf.gather(liked_before, start), tf.gather(liked_before, limit)
+        return tf.where(is_liked)[:, 0], tf.maximum(first, limit - self.config.max_len), limit
+
     @property
     def training_events(self):
         """Histories of the oldest targets, and the targets."""
@@ -233,7 +246,7 @@ class RankingModel(SequenceModel):
         return tf.minimum(lengths - 1.0, float(self.config.max_targets))
 
     def make_batch(self, sequences, seed):
-        """An example for each of the newest events, with the history before it.
+        """An example for each of the newest events, with its history.
 
         Returns:
             inputs: dict of `item_ids` int32 [N, L] and what the model reads; `candidates` int32 [N, 1 + negatives].
@@ -248,11 +261,11 @@ class RankingModel(SequenceModel):
         if not self.learns_from_labels and LABELS in sequences:
             is_liked = tf.gather(sequences[LABELS].flat_values, first + place) == 1
             row, place, first, number = (tf.boolean_mask(part, is_liked) for part in (row, place, first, number))
-        history = tf.ragged.range(first + tf.maximum(place - config.max_len, 0), first + place)
+        may_be_history, begin, end = self.histories(sequences, first, first + place)
+        history = tf.gather(may_be_history, tf.ragged.range(begin, end))
 
         def of_history(name):
-            events = tf.gather(sequences[name].flat_values, history).to_tensor()
-            return tf.pad(events, [[0, 0], [0, tf.cast(tf.shape(events)[1] == 0, tf.int32)]])  # one column at least
+            return one_column_at_least(tf.gather(sequences[name].flat_values, history).to_tensor())
 
         target = tf.cast(tf.gather(items.flat_values, first + place), tf.int32)[:, None]
         inputs = {ITEM_IDS: tf.cast(of_history(ITEM_IDS), tf.int32), CANDIDATES: target}

@@ -1,5 +1,7 @@
 """BST, DIN and Wide & Deep, and what they share, against NumPy."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -125,24 +127,23 @@ def test_wide_deep_adds_crosses_to_a_perceptron(use_history):
     np.testing.assert_allclose(logits[0], expected, rtol=1e-4)
 
 
-def test_the_history_is_what_was_liked_newest_first_with_its_age():
+def test_the_history_is_newest_first_with_its_age():
     model = random_model(BST, age_dim=2, num_heads=1)
     inputs = {
         "item_ids": tf.constant([[3, 1, 0, 4, 5, 2]]),
-        "labels": tf.constant([[1, 1, 0, 1, 0, 1]], tf.int64),
         "timestamps": tf.constant([[10, 85, 0, 93, 97, 100]], tf.int64),
         "target_time": tf.constant([100], tf.int64),
         "user_id": tf.constant([1], tf.int64),
     }
     query = model.query(inputs)
-    assert query["history"].numpy().tolist() == [[2, 4, 1]]  # the newest three of those with label 1
-    assert query["ages"].numpy().tolist() == [[1, 4, 5]]  # gaps of 0, 7 and 15 s: 1 + log2(gap + 1)
+    assert query["history"].numpy().tolist() == [[2, 5, 4]]
+    assert query["ages"].numpy().tolist() == [[1, 3, 4]]  # gaps of 0, 3 and 7 s: 1 + log2(gap + 1)
 
 
 def test_without_times_ages_count_events():
     schema = Schema(num_items=6, features=(ITEM_IDS_FEATURE, LABELS_FEATURE))
     model = BST(BST.config_class(**{**OPTIONS, "user_dim": 0}, age_dim=2, num_heads=1), schema)
-    query = model.query({"item_ids": tf.constant([[0, 3, 1]]), "labels": tf.constant([[0, 1, 1]], tf.int64)})
+    query = model.query({"item_ids": tf.constant([[0, 3, 1]])})
     assert query["history"].numpy().tolist() == [[1, 3, 0]]
     assert query["ages"].numpy().tolist() == [[1, 2, 0]]
 
@@ -161,10 +162,52 @@ def test_every_event_with_a_past_is_an_example():
     inputs, labels = model.make_batch(SEQUENCES, [0, 0])
     assert inputs["candidates"].numpy().tolist() == [[3], [4], [1]]
     assert labels.numpy().tolist() == [[1], [0], [1]]
-    assert inputs["item_ids"].numpy().tolist() == [[1, 2, 0], [1, 2, 3], [6, 0, 0]]
-    assert inputs["labels"].numpy().tolist() == [[1, 0, 0], [1, 0, 1], [0, 0, 0]]
+    assert inputs["item_ids"].numpy().tolist() == [[1, 0], [1, 3], [0, 0]]  # what was liked before
+    assert inputs["timestamps"].numpy().tolist() == [[10, 0], [10, 30], [0, 0]]
     assert inputs["target_time"].numpy().tolist() == [30, 40, 8]
     assert inputs["user_id"].numpy().tolist() == [7, 7, 9]
+
+
+@pytest.mark.parametrize("time_unit", ["seconds", "order"])
+def test_a_history_is_the_newest_that_was_liked_before_the_moment_of_the_target(time_unit):
+    """Against a slow loop. In a mere order, equal numbers are no moment that several events share."""
+    model = DIN(DIN.config_class(max_len=3, hidden_dims=(4,)), dataclasses.replace(SCHEMA, time_unit=time_unit))
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 15, 40)
+    items, labels = ([rng.integers(low, high, length).tolist() for length in lengths] for low, high in ((1, 7), (0, 2)))
+    times = [np.sort(rng.integers(0, 9, length)).tolist() for length in lengths]
+    sequences = {"item_ids": items, "timestamps": times, "labels": labels}
+    sequences = {name: tf.ragged.constant(rows, tf.int64) for name, rows in sequences.items()}
+    expected, rows, places = [], [], []
+    for row in range(40):
+        for place in range(lengths[row]):
+            before = [i for i in range(place) if time_unit == "order" or times[row][i] < times[row][place]]
+            expected.append([items[row][i] for i in before if labels[row][i]][-3:])
+            rows.append(row)
+            places.append(place)
+    start = tf.gather(sequences["item_ids"].row_starts(), rows)
+    events, first, limit = model.histories(sequences, start, start + places)
+    found = tf.gather(sequences["item_ids"].flat_values, tf.gather(events, tf.ragged.range(first, limit)))
+    assert found.to_list() == expected
+    assert [] in expected
+    assert max(map(len, expected)) == 3
+
+
+def test_training_and_evaluation_see_what_a_server_is_sent(write_dataset, tmp_path):
+    """The newest liked events, however long before: not those among the newest events."""
+    sequence = ["a", "b", "c", *"xyxyxyx", "d", *"xyxyx", "e", "f"]
+    folder = DatasetFolder(write_dataset(tmp_path / "d", {"ann": sequence}, label_of=lambda item: int(item < "x")))
+    model = DIN.from_dataset(folder, dim=2, max_len=3, max_targets=2, hidden_dims=[4])
+
+    def names(ids):
+        return ["".join(folder.item_ids[item - 1] for item in row if item) for row in ids.numpy()]
+
+    inputs, _, _ = next(iter(data.load(folder, model)))
+    assert names(inputs["candidates"]) == ["y", "x"]
+    assert names(inputs["item_ids"]) == ["bcd", "bcd"]
+    for split, expected in (("valid", "bcd"), ("test", "cde")):
+        inputs, _ = next(iter(data.load(folder, model, split)))
+        assert names(inputs["item_ids"]) == [expected]
 
 
 def test_drawn_negatives_stand_beside_liked_events_alone():
