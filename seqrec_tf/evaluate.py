@@ -365,7 +365,7 @@ def label_metrics(
     Returns:
         auc: Probability that an event with label 1 scores above one with label 0, equal scores counting half.
         gauc: Mean of the users' own AUC, weighted by their events; users with one kind of label take no part
-            (DIN, Section 6.1).
+            (DIN, Section 6.3, eq. 10).
         logloss: Mean of -log of the probability given to the label, nats.
         calibration: Mean predicted probability over the mean label; 1 is best.
     """

@@ -31,9 +31,10 @@ class ObjectiveConfig(ModelConfig):
         loss: "bce", "gbce" (gSASRec), "softmax" over all items, "sampled-softmax", "bpr", "top1", "bpr-max" or
             "top1-max" (GRU4Rec+).
         num_negatives: Drawn for each target, or for the whole batch where they are shared.
-        negatives: "uniform" (never an item of the sequence or, where shared, the target), "popular" (by training
-            events to the power of `popularity_exponent`; never the target) or "in-batch" (the targets of the
-            batch's other sequences, and `num_negatives` popular ones beside them).
+        negatives: "uniform" (never an item of the sequence; where shared, or for "gbce", whose calibration is for draws
+            of all items, never the target), "popular" (by training events to the power of `popularity_exponent`; never
+            the target) or "in-batch" (the targets of the batch's other sequences, and `num_negatives` popular ones
+            beside them). What is drawn though it never should be, takes no part.
         share_negatives: Whether all targets of a batch (of a replica's share of it) have the same negatives: one matrix
             product instead of a gather for each target. "in-batch" always shares.
         popularity_exponent: 1 draws by popularity, 0 uniformly.
@@ -65,6 +66,9 @@ class ObjectiveConfig(ModelConfig):
         if self.gbce_calibration > 1:
             raise ValueError(f"model.gbce_calibration must be in [0, 1], got {self.gbce_calibration}.")
         for name, is_used in (
+            *((name, self.loss != "softmax") for name in ("num_negatives", "negatives", "share_negatives")),
+            ("gbce_calibration", self.loss == "gbce"),
+            ("regularization", self.loss == "bpr-max"),
             ("temperature", self.loss in ("softmax", "sampled-softmax")),
             ("elu", self.loss != "softmax"),
             ("popularity_exponent", self.loss != "softmax" and self.negatives != "uniform"),
@@ -94,7 +98,7 @@ class NextItemObjective(keras.layers.Layer):
     Call arguments:
         hidden: float [N, D], states that predict.
         targets: int32 [N], true items.
-        sequence: int32 [B, S], the items of each sequence; "uniform" negatives are none of them.
+        sequence: int32 [B, S], the items of each sequence; "uniform" negatives are none of them (but those of "gbce").
         is_target: bool [B, L], where the N targets are.
         table: float32 [V, D], item vectors, a `tf.Variable` or a tensor; for sampled losses also a function that gives
             the rows of ids, int32 [...] to float [..., D].
@@ -148,7 +152,8 @@ class NextItemObjective(keras.layers.Layer):
     def needs_seen(self) -> bool:
         """Whether negatives depend on all items of the sequence, older ones than the model sees included."""
         config = self.config
-        return config.loss != "softmax" and config.negatives == "uniform" and not config.negatives_are_shared
+        draws_each = config.negatives == "uniform" and not config.negatives_are_shared
+        return draws_each and config.loss not in ("softmax", "gbce")
 
     def call(self, hidden, targets, sequence, is_target, table, bias=None):
         config = self.config
@@ -206,7 +211,9 @@ class NextItemObjective(keras.layers.Layer):
     def draw(self, sequence, is_target):
         """Negatives of each target: int32 [N, K]."""
         shape = tf.concat([tf.shape(is_target), [self.config.num_negatives]], axis=0)
-        if self.config.negatives == "uniform":
+        if self.config.loss == "gbce":
+            drawn = tf.random.stateless_uniform(shape, self._seed(), 1, self.num_candidates + 1, tf.int32)
+        elif self.config.negatives == "uniform":
             drawn = sampling.uniform_negatives(sequence, num_items=self.num_candidates, shape=shape, seed=self._seed())
         else:
             drawn = sampling.popularity_negatives(self._weights(), shape=shape, seed=self._seed())

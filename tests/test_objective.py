@@ -28,8 +28,11 @@ COUNTS = [8, 4, 2, 1, 1]
 COMBINATIONS = [
     {"loss": loss, "negatives": negatives, "share_negatives": is_shared, "num_negatives": 4}
     for loss, negatives, is_shared in itertools.product(LOSSES, NEGATIVES, [False, True])
-    if loss != "gbce" or (negatives == "uniform" and not is_shared)
+    if loss not in ("gbce", "softmax") or (negatives == "uniform" and not is_shared)
 ]
+for _options in COMBINATIONS:
+    if _options["loss"] == "softmax":
+        _options["num_negatives"] = 1  # which it has no use for
 every_combination = pytest.mark.parametrize(
     "options", COMBINATIONS, ids=lambda options: "-".join(map(str, options.values()))
 )
@@ -266,6 +269,14 @@ def test_an_elu_bends_negative_scores_before_the_loss(monkeypatch, scale):
     assert np.all(np.isfinite(tape.gradient(values, hidden)))
 
 
+def test_negatives_of_the_generalized_cross_entropy_are_of_all_items():
+    """As its calibration takes them to be: those of the sequence too."""
+    objective = make_objective(loss="gbce", num_negatives=400)
+    assert not objective.needs_seen
+    drawn = objective.draw(np.array([[1, 2, 3]]), np.array([[True]])).numpy()
+    assert set(drawn.ravel()) == set(range(1, NUM_ITEMS + 1))
+
+
 def test_the_generalized_cross_entropy_knows_the_number_of_items_and_of_negatives(monkeypatch):
     drawn = [[4, 5], [4, 4], [1, 2]]
     fix_draw(monkeypatch, drawn)
@@ -393,6 +404,10 @@ def test_a_compiled_step_draws_anew_each_time():
         ({"elu": -1.0}, r"model\.elu must be at least 0, got -1\.0\."),
         ({"elu": 0.5, "loss": "softmax"}, r"model\.elu does nothing with model\.loss=softmax"),
         ({"temperature": 0.5}, r"model\.temperature does nothing with model\.loss=bce"),
+        ({"regularization": 0.5}, r"model\.regularization does nothing with model\.loss=bce"),
+        ({"gbce_calibration": 0.5}, r"model\.gbce_calibration does nothing with model\.loss=bce"),
+        ({"num_negatives": 5, "loss": "softmax"}, r"model\.num_negatives does nothing with model\.loss=softmax"),
+        ({"share_negatives": True, "loss": "softmax"}, r"model\.share_negatives does nothing with model\.loss=softmax"),
         ({"popularity_exponent": 0.5}, r"popularity_exponent does nothing with .* model\.negatives=uniform"),
         ({"regularization": -1.0}, r"model\.regularization must be at least 0, got -1\.0\."),
         ({"gbce_calibration": 1.5}, r"model\.gbce_calibration must be in \[0, 1\], got 1\.5\."),
@@ -433,7 +448,8 @@ def test_every_option_and_every_loss_is_documented():
 )
 def test_a_model_of_pairs_learns_a_chain_by_every_loss(options):
     """After item i comes i + 1, in a circle of 8; the state is an embedding of the last item alone."""
-    objective = make_objective(num_items=8, counts=[1] * 8, num_negatives=4, **options)
+    options = options if options["loss"] == "softmax" else {"num_negatives": 4, **options}
+    objective = make_objective(num_items=8, counts=[1] * 8, **options)
     random = np.random.default_rng(1)
     states, table = (tf.Variable(random.normal(size=[9, 16], scale=0.1).astype(np.float32)) for _ in range(2))
     last = np.arange(1, 9, dtype=np.int32)

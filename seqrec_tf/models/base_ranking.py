@@ -341,4 +341,5 @@ def perceptron(config, *, activation):
             activation(name=f"activation_{number}"),
             Dropout(config.dropout_rate),
         ]
-    return keras.Sequential([*layers, keras.layers.Dense(1, name="logit")], name="perceptron")
+    # In 16 bits, many candidates would have the same logit.
+    return keras.Sequential([*layers, keras.layers.Dense(1, dtype="float32", name="logit")], name="perceptron")

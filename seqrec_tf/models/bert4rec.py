@@ -5,9 +5,10 @@ A bidirectional encoder learns by the cloze task: random events are replaced by 
 (Section 3.6). To recommend, a mask is appended to the history. The output layer is a GELU projection, tied to the item
 table, with item biases (Section 3.5, eq. 7).
 
-Differs from the paper: a layer norm follows the projection; positions count from the newest event, so that padding
-changes nothing; the feed-forward's hidden layer has dropout; `last_only_rate` says how many training sequences have
-just their newest event masked, which the paper adds without a figure.
+Differs from the paper: the loss is the mean over all masks of a batch, not (eq. 8) over those of each sequence; a layer
+norm follows the embeddings, and one the projection; positions count from the newest event, so that padding changes
+nothing; the feed-forward's hidden layer has dropout; `last_only_rate` says how many training sequences have just their
+newest event masked, which the paper adds without a figure.
 
 Tensor letters: B batch, L length, D model dim, V items (padding included).
 """

@@ -5,8 +5,9 @@ The score of an item for a user is the dot product of their vectors, plus a bias
 not count: every event of a sequence is a target. A user that training did not see has a zero vector, and so gets the
 items' biases alone.
 
-Differs from the paper: gradients come from batches of users with all their events, no bootstrap of triples; weight
-decay (`train.weight_decay`) stands for the L2 terms; the loss and its negatives are options, BPR being the default.
+Differs from the paper: items have biases; gradients come from batches of users with all their events, no bootstrap of
+triples; weight decay (`train.weight_decay`) stands for the L2 terms; the loss and its negatives are options, BPR being
+the default.
 
 Tensor letters: B batch, L length, D model dim, V items (padding row included).
 """

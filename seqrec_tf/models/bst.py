@@ -1,8 +1,9 @@
 """BST: Behavior Sequence Transformer for e-commerce recommendation (Chen et al., DLP-KDD 2019, arXiv:1905.06874).
 
-The events of the history and the candidate pass one transformer block together; all its outputs, side by side, with
-the candidate and the user, go through a multi-layer perceptron that ends in the logit of a click (Section 2). The
-position of an event is how long it lies before the moment of the candidate (Section 2.1), beside the item's embedding.
+The events of the history and the candidate pass one transformer block together; all its outputs, side by side, with the
+candidate and the user, go through a multi-layer perceptron that ends in the logit of a click (Section 2; all, as in
+Figure 1: Section 2.3 can be read as the candidate's output alone). The position of an event is how long it lies before
+the moment of the candidate (Section 2.1), beside the item's embedding.
 
 Differs from the paper: time gaps are bucketed by their logarithm, and are counts of events where the data has no times.
 

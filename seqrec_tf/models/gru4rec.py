@@ -55,6 +55,10 @@ class GRU4RecConfig(ObjectiveConfig, ItemFeaturesConfig):
         super().__post_init__()
         for name in ("units", "num_layers", "dim"):
             check_at_least(f"model.{name}", getattr(self, name), 1)
+        if self.is_tied and self.dim != type(self).dim:
+            raise ValueError(
+                "model.dim is the width of embeddings that are not tied: set model.units, or model.is_tied=false too."
+            )
         check_rate("model.embedding_dropout_rate", self.embedding_dropout_rate)
         check_rate("model.hidden_dropout_rate", self.hidden_dropout_rate)
 

@@ -72,7 +72,7 @@ class NeuMF(UserItemModel):
         self.of_user = keras.layers.Dense(first, name="of_user")
         self.of_item = keras.layers.Dense(first, use_bias=False, name="of_item")
         self.tower = [keras.layers.Dense(dim, activation="relu", name=f"hidden_{dim}") for dim in others]
-        self.score = keras.layers.Dense(1, name="score")
+        self.score = keras.layers.Dense(1, dtype="float32", name="score")  # in 16 bits, many items would be alike
         self._score(tf.zeros([1, width], self.compute_dtype), tf.zeros([1, 1], tf.int32))
 
     def score_block(self, query, start, stop):
@@ -100,4 +100,4 @@ class NeuMF(UserItemModel):
         hidden = tf.nn.relu(self.of_user(user[:, dim:])[:, None] + self.of_item(item[..., dim:]))
         for layer in self.tower:
             hidden = layer(hidden)
-        return tf.cast(self.score(tf.concat([product, hidden], axis=-1))[..., 0], tf.float32)
+        return self.score(tf.concat([product, hidden], axis=-1))[..., 0]

@@ -3,8 +3,8 @@
 Learned positions counted from the newest event, causal self-attention, residuals, layer norm and dropout, one item
 table for input and output (Section III). Negatives avoid the whole sequence, as in the authors' code.
 
-Differs from the paper: dropout of the feed-forward's hidden layer; a choice of loss, norm, activation and gates; side
-features of items, added to their vectors.
+Differs from the paper: dropout of the feed-forward's hidden layer; vectors of items times the root of their width, as
+in the authors' code; a choice of loss, norm, activation and gates; side features of items, added to their vectors.
 
 Tensor letters: B batch, L length, D model dim, V items (padding row included).
 """
@@ -24,10 +24,11 @@ from seqrec_tf.schema import ITEM_IDS, PADDING_ID
 
 @dataclasses.dataclass(frozen=True)
 class SASRecConfig(EncoderConfig, ObjectiveConfig, ItemFeaturesConfig):
-    """Hyper-parameters of SASRec: those of the encoder and of the loss, whose defaults but `norm` are the paper's.
+    """Hyper-parameters of SASRec: those of the encoder and of the loss.
 
-    norm="pre" is the paper's text; "post" is near to the authors' code, which normalises states before each half block
-    and keeps no others.
+    The defaults are the paper's but for `norm` and `max_len`: there, a dropout rate of 0.2 goes with 200 events, and of
+    0.5 with 50. norm="pre" is the paper's text, with a norm at the end; "post" is near to the authors' code, which
+    normalises states before each half block and keeps no others.
 
     Attributes:
         score_with_features: Whether an item is recommended by its side features too, not by its id alone. Then items

@@ -42,4 +42,4 @@ class SPOP(PopRec):
 
     def _popularity(self):
         counts = tf.convert_to_tensor(self.counts)
-        return counts / (1.0 + tf.reduce_max(counts))  # below 1, so that it only parts equal counts
+        return 0.999 * counts / tf.maximum(1.0, tf.reduce_max(counts))  # below 1, so that it only parts equal counts

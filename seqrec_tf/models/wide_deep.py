@@ -41,6 +41,10 @@ class WideDeepConfig(RankingConfig):
     def __post_init__(self):
         super().__post_init__()
         check_at_least("model.num_crosses", self.num_crosses, 0)
+        if self.num_crosses and not self.use_history:
+            raise ValueError(
+                "model.num_crosses does nothing with model.use_history=false: there are no events to cross."
+            )
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")
@@ -89,7 +93,7 @@ class WideDeep(RankingModel):
         if USER in query:
             parts.append(tf.repeat(query[USER][:, None], number, axis=1))
         flat = tf.reshape(tf.concat(parts, axis=-1), [rows * number, sum(part.shape[-1] for part in parts)])
-        return wide + tf.reshape(self.perceptron(flat, training=training), [rows, number])
+        return tf.cast(wide, tf.float32) + tf.reshape(self.perceptron(flat, training=training), [rows, number])
 
 
 def cross_bucket(event, candidate, num_crosses):

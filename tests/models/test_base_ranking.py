@@ -111,7 +111,7 @@ def test_din_weights_each_event_by_the_candidate():
 
 @pytest.mark.parametrize("use_history", [True, False])
 def test_wide_deep_adds_crosses_to_a_perceptron(use_history):
-    model = random_model(WideDeep, use_history=use_history, num_crosses=7)
+    model = random_model(WideDeep, use_history=use_history, num_crosses=7 if use_history else 0)
     user = np.array([[0.3, -0.7]], np.float32)
     items = model.items.embeddings.numpy()
     expected = []

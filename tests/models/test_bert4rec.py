@@ -217,7 +217,7 @@ def test_uniform_negatives_are_no_item_of_the_sequence_not_even_a_masked_one(los
 def test_uniform_negatives_are_no_item_that_is_older_than_what_the_model_sees(write_dataset, tmp_path):
     items = [f"i{item}" for item in range(9)]
     dataset = write_dataset(tmp_path / "dataset", {"u": items[:7], "v": items[2:]})
-    model = BERT4Rec.from_dataset(dataset, max_len=3, loss="gbce", num_negatives=4, dim=8)
+    model = BERT4Rec.from_dataset(dataset, max_len=3, loss="bce", num_negatives=4, dim=8)
     assert model.objective.needs_seen
     for inputs, labels, _ in data.load(dataset, model, epochs=range(1)):
         assert inputs[ITEM_IDS].shape[1] == 3

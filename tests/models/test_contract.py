@@ -67,6 +67,7 @@ every_model = pytest.mark.parametrize("cls", [models.find(name) for name in mode
 
 def small_config(cls, **options):
     names = {field.name for field in dataclasses.fields(cls.config_class)}
+    names -= {"dim"} if "units" in names else set()  # tied embeddings are as wide as their units
     return cls.config_class(**{key: value for key, value in {**SMALL, **options}.items() if key in names})
 
 
@@ -106,7 +107,7 @@ def complete(model, item_ids):
     item_ids = tf.cast(item_ids, tf.int32)
     rows = tf.range(tf.shape(item_ids)[0], dtype=tf.int64)
     times = 1000 * tf.cast(item_ids, tf.int64)
-    everything = {USER_ID: rows, TIMESTAMPS: times, LABELS: tf.ones_like(times), **features_of_users(rows)}
+    everything = {USER_ID: rows, TIMESTAMPS: times, **features_of_users(rows)}
     inputs = {ITEM_IDS: item_ids, **{name: everything[name] for name in model.reads}}
     return inputs | ({TARGET_TIME: 100_000 + rows} if TIMESTAMPS in model.reads else {})
 
@@ -400,8 +401,10 @@ def test_mixed_precision_scores_are_near_those_of_full_precision(cls, made):
     with computing_in("mixed_bfloat16"):
         model = randomise(make_model(cls))
     expected = all_scores(made(cls), right_padded(made(cls)))
-    error = np.abs(all_scores(model, right_padded(model)) - expected)
-    assert error.max() < 0.1 * np.abs(expected).max()
+    scores = all_scores(model, right_padded(model))
+    assert np.abs(scores - expected).max() < 0.1 * np.abs(expected).max()
+    if model.trainable_variables:  # rounded to 16 bits, many of a large catalogue's would be the same
+        assert np.mean(scores == tf.cast(tf.cast(scores, tf.bfloat16), tf.float32)) < 0.5
 
 
 @every_model

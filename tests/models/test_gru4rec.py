@@ -131,7 +131,7 @@ def test_the_bias_decides_the_ranking_where_it_is_large():
 
 
 def test_the_bias_is_in_the_loss():
-    model = made(loss="softmax")
+    model = made(loss="softmax", num_negatives=2048)
     inputs, targets = {ITEM_IDS: tf.constant([[1, 2]])}, tf.constant([[2, 3]])
     table, bias = model.item_table().numpy(), model.bias.numpy()
     expected = []

@@ -11,7 +11,14 @@ def test_items_rank_by_their_count_in_the_session_and_then_by_popularity():
     query = model.query({ITEM_IDS: tf.constant([[4, 5, 4, 0], [0, 0, 0, 3]])})
     ids, scores = model.recommend(query, tf.zeros([2, 1], tf.int32), k=5)
     assert ids.numpy().tolist() == [[4, 5, 1, 2, 3], [3, 1, 2, 4, 5]]
-    np.testing.assert_allclose(scores[0, :3], [2 + 8 / 91, 1 + 2 / 91, 90 / 91], rtol=1e-6)
+    np.testing.assert_allclose(scores[0, :3], [2 + 0.999 * 8 / 90, 1 + 0.999 * 2 / 90, 0.999], rtol=1e-6)
+
+
+def test_no_popularity_weighs_as_much_as_one_event():
+    model = SPOP(schema=Schema(num_items=2))
+    model.counts.assign([0, 2e7, 1])
+    ids, _ = model.recommend(model.query({ITEM_IDS: tf.constant([[2]])}), tf.zeros([1, 1], tf.int32), k=2)
+    assert ids.numpy().tolist() == [[2, 1]]
 
 
 def test_the_state_after_each_event_counts_the_events_so_far():
