@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import codecs
 import collections
+import concurrent.futures
 import dataclasses
 import difflib
 import itertools
 import json
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs import parsing, read_events, storage
 from beam_jobs.options import FORMATS, NONE, Options
-from beam_jobs.parsing import Columns, LineError, TextFormat
+from beam_jobs.parsing import Columns, EventParser, LineError, TextFormat
 from beam_jobs.read_events import Range
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
@@ -38,6 +39,9 @@ _BY_EXTENSION = {
 _DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "pipe": "|", "semicolon": ";"}
 _LINES_TO_PEEK = 100
 _ROWS_TO_PEEK = 1_000
+_FILES_AT_ONCE = 32
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,8 +142,9 @@ def inspect_events(options: Options) -> EventsInput:
         columns = Columns(item=0)
     elif format_ == "parquet":
         text_format = None
-        for path in dict.fromkeys(part.path for part in parts):
-            _check_columns(columns, _parquet_names(path), path)
+        paths = list(dict.fromkeys(part.path for part in parts))
+        for path, names in zip(paths, _of_each(_parquet_names, paths), strict=True):
+            _check_columns(columns, names, path)
         path = parts[0].path
         sample: list[Sequence] = list(
             itertools.islice(read_events.read_parquet(parts[0], tuple(columns)), _LINES_TO_PEEK)
@@ -159,6 +164,10 @@ def inspect_events(options: Options) -> EventsInput:
         if time_format == "auto":
             time_format, value = _infer_time(sample, path)
             notes.append(f"time format {time_format} (as in {value!r})")
+    if format_ != "sequences":
+        _check_sample(
+            sample, path, EventParser(columns, time_format=time_format, label_threshold=options.label_threshold)
+        )
     num_bytes = sum(file.size_in_bytes * (4 if read_events.is_gzip(file.path) else 1) for file in files)
     return EventsInput(tuple(parts), len(files), num_bytes, text_format, columns, time_format, tuple(notes))
 
@@ -195,9 +204,10 @@ def inspect_table(options: Options, one: str, *, first_number: int) -> TableInpu
         if not parts:
             raise ValueError(f"The files are empty: {path} holds no record.")
         first = parts[0]
-        for other in files:
-            if missing := sorted(set(names).difference(_parquet_names(other.path))):
-                raise ValueError(f"{other.path} has no column {missing[0]!r}, which {path} has.")
+        paths = [file.path for file in files]
+        for other, its_names in zip(paths, _of_each(_parquet_names, paths), strict=True):
+            if missing := sorted(set(names).difference(its_names)):
+                raise ValueError(f"{other} has no column {missing[0]!r}, which {path} has.")
     else:
         text_format = _text_format(
             format_,
@@ -278,10 +288,11 @@ def cut_files(
 ) -> list[Range]:
     """Ranges of about `range_bytes`; gzip files whole, Parquet files by row group."""
     parts: list[Range] = []
+    groups_of_files = _of_each(_row_groups, [file.path for file in files] if is_parquet else [])
     for rank, file in enumerate(files, start=first_rank):
         number = first_number + len(parts)
         if is_parquet:
-            for k, (group, first_record) in enumerate(_row_groups(file.path)):
+            for k, (group, first_record) in enumerate(groups_of_files[rank - first_rank]):
                 parts.append(Range(file.path, role, rank, number + k, number, group, group + 1, first_record, True))
         elif read_events.is_gzip(file.path):
             parts.append(Range(file.path, role, rank, number, number))
@@ -397,6 +408,21 @@ def _nearest(name: str, names: Sequence[str]) -> str:
     return f"; did you mean {near[0]!r}? It has {listed}" if near else f"; it has {listed}"
 
 
+def _check_sample(sample: Sequence[Sequence], path: str, parse: EventParser) -> None:
+    """Raise a ValueError where no record in the first lines, of those that lack nothing, is an event."""
+    errors = []
+    for values in sample:
+        if any(value in (None, "") for value, column in zip(values, parse.columns, strict=True) if column is not None):
+            continue
+        try:
+            parse(tuple(values), role="", position=0)
+            return
+        except LineError as error:
+            errors.append(error)
+    if errors:
+        raise ValueError(f"No record in the first lines of {path} is an event; {errors[0].reason}: {errors[0].detail}.")
+
+
 def _infer_time(sample: Sequence[Sequence], path: str) -> tuple[str, Any]:
     for values in sample:
         try:
@@ -415,23 +441,25 @@ def _infer_time(sample: Sequence[Sequence], path: str) -> tuple[str, Any]:
     )
 
 
-def _parquet_file(stream: Any) -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise ValueError("Parquet files need pyarrow, which is not installed: pip install pyarrow") from None
-    return pyarrow.parquet.ParquetFile(stream)
+def _of_each(function: Callable[[str], T], paths: Sequence[str]) -> list[T]:
+    """What a function gives for each file, in their order; many at once, as remote ones take a while to open."""
+    with concurrent.futures.ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        return list(pool.map(function, paths))
 
 
 def _parquet_names(path: str) -> list[str]:
+    import pyarrow.parquet
+
     with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
-        return _parquet_file(stream).schema_arrow.names
+        return pyarrow.parquet.read_schema(stream).names
 
 
 def _row_groups(path: str) -> list[tuple[int, int]]:
     """Row groups that have records: number, and how many records are before it."""
+    import pyarrow.parquet
+
     with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
-        metadata = _parquet_file(stream).metadata
+        metadata = pyarrow.parquet.read_metadata(stream)
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     firsts = [0, *itertools.accumulate(sizes)]
     return [(group, firsts[group]) for group, size in enumerate(sizes) if size]

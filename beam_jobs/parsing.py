@@ -35,6 +35,8 @@ UNITS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000, "
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 _INT64 = 2**63
+# The year 1973 in each unit; the next, a thousand times finer, begins after the year 5138 of this one.
+_SMALLEST_OF_UNIT = (("ns", 1e17), ("us", 1e14), ("ms", 1e11), ("s", 1e8))
 
 csv.field_size_limit(features.LONGEST_FIELD)
 
@@ -241,8 +243,7 @@ def infer_time_format(value: Any) -> str:
         with contextlib.suppress(ValueError):
             if len(str(number)) == length and 1970 <= datetime.datetime.strptime(str(number), pattern).year < 2100:
                 raise LookupError(f"{value!r} looks like a date and time without separators")
-    # 1973 to 5138 in seconds, then the same range in milliseconds, microseconds and nanoseconds.
-    for name, smallest in (("ns", 1e17), ("us", 1e14), ("ms", 1e11), ("s", 1e8)):
+    for name, smallest in _SMALLEST_OF_UNIT:
         if number >= smallest:
             return name
     if isinstance(number, float) and not number.is_integer():
@@ -255,8 +256,16 @@ def time_parser(time_format: str) -> Callable[[Any], int | float]:
     if time_format == "iso":
         return parse_iso
 
+    unit = [name for name, _ in _SMALLEST_OF_UNIT].index(time_format) if time_format != "order" else None
+    if unit is not None:
+        smallest = _SMALLEST_OF_UNIT[unit][1]
+        smallest_of_finer = _SMALLEST_OF_UNIT[unit - 1][1] if unit else math.inf
+
     def parse(value: Any) -> int | float:
         number = parse_number(value)
+        if unit is not None and (_SMALLEST_OF_UNIT[-1][1] <= number < smallest or number >= smallest_of_finer):
+            other = next(name for name, least in _SMALLEST_OF_UNIT if number >= least)
+            raise ValueError(f"{value!r} looks like a time in {other}, not in {time_format}")
         if isinstance(number, float) and (number.is_integer() or time_format != "s"):
             if time_format == "order" and not number.is_integer():
                 raise ValueError(f"{value!r} is no integer, as times that are a mere order must be")
@@ -278,14 +287,14 @@ class EventParser:
     """
 
     def __init__(self, columns: Columns, *, time_format: str, label_threshold: float | None = None):
-        self._columns = columns
+        self.columns = columns
         self._parse_time = time_parser(time_format) if time_format else None
         self._label_threshold = label_threshold
 
     def __call__(self, values: tuple, *, role: str, position: int) -> tuple[Key, Event]:
         """The key and the event; LineError where a value is of no use."""
         user, item, time, session, label, weight = values
-        columns = self._columns
+        columns = self.columns
         user = "" if columns.user is None else parse_id(user, "user id")
         session = "" if columns.session is None else parse_id(session, "session id")
         item = parse_id(item, "item id")

@@ -22,7 +22,13 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, WorkerOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    PipelineOptions,
+    SetupOptions,
+    StandardOptions,
+    WorkerOptions,
+)
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
@@ -103,7 +109,7 @@ def beam_options(arguments: Sequence[str], command: str, ours: Iterable[str] = (
 
 
 def check_reachable(options: PipelineOptions, paths: Mapping[str, Iterable[str]]) -> None:
-    """Raise a ValueError where workers of Dataflow would need a path of this machine.
+    """Raise a ValueError where workers of Dataflow would need a path of this machine, or lack this package.
 
     Args:
         options: Beam's.
@@ -118,6 +124,11 @@ def check_reachable(options: PipelineOptions, paths: Mapping[str, Iterable[str]]
                     f"--{name.replace('_', '-')} {path} is on this machine, where Dataflow's workers are not. Give a "
                     f"remote path, such as gs://BUCKET/{path.lstrip('/')}."
                 )
+    if not options.view_as(SetupOptions).setup_file and not options.view_as(WorkerOptions).sdk_container_image:
+        raise ValueError(
+            "Dataflow's workers need this package: give --setup_file ./setup.py, in a checkout of its repository, or "
+            "an --sdk_container_image that holds it."
+        )
 
 
 def _runner(options: PipelineOptions) -> str:
@@ -156,11 +167,20 @@ def _remote_files(folder: str) -> list[str]:
 def run_pipeline(job: beam.PTransform, options: PipelineOptions) -> None:
     """Run a whole job on the runner that the options ask for; with progress where that is local."""
     is_local = _runner(options) == "direct"
-    with (
-        _progress() if is_local else contextlib.nullcontext(),
-        beam.Pipeline(local_runner(options) if is_local else None, options) as pipeline,
-    ):
-        pipeline | job
+    if not is_local:
+        logging.getLogger("apache_beam.runners").setLevel(
+            logging.INFO
+        )  # which job it is, where to watch it, its states
+    try:
+        with (
+            _progress() if is_local else contextlib.nullcontext(),
+            beam.Pipeline(local_runner(options) if is_local else None, options) as pipeline,
+        ):
+            pipeline | job
+    except KeyboardInterrupt:
+        if not is_local:
+            sys.stderr.write("A job that was submitted goes on without this command; stop it where it runs.\n")
+        raise
 
 
 def local_runner(options: PipelineOptions) -> fn_runner.FnApiRunner:

@@ -37,6 +37,7 @@ from seqrec_tf import features
 # Events that a reader holds before it hands them on: some 50 MB.
 EVENTS_HELD = 250_000
 REJECTED_HELD = 1_000
+_BUFFER = 1 << 20
 # A position is the file's rank and the byte offset (in Parquet: the record) in one integer.
 _RANK_SHIFT = 44
 
@@ -82,11 +83,12 @@ def open_binary(path: str) -> Iterator[BinaryIO]:
     """A file of any of Beam's file systems, decompressed where its name ends in .gz."""
     with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
         if not is_gzip(path):
-            yield stream
+            # The readers of object stores have no buffer: they would be read byte by byte to find the end of a line.
+            yield stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream, _BUFFER)
             return
         try:
             with gzip.GzipFile(fileobj=stream) as plain:
-                yield io.BufferedReader(plain, 1 << 20)
+                yield io.BufferedReader(plain, _BUFFER)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise RuntimeError(f"{path} is damaged: {error}.") from error
 

@@ -129,6 +129,8 @@ def run(args: argparse.Namespace) -> None:
     )
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     golden = json.loads((path / EXTRA_FOLDER / GOLDEN_FILE).read_text(encoding="utf-8"))
+    if note := changed_inputs(path):
+        sys.stderr.write(f"{note}\n")
     sys.stdout.write(
         f"{path}: {size / 1e6:.1f} MB; {len(golden)} golden requests answered as by the trained model\n"
         + (f"coarse search: {found(golden):.2%} of the exact answers' items\n" if args.coarse_search else "")
@@ -274,6 +276,7 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
     with np.errstate(divide="ignore"):
         log_share = np.maximum(np.log(counts / counts.sum()), np.finfo(np.float32).min)  # of the item with id i + 1
     line, whole = tf.lookup.TextFileIndex.LINE_NUMBER, tf.lookup.TextFileIndex.WHOLE_LINE
+    duplicates = folder.stats.get("options", {}).get("duplicates", "keep")
 
     class Recommender(tf.Module):
         def __init__(self):
@@ -337,6 +340,12 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
             ids = self._ids(request[HISTORY])  # [B, L]
             is_known = ids != PADDING_ID
             num_unknown = tf.reduce_sum(tf.cast(~is_known & (request[HISTORY] != ""), tf.int32), axis=1)
+            if duplicates != "keep":  # the first stays, as in training
+                is_same = request[HISTORY][:, :, None] == request[HISTORY][:, None, :]  # [B, L, L]
+                is_same = tf.linalg.band_part(is_same, 1 if duplicates == "consecutive" else -1, 0)
+                is_same = tf.linalg.set_diag(is_same, tf.zeros_like(is_known))
+                is_known &= ~tf.reduce_any(is_same, axis=2)
+                ids = tf.where(is_known, ids, PADDING_ID)
             # Known ids to the right, in their order; the model has learned from the newest max_len.
             order = tf.argsort(tf.cast(is_known, tf.int32), axis=1, stable=True)
 
@@ -408,6 +417,37 @@ def golden_requests(
             request[EXACT_ITEMS] = [catalogue[item - 1] for item in items.numpy()[0][np.isfinite(scores[0])]]
         requests.append(request)
     return requests
+
+
+def changed_inputs(version: pathlib.Path) -> str:
+    """What differs from the inputs of the newest other version beside it, in a sentence; empty where nothing does."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    def inputs(folder):
+        saved_model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+        return saved_model.meta_graphs[0].signature_def[SIGNATURE].inputs
+
+    def words(info):
+        size = info.tensor_shape.dim[1].size if len(info.tensor_shape.dim) > 1 else -1
+        return tf.as_dtype(info.dtype).name + (f" of length {size}" if size >= 0 else "")
+
+    files = version.parent.glob("[0-9]*/saved_model.pb")
+    others = [file.parent for file in files if file.parent.name.isdigit() and file.parent != version]
+    if not others:
+        return ""
+    other = max(others, key=lambda folder: int(folder.name))
+    now, before = inputs(version), inputs(other)
+    changes = [f"{name} is new" for name in now if name not in before]
+    changes += [f"{name} is gone" for name in before if name not in now]
+    changes += [
+        f"{name} is {words(now[name])}, not {words(before[name])}"
+        for name in now
+        if name in before and words(now[name]) != words(before[name])
+    ]
+    if not changes:
+        return ""
+    return f"Requests for version {other.name} do not fit version {version.name}: {'; '.join(sorted(changes))}."
 
 
 def found(golden: list[dict[str, Any]]) -> float:

@@ -69,9 +69,11 @@ def feature_of(name: str, kind: str) -> Feature:
 
 
 def text_of(value: Any) -> str:
-    """A value of JSON or Parquet as the text of a field: empty where it is missing or NaN."""
+    """A value of JSON or Parquet as the text of a field: empty where it is missing or NaN, "5" for 5.0."""
     if value is None or value != value:  # NaN
         return ""
+    if isinstance(value, float) and value.is_integer():  # an integer of a column that lacks some, as pandas writes it
+        value = int(value)
     is_nested = isinstance(value, (list, dict, bool))
     return json.dumps(value, default=str, ensure_ascii=False) if is_nested else str(value)
 
@@ -92,7 +94,7 @@ def parse(kind: str, text: str) -> Any:
                 values = json.loads(text)
             except RecursionError:
                 raise ValueError("the list is nested too deeply") from None
-            texts = [value if isinstance(value, str) else json.dumps(value) for value in values if value is not None]
+            texts = [text_of(value) for value in values]
             "".join(texts).encode()
             return [text.strip() for text in texts if text.strip()]
         return [part.strip() for part in _SEPARATORS.split(text) if part.strip()]

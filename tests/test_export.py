@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shutil
 import subprocess
 import sys
 
@@ -95,6 +96,60 @@ def test_an_empty_history_gets_the_most_popular_items(serve, chain_dataset, hist
 def test_a_history_of_no_columns_is_answered(exported):
     signature = tf.saved_model.load(str(exported)).signatures["serving_default"]
     assert signature(history=tf.zeros([2, 0], tf.string))["items"].shape == (2, 5)
+
+
+@pytest.fixture(scope="module")
+def run_without_repeats(write_dataset, tmp_path_factory):
+    path = tmp_path_factory.mktemp("without_repeats")
+    sequences = {f"user-{user}": names(*((user + place) % 20 for place in range(8))) for user in range(40)}
+    folder = DatasetFolder(write_dataset(path / "dataset", sequences))
+    settings = ("model.dim=4", "model.max_len=6", "train.epochs=1")
+    resolved = config.resolve("sasrec", models.find("sasrec").config_class, settings=settings)
+    return train(resolved, folder, path / "run", log=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("duplicates", "sent", "same_as"),
+    [
+        ("consecutive", [5, 3, 3, 4, 3], [5, 3, 4, 3]),
+        ("all", [3, 4, 4, 3, 5, 3], [3, 4, 5]),
+        ("keep", [3, 4, 4], [3, 4, 4]),
+    ],
+)
+def test_repeats_that_training_dropped_are_dropped(run_without_repeats, tmp_path, duplicates, sent, same_as):
+    run = run_without_repeats
+    dataset = shutil.copytree(run.open_dataset(None).path, tmp_path / "dataset")
+    stats = json.loads((dataset / "stats.json").read_text())
+    (dataset / "stats.json").write_text(json.dumps(stats | {"options": {"duplicates": duplicates}}))
+    path = export.export(run, tmp_path / "models" / "shop", dataset=str(dataset), k=5)
+    serve = tf.saved_model.load(str(path)).signatures["serving_default"]
+    answer, expected, dropped = (
+        serve(history=tf.constant([["", *names(*history), ""]])) for history in (sent, same_as, sorted(set(sent)))
+    )
+    for name in ("items", "scores"):
+        np.testing.assert_array_equal(answer[name], expected[name])
+    if duplicates == "keep":
+        assert not np.array_equal(answer["scores"], dropped["scores"])
+
+
+def test_a_version_that_takes_other_requests_says_so(run, chain_dataset, tmp_path, capsys):
+    place = str(tmp_path / "models" / "shop")
+    exported = ["export", "--run", str(run.path), "--output", place]
+
+    def said(*options):
+        capsys.readouterr()
+        assert cli.main([*exported, *options]) == 0
+        return capsys.readouterr().err
+
+    assert said() == ""
+    assert said() == ""
+    assert "Requests for version 2 do not fit version 3: history is string of length 6, not string." in said(
+        "--history-length", "6"
+    )
+    settings = ("model.dim=4", "model.max_len=6", "train.epochs=1")
+    fpmc = config.resolve("fpmc", models.find("fpmc").config_class, settings=settings)
+    exported[2] = str(train(fpmc, DatasetFolder(chain_dataset), tmp_path / "run", log=lambda line: None).path)
+    assert "history is string, not string of length 6; user_id is new." in said()
 
 
 def test_rows_do_not_influence_each_other(serve):

@@ -15,13 +15,30 @@ from seqrec_tf import features
         ("category", " red ", "red"),
         ("category", "", None),
         ("categories", "a|b, c ;;d", ["a", "b", "c", "d"]),
-        ("categories", '["a, b", 3, ""]', ["a, b", "3"]),
+        ("categories", '["a, b", 3, 4.0, true, null, ""]', ["a, b", "3", "4", "true"]),
         ("categories", "", []),
         ("text", "", None),
     ],
 )
 def test_fields_become_values(kind, text, value):
     assert features.parse(kind, text) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (25.0, "25"),
+        (25, "25"),
+        (0.5, "0.5"),
+        (math.nan, ""),
+        (None, ""),
+        (True, "true"),
+        ("25.0", "25.0"),
+        ([1], "[1]"),
+    ],
+)
+def test_a_value_has_one_text_whatever_the_format_of_its_file(value, text):
+    assert features.text_of(value) == text
 
 
 @pytest.mark.parametrize(

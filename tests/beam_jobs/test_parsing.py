@@ -84,6 +84,28 @@ def test_a_date_without_separators_is_not_taken_for_a_number_of_milliseconds(val
         parsing.infer_time_format(value)
 
 
+@pytest.mark.parametrize(
+    ("time_format", "value", "other"),
+    [
+        ("s", "978300760123", "ms"),
+        ("s", 20010101120000, "ms"),
+        ("s", 978300760123456789, "ns"),
+        ("ms", "978300760.25", "s"),
+        ("ms", 978300760123456, "us"),
+        ("us", "978300760123", "ms"),
+        ("ns", 978300760, "s"),
+    ],
+)
+def test_a_time_in_another_unit_is_refused(time_format, value, other):
+    with pytest.raises(ValueError, match=f"looks like a time in {other}, not in {time_format}"):
+        parsing.time_parser(time_format)(value)
+
+
+@pytest.mark.parametrize(("time_format", "value"), [("s", 978300760), ("ms", 978300760123), ("ms", -5), ("us", 12)])
+def test_a_time_in_its_unit_or_near_1970_is_taken(time_format, value):
+    assert parsing.time_parser(time_format)(str(value)) == value
+
+
 def test_an_order_has_no_fractions():
     parse = parsing.time_parser("order")
     assert [parse("2"), parse("2.0")] == [2, 2]

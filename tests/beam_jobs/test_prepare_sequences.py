@@ -2,6 +2,7 @@
 
 import collections
 import filecmp
+import io
 import json
 import os
 import random
@@ -344,7 +345,7 @@ def test_an_existing_folder_is_replaced_only_when_asked_and_only_by_a_whole_one(
     refused = prepare(THREE_USERS)
     assert refused.status == 2
     assert "--overwrite" in refused.err
-    assert prepare(log("u a soon"), "--time-format", "s", "--overwrite").status == 1
+    assert prepare(log("u a 1", "u a soon"), "--time-format", "s", "--overwrite").status == 1
     assert first.folder.fingerprint == fingerprint
     assert prepare(log("u a 1", "u b 2", "u b 3", "u b 4"), "--overwrite").status == 0
     assert first.folder.item_ids == ["a", "b"]
@@ -828,6 +829,60 @@ def test_wrong_options_are_refused_in_one_sentence(prepare, options, message):
     assert message in line
     assert "Traceback" not in outcome.err
     assert not any("dataset" in path.name for path in outcome.output.parent.iterdir())
+
+
+def test_a_column_of_the_wrong_kind_is_refused_before_the_work(prepare):
+    """But not where the first records only lack something, as those of anonymous users do in a sorted file."""
+    header, options = "user_id,item_id,timestamp,label\n", ["--label-column", "label"]
+    outcome = prepare(header + "u,a,1,yes\nu,b,2,no\n" * 200, *options)
+    assert outcome.status == 2
+    assert "No record in the first lines of" in outcome.err
+    assert "is an event; unparsable label: " in outcome.err
+    assert "'yes'" in outcome.err
+    nobody, known = ",a,1,1\n" * 120, "u,a,1,1\nu,b,2,1\nu,a,3,1\nu,b,4,1\n"
+    assert prepare(header + nobody + known, *options, "--max-rejected", "1").status == 0
+
+
+def test_what_reads_without_a_buffer_is_not_read_byte_by_byte(monkeypatch):
+    """As Beam's readers of object stores do."""
+    from apache_beam.io.filesystems import FileSystems
+
+    from beam_jobs import read_events
+
+    class Remote(io.BufferedIOBase):
+        def __init__(self):
+            self.content, self.reads = io.BytesIO(b"u,a,1\n" * 10_000), 0
+
+        def readable(self):
+            return True
+
+        def seekable(self):
+            return True
+
+        def seek(self, *place):
+            return self.content.seek(*place)
+
+        def read(self, size=-1):
+            self.reads += 1
+            return self.content.read(size)
+
+    remote = Remote()
+    monkeypatch.setattr(FileSystems, "open", lambda path, **_: remote)
+    part = read_events.Range("gs://bucket/events.csv", "", 0, 0, 0, start=6_001, end=59_990)
+    lines = list(read_events.read_lines(part))
+    assert [offset for offset, _ in lines] == list(range(6_006, 59_990, 6))
+    assert {line for _, line in lines} == {b"u,a,1\n"}
+    assert remote.reads < 5
+
+
+def test_dataflow_needs_the_package_on_its_workers():
+    from beam_jobs.prepare_sequences import beam_options, check_reachable
+
+    options = ["--runner", "DataflowRunner"]
+    with pytest.raises(ValueError, match=r"Dataflow's workers need this package: give --setup_file"):
+        check_reachable(beam_options(options, "prepare"), {"output": ["gs://bucket/shop"]})
+    for given in ("--setup_file=./setup.py", "--sdk_container_image=image"):
+        check_reachable(beam_options([*options, given], "prepare"), {"output": ["gs://bucket/shop"]})
 
 
 def test_an_input_without_a_line_is_refused(prepare):
