@@ -35,6 +35,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import AsList, TaggedOutput
 
 from beam_jobs import prepare_sequences, storage
+from beam_jobs.options import flag
 from seqrec_tf import records
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.records import DatasetFolder
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
         ("image_folder", "image_encoder"),
     ):
         if getattr(args, name) and not getattr(args, encoder):
-            raise ValueError(f"--{name.replace('_', '-')} needs --{encoder.replace('_', '-')}.")
+            raise ValueError(f"{flag(name)} needs {flag(encoder)}.")
     folder = DatasetFolder(args.dataset)
     options = prepare_sequences.beam_options(getattr(args, "beam_options", None) or [], "embed", vars(args))
     paths = ("dataset", "text_encoder", "image_encoder", "image_folder")

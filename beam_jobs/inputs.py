@@ -21,7 +21,7 @@ from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs import parsing, read_events, storage
-from beam_jobs.options import FORMATS, NONE, Options
+from beam_jobs.options import FORMATS, NONE, Options, flag
 from beam_jobs.parsing import Columns, EventParser, LineError, TextFormat
 from beam_jobs.read_events import Range
 from seqrec_tf import features
@@ -131,7 +131,7 @@ def inspect_events(options: Options) -> EventsInput:
     )
     for name in ("delimiter", "no_quotes", "header"):
         if format_ in ("jsonl", "parquet") and getattr(options, name):
-            raise ValueError(f"--{name.replace('_', '-')} does not apply to --format {format_}.")
+            raise ValueError(f"{flag(name)} does not apply to --format {format_}.")
     notes = [f"format {format_}"] if options.format == "auto" else []
     if not parts:
         raise ValueError(f"The input files are empty: {files[0].path}.")

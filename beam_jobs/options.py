@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import fnmatch
 import os
 from typing import Any
@@ -14,6 +13,7 @@ from apache_beam.io.filesystems import FileSystems
 from beam_jobs import parsing, sequences
 from beam_jobs.presets import PRESETS
 from seqrec_tf import features
+from seqrec_tf.config import check_choice
 
 NONE = "none"
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "sequences")
@@ -219,10 +219,7 @@ def resolve(args: argparse.Namespace) -> Options:
     }
     known: dict[str, Any] = {}
     if args.preset:
-        if args.preset not in PRESETS:
-            near = difflib.get_close_matches(args.preset, PRESETS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(PRESETS)}."
-            raise ValueError(f"There is no preset {args.preset!r}; {hint}")
+        check_choice("--preset", args.preset, PRESETS)
         inputs = given.get("input", ())
         folder = inputs[0].rstrip("/") if len(inputs) == 1 and _is_folder(inputs[0]) else None
 
@@ -252,11 +249,16 @@ def resolve(args: argparse.Namespace) -> Options:
             continue
         for name in (f"{one}_feature", f"{one}_id_column", *(f"{one}s_{what}" for what in _OF_TABLES)):
             if name in given:
-                raise ValueError(f"--{name.replace('_', '-')} needs --{one}s.")
+                raise ValueError(f"{flag(name)} needs --{one}s.")
             values.pop(name, None)  # the preset's
     for name in ("input", "test_input", "valid_input", "items", "item_feature", "users", "user_feature"):
         values[name] = tuple(values.get(name, ()))
     return Options(**values)
+
+
+def flag(name: str) -> str:
+    """An option as it is given: --min-item-events of min_item_events."""
+    return f"--{name.replace('_', '-')}"
 
 
 def _is_folder(path: str) -> bool:
@@ -273,10 +275,10 @@ def check_options(options: Options) -> None:
         raise ValueError("--output is missing: the dataset folder to write.")
     for name in ("min_item_events", "min_user_events", "filter_rounds", "max_events", "range_bytes"):
         if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}.")
+            raise ValueError(f"{flag(name)} must be at least 1, got {getattr(options, name)}.")
     for name in ("valid_days", "test_days", "valid_sequences", "num_shards"):
         if getattr(options, name) < 0:
-            raise ValueError(f"--{name.replace('_', '-')} must not be negative, got {getattr(options, name)}.")
+            raise ValueError(f"{flag(name)} must not be negative, got {getattr(options, name)}.")
     if options.max_length is not None and options.max_length < 2:
         raise ValueError(f"--max-length must be at least 2 (a history and a target), got {options.max_length}.")
     if not 0 <= options.max_rejected <= 1:
@@ -288,39 +290,36 @@ def check_options(options: Options) -> None:
     if options.format == "sequences":  # an item after the other, and nothing beside them
         for name in ("users", "session_column", "label_column", "weight_column", "header", "no_quotes"):
             if getattr(options, name) not in ((), NONE, False):
-                raise ValueError(
-                    f"--format sequences has items alone, a sequence a line: --{name.replace('_', '-')} does not apply."
-                )
-    if options.time_format != "auto" and options.time_column == NONE:
-        raise ValueError("--time-format needs --time-column.")
-    if options.positive_only and options.label_column == NONE:
-        raise ValueError("--positive-only needs --label-column.")
-    if options.label_threshold is not None and options.label_column == NONE:
-        raise ValueError("--label-threshold needs --label-column.")
-    for name in ("require_items", "require_item_features"):
-        if getattr(options, name) and not options.items:
-            raise ValueError(f"--{name.replace('_', '-')} needs --items.")
-    if options.users and options.user_column == NONE:
-        raise ValueError("--users needs --user-column: whose the events are.")
+                raise ValueError(f"--format sequences has items alone, a sequence a line: {flag(name)} does not apply.")
+    for name, is_met, needed in (
+        ("time_format", options.time_column != NONE, "--time-column"),
+        ("positive_only", options.label_column != NONE, "--label-column"),
+        ("label_threshold", options.label_column != NONE, "--label-column"),
+        ("require_items", options.items, "--items"),
+        ("require_item_features", options.items, "--items"),
+        ("users", options.user_column != NONE, "--user-column"),
+        ("valid_share", options.split == "leave-one-out", "--split leave-one-out"),
+        *(
+            (name, options.split == "files", "--split files")
+            for name in ("test_input", "valid_input", "valid_sequences")
+        ),
+        *((name, options.split == "time", "--split time") for name in ("valid_from", "test_from")),
+        *((name, options.split == "last-days", "--split last-days") for name in ("valid_days", "test_days")),
+    ):
+        if getattr(options, name) != getattr(Options, name) and not is_met:
+            raise ValueError(f"{flag(name)} needs {needed}.")
+    if options.max_length is not None and options.split == "time":
+        raise ValueError(
+            "--max-length would leave --split time less to train on of those who go on: it keeps what happened last. "
+            "Leave it out; models see the newest model.max_len events."
+        )
     if not 0 <= options.hold_out_items < 1:
         raise ValueError(f"--hold-out-items must be a share from 0 to below 1, got {options.hold_out_items:g}.")
     if options.hold_out_items and (options.split != "leave-one-out" or options.unseen_items == "drop"):
         raise ValueError("--hold-out-items needs --split leave-one-out and --unseen-items keep.")
     if not 0 <= options.valid_share <= 1:
         raise ValueError(f"--valid-share must be from 0 to 1, got {options.valid_share:g}.")
-    if options.valid_share != 1 and options.split != "leave-one-out":
-        raise ValueError("--valid-share needs --split leave-one-out.")
-    by_files = options.split == "files"
-    for name in ("test_input", "valid_input", "valid_sequences"):
-        if getattr(options, name) and not by_files:
-            raise ValueError(f"--{name.replace('_', '-')} needs --split files.")
-    if by_files and not options.test_input:
+    if options.split == "files" and not options.test_input:
         raise ValueError("--split files needs --test-input.")
-    for name in ("valid_from", "test_from"):
-        if getattr(options, name) and options.split != "time":
-            raise ValueError(f"--{name.replace('_', '-')} needs --split time.")
-    for name in ("valid_days", "test_days"):
-        if getattr(options, name) != getattr(Options, name) and options.split != "last-days":
-            raise ValueError(f"--{name.replace('_', '-')} needs --split last-days.")
     if options.split == "time" and not options.test_from:
         raise ValueError("--split time needs --test-from: when the test period begins.")

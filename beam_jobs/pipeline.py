@@ -136,6 +136,27 @@ def _moment(text: str, option: str, time_format: str) -> float:
     return microseconds * parsing.UNITS_PER_SECOND[time_format] / 1_000_000
 
 
+class _Counted:
+    """Applies steps that count, and keeps what they count.
+
+    Attributes:
+        counts: A collection a step, of what it counted.
+        items: A collection a step that counts items, of ((step, item), events).
+    """
+
+    def __init__(self, counts: list[Any]):
+        self.counts = counts
+        self.items: list[Any] = []
+
+    def __call__(self, stage, label: str, step: read_events.Counting, *side_inputs, has_items: bool = True):
+        """What a step makes of a stage."""
+        outputs = stage | label >> beam.ParDo(step, *side_inputs).with_outputs(COUNTS, ITEMS, main="main")
+        self.counts.append(outputs[COUNTS])
+        if has_items:
+            self.items.append(outputs[ITEMS] | f"Items of {label.lower()}" >> beam.CombinePerKey(sum))
+        return outputs["main"]
+
+
 class PrepareSequences(beam.PTransform):
     """The whole job, from nothing to a dataset folder.
 
@@ -157,127 +178,49 @@ class PrepareSequences(beam.PTransform):
             label_threshold=options.label_threshold,
         )
         read = begin | "Events" >> _Read(plan.events.parts, reader)
-        counts, rejected, lines = [read[COUNTS]], [read[REJECTED]], [read[LINES]]
+        counted = _Counted([read[COUNTS]])
+        rejected, lines = [read[REJECTED]], [read[LINES]]
         rows = {}
         learned = dict.fromkeys(("items", "users"), begin | "No features" >> beam.Create([{}]))
         for name, table in plan.tables.items():
             kinds = [feature.kind for feature in table.features]
             table_reader = read_events.ReadTable(table.text_format, table.id_column, table.columns, kinds)
             read_table = begin | name.capitalize() >> _Read(table.parts, table_reader)
-            counts.append(read_table[COUNTS])
+            counted.counts.append(read_table[COUNTS])
             rejected.append(read_table[REJECTED])
             lines.append(read_table[LINES])
             rows[name] = read_table["main"]
 
-        ordered = read["main"] | "Order" >> beam.CombinePerKey(sequences.NewestEvents(options.max_events))
-        required = options.required_item_features
-        clean = sequences.Clean(
-            positive_only=options.positive_only,
-            duplicates=options.duplicates,
-            require_items=options.require_items or bool(required),
-        )
-        known_items = []
-        if options.require_items or required:
-            names = [feature.name for feature in plan.tables["items"].features]
-            required_kinds = {place: plan.tables["items"].features[place].kind for place in map(names.index, required)}
-            first_rows = rows["items"] | "First rows" >> beam.CombinePerKey(min)
-            complete = first_rows | "Complete" >> beam.Filter(_has_fields, required_kinds)
-            known_items = [AsSingleton(_as_set(complete | beam.Keys(), "Known"))]
-        stage = _counting_pardo(ordered, "Clean", clean, *known_items)
-        steps = list(clean.steps)
-        counts.append(stage[COUNTS])
-        step_items = [_sum(stage[ITEMS], "Items cleaned")]
-
-        if options.min_item_events > 1 or options.min_user_events > 1:
-            for number in range(1, options.filter_rounds + 1):
-                rare = step_items[-1] | f"Rare {number}" >> beam.FlatMap(
-                    _rare_items, steps[-1], options.min_item_events
-                )
-                steps.append(f"filter round {number}" if options.filter_rounds > 1 else "filter")
-                stage = _counting_pardo(
-                    stage["main"],
-                    f"Filter {number}",
-                    sequences.FilterRound(steps[-1], options.min_user_events),
-                    AsSingleton(_as_set(rare, f"Rare set {number}")),
-                )
-                counts.append(stage[COUNTS])
-                step_items.append(_sum(stage[ITEMS], f"Items filtered {number}"))
-        if options.max_length:
-            steps.append(f"newest {options.max_length}")
-            stage = _counting_pardo(stage["main"], "Cut", sequences.KeepNewest(steps[-1], options.max_length))
-            counts.append(stage[COUNTS])
-            step_items.append(_sum(stage[ITEMS], "Items cut"))
-
-        if options.hold_out_items:
-            steps.append(f"without {options.hold_out_items:g} of the items")
-            hold_out = sequences.HoldOutItems(steps[-1], options.hold_out_items)
-            stage = _counting_pardo(stage["main"], "Hold out", hold_out)
-            counts.append(stage[COUNTS])
-            step_items.append(_sum(stage[ITEMS], "Items held out"))
-
+        whole, steps = self._filtered(read["main"], rows, counted)
         split = sequences.Split(plan.splitter, has_time=bool(plan.events.time_format))
-        stage = _counting_pardo(stage["main"], "Split", split, *self._boundary(stage["main"]))
-        counts.append(stage[COUNTS])
-        step_items.append(_sum(stage[ITEMS], "Items split"))
-
+        whole = counted(whole, "Split", split, *self._boundary(whole))
         vocabulary = (
-            step_items[-1]
+            counted.items[-1]
             | "Train and all" >> beam.FlatMap(_vocabulary_counts, keep_unseen=options.unseen_items == "keep")
             | "By item" >> beam.CombinePerKey(sum)
             | "Gather vocabulary" >> beam.combiners.ToList()
             | "Order vocabulary" >> beam.Map(write_dataset.order_vocabulary)
         )
         num_users = (
-            stage["main"]
+            whole
             | "Training users" >> beam.FlatMap(_training_user)
             | "Distinct users" >> beam.Distinct()
             | "Count users" >> beam.combiners.Count.Globally()
         )
-        ids = AsSingleton(vocabulary | "Ids" >> beam.Map(write_dataset.ids_of))
-        whole = stage["main"]
         if "users" in rows:
-            # Not CoGroupByKey, which would hold all sessions of a user at once.
-            of_user = (
-                (
-                    whole | "By user" >> beam.Map(lambda element: (element[0][1], (None, element))),
-                    rows["users"] | "Rows of users" >> beam.MapTuple(lambda user, row: (user, (row, None))),
-                )
-                | "Sessions and rows" >> beam.Flatten()
-                | "Group users" >> beam.GroupByKey()
-            )
-            learned["users"] = (
-                of_user
-                | "Training users' rows" >> beam.FlatMap(write_dataset.training_user_fields)
-                | "Learn of users" >> beam.CombineGlobally(write_dataset.LearnFeatures(plan.schema.user_features))
-            )
-            joined = _counting_pardo(of_user, "Join users", write_dataset.JoinUsers(len(plan.schema.user_features)))
-            counts.append(joined[COUNTS])
-            whole = joined["main"]
+            whole, learned["users"] = self._with_users(whole, rows["users"], counted)
         encode = write_dataset.EncodeSequences(
             plan.schema,
             num_shards=plan.num_shards,
             units_per_second=plan.units_per_second,
             is_by_time=plan.options.record_order == "time",
         )
-        encoded = _counting_pardo(whole, "Encode", encode, ids, AsSingleton(learned["users"]))
-        counts.append(encoded[COUNTS])
-        digests = [self._write(encoded["main"], "Sequences", plan.num_shards)]
+        ids = AsSingleton(vocabulary | "Ids" >> beam.Map(write_dataset.ids_of))
+        encoded = counted(whole, "Encode", encode, ids, AsSingleton(learned["users"]), has_items=False)
+        digests = [self._write(encoded, "Sequences", plan.num_shards)]
         if "items" in rows:
-            grouped = {
-                "id": vocabulary | "Items to ids" >> beam.FlatMap(_ids_and_counts),
-                "rows": rows["items"],
-            } | "Join items" >> beam.CoGroupByKey()
-            learned["items"] = (
-                grouped
-                | "Training items" >> beam.FlatMap(write_dataset.training_fields)
-                | "Learn features" >> beam.CombineGlobally(write_dataset.LearnFeatures(plan.schema.item_features[1:]))
-            )
-            num_shards = -(-len(plan.tables["items"].parts) // _PARTS_A_SHARD)
-            encode_items = write_dataset.EncodeItems(plan.schema.item_features, num_shards)
-            num_items = AsSingleton(vocabulary | "Number of items" >> beam.Map(len))
-            encoded = _counting_pardo(grouped, "Encode items", encode_items, AsSingleton(learned["items"]), num_items)
-            counts.append(encoded[COUNTS])
-            digests.append(self._write(encoded["main"], "Items", num_shards))
+            files_of_items, learned["items"] = self._items(vocabulary, rows["items"], counted)
+            digests.append(files_of_items)
 
         rejected_files = (
             rejected
@@ -289,9 +232,9 @@ class PrepareSequences(beam.PTransform):
                 AsDict(lines | "All lines" >> beam.Flatten()),
             )
         )
-        totals = counts | "All counts" >> beam.Flatten() | "Sum counts" >> beam.CombinePerKey(sum)
+        totals = counted.counts | "All counts" >> beam.Flatten() | "Sum counts" >> beam.CombinePerKey(sum)
         by_step = (
-            step_items
+            counted.items
             | "All steps" >> beam.Flatten()
             | "One item" >> beam.Map(_one_item)
             | "Sum steps" >> beam.CombinePerKey(beam.combiners.TupleCombineFn(sum, sum))
@@ -321,6 +264,80 @@ class PrepareSequences(beam.PTransform):
                 AsList(rejected_files),
             )
         )
+
+    def _filtered(self, events, rows, counted: _Counted):
+        """The sequences that are left, and the names of the steps that led there."""
+        plan, options = self._plan, self._plan.options
+        required = options.required_item_features
+        clean = sequences.Clean(
+            positive_only=options.positive_only,
+            duplicates=options.duplicates,
+            require_items=options.require_items or bool(required),
+        )
+        known_items = []
+        if options.require_items or required:
+            names = [feature.name for feature in plan.tables["items"].features]
+            required_kinds = {place: plan.tables["items"].features[place].kind for place in map(names.index, required)}
+            first_rows = rows["items"] | "First rows" >> beam.CombinePerKey(min)
+            complete = first_rows | "Complete" >> beam.Filter(_has_fields, required_kinds)
+            known_items = [AsSingleton(_as_set(complete | beam.Keys(), "Known"))]
+        whole = events | "Order" >> beam.CombinePerKey(sequences.NewestEvents(options.max_events))
+        whole = counted(whole, "Clean", clean, *known_items)
+        steps = list(clean.steps)
+        if options.min_item_events > 1 or options.min_user_events > 1:
+            for number in range(1, options.filter_rounds + 1):
+                rare = counted.items[-1] | f"Rare {number}" >> beam.FlatMap(
+                    _rare_items, steps[-1], options.min_item_events
+                )
+                steps.append(f"filter round {number}" if options.filter_rounds > 1 else "filter")
+                filter_round = sequences.FilterRound(steps[-1], options.min_user_events)
+                rare_set = AsSingleton(_as_set(rare, f"Rare set {number}"))
+                whole = counted(whole, f"Filter {number}", filter_round, rare_set)
+        if options.max_length:
+            steps.append(f"newest {options.max_length}")
+            whole = counted(whole, "Cut", sequences.KeepNewest(steps[-1], options.max_length))
+        if options.hold_out_items:
+            steps.append(f"without {options.hold_out_items:g} of the items")
+            whole = counted(whole, "Hold out", sequences.HoldOutItems(steps[-1], options.hold_out_items))
+        return whole, steps
+
+    def _with_users(self, whole, rows, counted: _Counted):
+        """The sequences with the fields of their users, and what these teach."""
+        # Not CoGroupByKey, which would hold all sessions of a user at once.
+        of_user = (
+            (
+                whole | "By user" >> beam.Map(lambda element: (element[0][1], (None, element))),
+                rows | "Rows of users" >> beam.MapTuple(lambda user, row: (user, (row, None))),
+            )
+            | "Sessions and rows" >> beam.Flatten()
+            | "Group users" >> beam.GroupByKey()
+        )
+        features = self._plan.schema.user_features
+        learned = (
+            of_user
+            | "Training users' rows" >> beam.FlatMap(write_dataset.training_user_fields)
+            | "Learn of users" >> beam.CombineGlobally(write_dataset.LearnFeatures(features))
+        )
+        join = write_dataset.JoinUsers(len(features))
+        return counted(of_user, "Join users", join, has_items=False), learned
+
+    def _items(self, vocabulary, rows, counted: _Counted):
+        """The files of the items' side features, by digest, and what the items teach."""
+        grouped = {
+            "id": vocabulary | "Items to ids" >> beam.FlatMap(_ids_and_counts),
+            "rows": rows,
+        } | "Join items" >> beam.CoGroupByKey()
+        features = self._plan.schema.item_features
+        learned = (
+            grouped
+            | "Training items" >> beam.FlatMap(write_dataset.training_fields)
+            | "Learn features" >> beam.CombineGlobally(write_dataset.LearnFeatures(features[1:]))
+        )
+        num_shards = -(-len(self._plan.tables["items"].parts) // _PARTS_A_SHARD)
+        encode = write_dataset.EncodeItems(features, num_shards)
+        num_items = AsSingleton(vocabulary | "Number of items" >> beam.Map(len))
+        encoded = counted(grouped, "Encode items", encode, AsSingleton(learned), num_items, has_items=False)
+        return self._write(encoded, "Items", num_shards), learned
 
     def _boundary(self, stage) -> list[Any]:
         """The side input of `Split`, where its rule has one."""
@@ -364,14 +381,6 @@ class _Read(beam.PTransform):
             | "Spread" >> beam.Reshuffle()
             | "Read" >> beam.ParDo(self._reader).with_outputs(COUNTS, ITEMS, REJECTED, LINES, main="main")
         )
-
-
-def _counting_pardo(stage, label: str, counting: read_events.Counting, *side_inputs):
-    return stage | label >> beam.ParDo(counting, *side_inputs).with_outputs(COUNTS, ITEMS, main="main")
-
-
-def _sum(items, label: str):
-    return items | label >> beam.CombinePerKey(sum)
 
 
 def _as_set(items, label: str):

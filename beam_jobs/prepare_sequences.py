@@ -34,7 +34,7 @@ from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from beam_jobs import storage, write_dataset
-from beam_jobs.options import add_arguments, resolve
+from beam_jobs.options import add_arguments, flag, resolve
 from beam_jobs.pipeline import PrepareSequences, make_plan
 from seqrec_tf import schema as schema_lib
 
@@ -101,7 +101,7 @@ def beam_options(arguments: Sequence[str], command: str, ours: Iterable[str] = (
         group._add_argparse_args(parser)
     unknown = parser.parse_known_args(list(arguments))[1]
     if unknown:
-        names = [f"--{name}".replace("_", "-") for name in ours]
+        names = [flag(name) for name in ours]
         near = difflib.get_close_matches(unknown[0].replace("_", "-").split("=")[0], names, n=1)
         hint = f"; did you mean {near[0]}?" if near else "."
         raise ValueError(f"{unknown[0]} is an option neither of seqrec {command} nor of Beam{hint}")
@@ -121,7 +121,7 @@ def check_reachable(options: PipelineOptions, paths: Mapping[str, Iterable[str]]
         for path in given:
             if path and "://" not in path:
                 raise ValueError(
-                    f"--{name.replace('_', '-')} {path} is on this machine, where Dataflow's workers are not. Give a "
+                    f"{flag(name)} {path} is on this machine, where Dataflow's workers are not. Give a "
                     f"remote path, such as gs://BUCKET/{path.lstrip('/')}."
                 )
     if not options.view_as(SetupOptions).setup_file and not options.view_as(WorkerOptions).sdk_container_image:

@@ -132,14 +132,10 @@ def compare(
 
 def read_sequences(dataset: str):
     """Training sequences of a dataset folder, lists of ids."""
-    import tensorflow as tf
-
     from seqrec_tf import records
 
-    folder = records.DatasetFolder(dataset)
-    spec = records.parsing_spec(folder.schema.features)
-    for batch in tf.data.TFRecordDataset(folder.split_files("train"), records.COMPRESSION).batch(1024):
-        yield from tf.io.parse_example(batch, spec)["item_ids"].to_list()
+    for batch in records.read_split(records.DatasetFolder(dataset), "train", ["item_ids"]):
+        yield from batch["item_ids"].to_list()
 
 
 def time_ours(args) -> list[float]:

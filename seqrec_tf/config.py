@@ -86,6 +86,11 @@ class ItemFeaturesConfig(ModelConfig):
             if getattr(self, name) != getattr(type(self), name) and not self.item_features:
                 raise ValueError(f"model.{name} needs model.item_features, to know items by.")
 
+    @property
+    def scores_by_features(self) -> bool:
+        """Whether items are scored by a table that is made of their features."""
+        return bool(self.item_features)
+
 
 WINDOWS = ("newest", "random")
 
@@ -118,6 +123,9 @@ class DataConfig:
         check_at_least("data.eval_batch_size", self.eval_batch_size, 1)
         check_at_least("data.valid_sequences", self.valid_sequences, 0)
         check_choice("data.window", self.window, WINDOWS)
+
+
+STRATEGIES = ("auto", "none", "mirrored", "multi-worker")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +182,7 @@ class TrainConfig:
             raise ValueError(f"train.seed must be below 2^31, got {self.seed}.")
         check_choice("train.schedule", self.schedule, ("constant", "cosine", "linear"))
         check_choice("train.precision", self.precision, ("float32", "mixed_bfloat16", "mixed_float16"))
-        check_choice("train.strategy", self.strategy, ("auto", "none", "mirrored", "multi-worker"))
+        check_choice("train.strategy", self.strategy, STRATEGIES)
 
 
 @contextlib.contextmanager

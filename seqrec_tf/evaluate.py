@@ -45,7 +45,7 @@ CUTOFFS = (1, 5, 10, 20)
 NUM_NEGATIVES = 100
 NUM_RESAMPLES = 1000
 
-# Times that as many items again are drawn before what was drawn already is most of it.
+# Rounds of draws before what is left is drawn exactly.
 _ROUNDS = 20
 
 # Resamples for figures that cost a pass over all recommendations or scores each.

@@ -116,9 +116,6 @@ def _rows_of_file(path: str, id_column: str, *, quoted: bool) -> Iterator[tuple[
                     raise ValueError(
                         f"{path}, line {line}: expected a JSON object, got {text.strip()[:80]!r}."
                     ) from None
-                item = values.get(id_column)
-                if isinstance(item, float) and item.is_integer():
-                    row[id_column] = str(int(item))
                 yield line, {id_column: "", **row}
             return
         csv.field_size_limit(features.LONGEST_FIELD)

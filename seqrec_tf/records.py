@@ -1,7 +1,7 @@
 """Records: a schema's features to `tf.train.Example` bytes and back, and the dataset folder that holds them.
 
 `encode_example` and `parsing_spec` are an inverse pair derived from the same features, so the writer (Beam) and the
-reader (tf.data) cannot disagree. TensorFlow is imported when first needed: opening a folder does not need it.
+reader (tf.data) cannot disagree. TensorFlow is imported when first needed.
 """
 
 from __future__ import annotations
@@ -115,20 +115,24 @@ class DatasetFolder:
         return f"{self.path}/{name}"
 
     def _exists(self, name: str) -> bool:
-        if "://" in self.path:
-            import tensorflow as tf
+        import tensorflow as tf
 
-            return tf.io.gfile.exists(self.file(name))
-        return pathlib.Path(self.file(name)).exists()
+        return tf.io.gfile.exists(self.file(name))
+
+    def _names(self, folder: str) -> list[str]:
+        """What a folder of this folder holds, sorted; nothing where there is none."""
+        import tensorflow as tf
+
+        path = self.file(folder)
+        names = tf.io.gfile.listdir(path) if tf.io.gfile.isdir(path) else []  # no glob, to which [ is no letter
+        return sorted(name.rstrip("/") for name in names)
 
     def read_text(self, name: str) -> str:
         """Content of a text file of this folder."""
-        if "://" in self.path:
-            import tensorflow as tf
+        import tensorflow as tf
 
-            with tf.io.gfile.GFile(self.file(name)) as stream:
-                return stream.read()
-        return pathlib.Path(self.file(name)).read_text(encoding="utf-8")
+        with tf.io.gfile.GFile(self.file(name)) as stream:
+            return stream.read()
 
     @functools.cached_property
     def schema(self) -> Schema:
@@ -143,14 +147,11 @@ class DatasetFolder:
     @functools.cached_property
     def vectors(self) -> dict[str, dict[str, Any]]:
         """Embedded columns: name to the content of its `encoder.json`."""
-        pattern = f"{schema_lib.VECTORS_FOLDER}/*/{schema_lib.ENCODER_FILE}"
-        if "://" in self.path:
-            import tensorflow as tf
-
-            names = [path[len(self.path) + 1 :] for path in tf.io.gfile.glob(self.file(pattern))]
-        else:
-            names = [str(path.relative_to(self.path)) for path in pathlib.Path(self.path).glob(pattern)]
-        return {name.split("/")[1]: json.loads(self.read_text(name)) for name in sorted(names)}
+        files = {
+            name: f"{schema_lib.VECTORS_FOLDER}/{name}/{schema_lib.ENCODER_FILE}"
+            for name in self._names(schema_lib.VECTORS_FOLDER)
+        }
+        return {name: json.loads(self.read_text(file)) for name, file in files.items() if self._exists(file)}
 
     @property
     def encoders(self) -> dict[str, str]:
@@ -252,7 +253,7 @@ class DatasetFolder:
             )
         if wanted:
             row = 1  # item records lie in the order of the ids
-            for batch in _parsed(self.item_files(), wanted):
+            for batch in read_files(self.item_files(), wanted):
                 for feature in wanted:
                     parsed = batch[feature.name]
                     if isinstance(parsed, tf.RaggedTensor):
@@ -263,7 +264,7 @@ class DatasetFolder:
         for name in sorted(embedded.keys() & names):
             about, folder = self.vectors[embedded[name]], f"{schema_lib.VECTORS_FOLDER}/{embedded[name]}"
             files = [self.file(f"{folder}/{file}") for file in about["files"]]
-            for batch in _parsed(files, schema_lib.vector_record(about["dim"])):
+            for batch in read_files(files, schema_lib.vector_record(about["dim"])):
                 ids = [id_of.get(item.decode(), 0) for item in batch[schema_lib.ITEM_ID].numpy()]
                 values[name][ids] = batch[schema_lib.VECTOR]
             values[name][0] = 0  # where items went that the dataset does not have any more
@@ -274,11 +275,7 @@ class DatasetFolder:
         return self._record_files(schema_lib.ITEMS_FOLDER)
 
     def _record_files(self, folder: str) -> list[str]:
-        if "://" in self.path:
-            import tensorflow as tf
-
-            return sorted(tf.io.gfile.glob(f"{self.file(folder)}/*{RECORD_SUFFIX}"))
-        return sorted(str(path) for path in pathlib.Path(self.file(folder)).glob(f"*{RECORD_SUFFIX}"))
+        return [self.file(f"{folder}/{name}") for name in self._names(folder) if name.endswith(RECORD_SUFFIX)]
 
 
 def read_split(folder: DatasetFolder, split: str, names: Iterable[str] = ()):
@@ -291,11 +288,11 @@ def read_split(folder: DatasetFolder, split: str, names: Iterable[str] = ()):
     """
     names = set(names)
     wanted = [feature for feature in folder.schema.record_features if not names or feature.name in names]
-    return _parsed(folder.split_files(split), wanted)
+    return read_files(folder.split_files(split), wanted)
 
 
-def _parsed(files: list[str], features: Iterable[Feature]):
-    """The records of some files, many at a time."""
+def read_files(files: list[str], features: Iterable[Feature]):
+    """These features of the records of some files, as `parsing_spec` gives them, many at a time."""
     import tensorflow as tf
 
     spec = parsing_spec(features)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from seqrec_tf import __version__
 from seqrec_tf import run_folder as run_lib
-from seqrec_tf.config import Config, DataConfig, TrainConfig, computing_in
+from seqrec_tf.config import STRATEGIES, Config, DataConfig, TrainConfig, computing_in
 from seqrec_tf.records import DatasetFolder, read_split
 from seqrec_tf.run_folder import RunFolder, write_whole
 from seqrec_tf.schema import COMPLETED_FILE, LABELS, TARGET_START
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--strategy",
-        choices=("auto", "none", "mirrored", "multi-worker"),
+        choices=STRATEGIES,
         help="tf.distribute strategy (train.strategy); auto: mirrored where there are several GPUs. multi-worker reads "
         "TF_CONFIG; start the same command on every machine",
     )

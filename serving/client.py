@@ -324,8 +324,6 @@ def item_names(dataset: str, ids: Collection[str], *, feature: str) -> dict[str,
     from seqrec_tf import quiet, records, schema
 
     quiet.import_tensorflow()
-    import tensorflow as tf
-
     folder = records.DatasetFolder(dataset)
     if not folder.schema.item_features:
         return {}  # it was prepared without an items file
@@ -336,12 +334,10 @@ def item_names(dataset: str, ids: Collection[str], *, feature: str) -> dict[str,
             f"--name-feature must be a string feature of the items of {dataset}, got {feature!r}; there are: "
             f"{', '.join(names) or 'none'}."
         )
-    spec = records.parsing_spec([known[schema.ITEM_ID], known[feature]])
     wanted = {item.encode() for item in ids}
     found: dict[str, str] = {}
-    batches = tf.data.TFRecordDataset(folder.item_files(), compression_type=records.COMPRESSION).batch(1024)
-    for batch in batches.map(lambda serialized: tf.io.parse_example(serialized, spec)).as_numpy_iterator():
-        for item, name in zip(batch[schema.ITEM_ID], batch[feature], strict=True):
+    for batch in records.read_files(folder.item_files(), [known[schema.ITEM_ID], known[feature]]):
+        for item, name in zip(batch[schema.ITEM_ID].numpy(), batch[feature].numpy(), strict=True):
             if item in wanted:
                 found[item.decode()] = name.decode("utf-8", "replace")
         if len(found) == len(wanted):

@@ -71,9 +71,6 @@ def run(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f"--models must name a folder, {args.models} is none.")
     store = ModelStore(args.models, report=_write_line)
     with listen(args.host, args.port) as listener:
-        import tensorflow as tf  # here, because a wrong argument should not take its seconds
-
-        tf.get_logger().setLevel("ERROR")  # the loader announces every file it restores
         store.poll()
         if not store.models:
             raise ValueError(

@@ -214,7 +214,7 @@ def test_negatives_avoid_events_that_are_too_old_for_the_model(write_dataset, tm
         "seqrec_tf.sampling.uniform_negatives",
         lambda excluded, *, shape, **options: (avoided.append(excluded.numpy()), tf.ones(shape, tf.int32))[1],
     )
-    model.compute_loss(inputs, labels, model(inputs, training=True))
+    model.target_losses(inputs, labels, model(inputs, training=True))
     assert [set(row) for row in avoided[0]] == [set(row) for row in inputs["seen"].numpy()]
 
 

@@ -14,6 +14,7 @@ OURS = ("seqrec_tf", "beam_jobs", "serving")
 # `python -m beam_jobs.prepare_sequences`.
 CONTRACT = {
     "seqrec_tf",
+    "seqrec_tf.config",
     "seqrec_tf.schema",
     "seqrec_tf.records",
     "seqrec_tf.features",

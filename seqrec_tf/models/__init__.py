@@ -11,6 +11,7 @@ import os
 import pkgutil
 import sys
 
+from seqrec_tf.config import check_choice
 from seqrec_tf.models.base import SequenceModel
 
 
@@ -25,11 +26,9 @@ def find(name: str) -> type[SequenceModel]:
     Raises:
         ValueError: There is no such module, or it does not define exactly one public `SequenceModel`.
     """
-    if "." not in name and name not in names():
-        from seqrec_tf.config import check_choice
-
+    if "." not in name:
         check_choice("--model", name, names())
-    if "." in name and os.getcwd() not in sys.path:
+    elif os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a module beside the user, as `python -m` would find it
     path = name if "." in name else f"{__name__}.{name}"
     try:

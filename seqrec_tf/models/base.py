@@ -42,9 +42,10 @@ _COARSE_CANDIDATES = 4
 class SequenceModel(keras.Model):
     """Base of all models.
 
-    A subclass defines `create_layers` and `call`; one that scores items other than by a dot product with a table
-    overrides `score_block` and `score_candidates` too. On CPUs a batch is worked on in parts of its rows, perhaps
-    without any: where `call`, `query` or `target_losses` do not treat rows independently, it overrides `num_parts`.
+    A subclass defines `create_layers`, `call` and `item_table`; one that scores items other than by a dot product with
+    a table overrides `score_block` and `score_candidates` instead of the last. On CPUs a batch is worked on in parts of
+    its rows, perhaps without any: where `call`, `query` or `target_losses` do not treat rows independently, it
+    overrides `num_parts`.
 
     Args:
         config: The model's configuration, an instance of `config_class`; its defaults where None.
@@ -52,8 +53,8 @@ class SequenceModel(keras.Model):
 
     Attributes:
         reads: Features of a sequence that the model takes beside `item_ids`: of `user_id` (as a fingerprint),
-            `timestamps` (with `target_time`), `labels` and features of users, those that its class or its configuration
-            names and the schema has.
+            `timestamps` (with `target_time`) and features of users, those that its class or its configuration names and
+            the schema has.
     """
 
     config_class: ClassVar[type[ModelConfig]] = ModelConfig
@@ -63,6 +64,7 @@ class SequenceModel(keras.Model):
     ranks_candidates: bool = False  # whether it is for a few candidates, as all items would take it long
     frozen_table: Any = None  # a tf.Variable, where `freeze_item_table` made one
     coarse_table: Any = None  # the same
+    bias: Any = None  # float32 [V], where `make_item_bias` made it
     config: Any  # an instance of config_class
 
     def __init__(self, config: ModelConfig | None = None, schema: Schema | None = None, **kwargs):
@@ -162,12 +164,16 @@ class SequenceModel(keras.Model):
     @property
     def scores_by_features(self) -> bool:
         """Whether the item table is made of side features, so that items that nobody has touched yet have a score."""
-        return self.item_features is not None
+        return self.item_features is not None and self.config.scores_by_features
 
     @property
     def takes_new_items(self) -> bool:
         """Whether items that came after training can be added, known by their side features alone."""
         return self.scores_by_features
+
+    def make_item_bias(self) -> None:
+        """Make a weight of each item's `item_bias`."""
+        self.bias = self.add_weight(name="bias", shape=[self.num_items + 1], initializer="zeros", dtype="float32")
 
     def features_to_read(self) -> tuple[str, ...]:
         """What `reads` would be if the schema had everything; a model whose options decide it overrides this."""
@@ -208,8 +214,8 @@ class SequenceModel(keras.Model):
         raise NotImplementedError
 
     def item_bias(self):
-        """A score of each item that does not depend on the history, float [V]; None where there is none."""
-        return None
+        """A score of each item that does not depend on the history, float32 [V]; None where there is none."""
+        return None if self.bias is None else tf.convert_to_tensor(self.bias)
 
     def project(self, hidden):
         """Hidden states, float [..., D], to what is compared with the item table; themselves, by default."""
@@ -412,31 +418,20 @@ class SequenceModel(keras.Model):
         if isinstance(config, ObjectiveConfig):
             if config.negatives_are_shared:
                 return 1
-            if config.loss == "softmax":
-                # A table that is made of side features would be made in each part; logits of many items are products
-                # so large that they keep all cores busy.
-                scores_by_features = getattr(config, "item_features", ()) and getattr(
-                    config, "score_with_features", getattr(config, "is_tied", True)
-                )
-                if scores_by_features or schema.num_items > _MANY_ITEMS:
-                    return 1
+            # A table that is made of side features would be made in each part; logits of many items are products so
+            # large that they keep all cores busy.
+            makes_table = getattr(config, "scores_by_features", False)
+            if config.loss == "softmax" and (makes_table or schema.num_items > _MANY_ITEMS):
+                return 1
         return parts_for_cores()
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Mean loss over the real targets of the whole batch, on all replicas, times its weight: float32 scalar.
-
-        `train_step` gives the same from `target_losses`, of parts of the batch; to change the loss, override that.
+    def mean_loss(self, values, weight=None):
+        """Mean over the targets of the whole batch, on all replicas, times the batch's weight: float32 scalar.
 
         Args:
-            x: The inputs of `call`.
-            y: int32 [B, L], targets; 0 where there is none.
-            y_pred: float [B, L, D], what `call` returned.
-            sample_weight: float32 [B], all equal: the weight of this batch among those of an epoch; 1 where None.
-            training: Unused.
+            values: float32 [N], what `target_losses` gives.
+            weight: float32 [B], all equal: the weight of this batch among those of an epoch; 1 where None.
         """
-        return self._mean_loss(self.target_losses(x, y, y_pred), sample_weight)
-
-    def _mean_loss(self, values, weight):
         total, count = tf.reduce_sum(values), tf.cast(tf.size(values), tf.float32)
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:
@@ -448,7 +443,13 @@ class SequenceModel(keras.Model):
         return weight * tf.math.divide_no_nan(total, count)
 
     def target_losses(self, x, y, y_pred):
-        """Loss of each real target: float32 [N]. Arguments as those of `compute_loss`."""
+        """Loss of each real target: float32 [N]. A model that learns by another loss overrides this.
+
+        Args:
+            x: The inputs of `call`.
+            y: int32 [B, L], targets; 0 where there is none.
+            y_pred: float [B, L, D], what `call` returned.
+        """
         if self.objective is None:
             raise NotImplementedError(f"{type(self).__name__} has no loss: it learns nothing by gradients.")
         is_target = y != PADDING_ID
@@ -581,7 +582,7 @@ class SequenceModel(keras.Model):
 
         parts = self.num_parts(self.config, self.schema)
         with tf.GradientTape() as tape:
-            loss = self._mean_loss(in_parts(losses_of, parts, inputs, labels), weight)
+            loss = self.mean_loss(in_parts(losses_of, parts, inputs, labels), weight)
             scaled = self.optimizer.scale_loss(loss)
         self._loss_tracker.update_state(loss * self.distribute_strategy.num_replicas_in_sync)
         variables = self.trainable_variables

@@ -71,6 +71,11 @@ class RankingConfig(ItemFeaturesConfig):
         if not self.hidden_dims or min(self.hidden_dims) < 1:
             raise ValueError(f"model.hidden_dims must be one or more positive widths, got {list(self.hidden_dims)}.")
 
+    @property
+    def scores_by_features(self):
+        """There is no item table: candidates are represented one by one."""
+        return False
+
 
 class RankingModel(SequenceModel):
     """Base of ranking models: a subclass defines `create_layers` and `score`."""
@@ -89,23 +94,18 @@ class RankingModel(SequenceModel):
         self.num_drawn = self.num_items  # items 1 to this may be drawn
 
     @property
-    def learns_from_labels(self) -> bool:
-        """Whether events with label 0 are the negatives, and not drawn items."""
-        return not self.config.num_negatives
-
-    @property
     def gives_probabilities(self):
-        """Only what learned from labels gives the probability of a label."""
-        return self.learns_from_labels
+        """Where events with label 0 are the negatives, and not drawn items."""
+        return not self.config.num_negatives
 
     @property
     def monitor(self):
         """AUC where there are labels to compare with, else NDCG among drawn items."""
-        return "auc" if self.learns_from_labels else "sampled_ndcg@10"
+        return "auc" if self.gives_probabilities else "sampled_ndcg@10"
 
     def create_metrics(self):
         """Those that `monitor` is one of."""
-        if self.learns_from_labels:
+        if self.gives_probabilities:
             return [keras.metrics.AUC(num_thresholds=2000, from_logits=True, name="auc")]
         return [keras.metrics.Mean(name=f"sampled_{name}@10") for name in ("ndcg", "hr")]
 
@@ -119,11 +119,6 @@ class RankingModel(SequenceModel):
     def is_cold(self, inputs):
         """Nobody: without a history, too, a candidate has a logit, by the item and what is known of the user."""
         return tf.zeros(tf.shape(inputs[ITEM_IDS])[:1], tf.bool)
-
-    @property
-    def scores_by_features(self):
-        """There is no item table: candidates are represented one by one."""
-        return False
 
     @property
     def takes_new_items(self):
@@ -170,6 +165,23 @@ class RankingModel(SequenceModel):
         self.users = UserEmbedding(self.schema.num_users, config.user_dim, name="users") if config.user_dim else None
         self.make_user_features(config.user_features, config.dim)
         self.make_item_features(config.item_features, config.dim)
+
+    def logits(self, pairs, query, training):
+        """Logits of the perceptron.
+
+        Args:
+            pairs: What is known of each history and candidate, float [B, K, W] each.
+            query: What is known of the histories; the user takes part here.
+            training: Whether dropout is on.
+
+        Returns:
+            float32 [B, K].
+        """
+        rows, number = tf.unstack(tf.shape(pairs[0])[:2])
+        if USER in query:
+            pairs = [*pairs, tf.repeat(query[USER][:, None], number, axis=1)]
+        flat = tf.reshape(tf.concat(pairs, axis=-1), [rows * number, sum(part.shape[-1] for part in pairs)])
+        return tf.reshape(self.perceptron(flat, training=training), [rows, number])
 
     def query(self, inputs, training=False):
         """What `score` takes of the histories."""
@@ -258,7 +270,7 @@ class RankingModel(SequenceModel):
         places = tf.ragged.range(oldest, lengths)
         row, place = places.value_rowids(), places.flat_values
         first, number = tf.gather(items.row_starts(), row), place - tf.gather(oldest, row)
-        if not self.learns_from_labels and LABELS in sequences:
+        if not self.gives_probabilities and LABELS in sequences:
             is_liked = tf.gather(sequences[LABELS].flat_values, first + place) == 1
             row, place, first, number = (tf.boolean_mask(part, is_liked) for part in (row, place, first, number))
         may_be_history, begin, end = self.histories(sequences, first, first + place)
@@ -273,7 +285,7 @@ class RankingModel(SequenceModel):
             inputs[name] = tf.gather(sequences[name], row) if name in self.reads_of_user else of_history(name)
         if TIMESTAMPS in self.reads:
             inputs[TARGET_TIME] = tf.gather(sequences[TIMESTAMPS].flat_values, first + place)
-        if self.learns_from_labels:
+        if self.gives_probabilities:
             return inputs, tf.cast(tf.gather(sequences[LABELS].flat_values, first + place), tf.int32)[:, None]
         # For each sequence at once: its items are sorted once, not once for each of its targets.
         drawn = sampling.uniform_negatives(
@@ -312,7 +324,7 @@ class RankingModel(SequenceModel):
     def test_step(self, data):
         """AUC of the events to predict by their labels; ranking metrics where it learns from none."""
         inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
-        if not self.learns_from_labels:
+        if not self.gives_probabilities:
             return super().test_step(data)
 
         def scores_of(inputs, target):

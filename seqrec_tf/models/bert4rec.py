@@ -65,7 +65,7 @@ class BERT4Rec(SequenceModel):
         self.projection.build([None, config.dim])
         self.projection_norm = LayerNorm(epsilon=1e-6, name="projection_norm")
         self.projection_norm.build([None, config.dim])
-        self.bias = self.add_weight(name="bias", shape=[self.num_items + 1], initializer="zeros", dtype="float32")
+        self.make_item_bias()
 
     def item_table(self):
         """The table that also embeds the inputs: float [V, D]; without side features with a last row, the mask's."""
@@ -78,10 +78,6 @@ class BERT4Rec(SequenceModel):
         is_item = item_ids <= self.num_items
         of_items = super().represent(tf.where(is_item, item_ids, PADDING_ID), training=training)
         return tf.where(is_item[..., None], of_items, self.items(item_ids, training=training))
-
-    def item_bias(self):
-        """A score of each item for itself: float32 [V]."""
-        return tf.convert_to_tensor(self.bias)
 
     def make_batch(self, sequences, seed):
         """Sequences with some events masked, and what they were.

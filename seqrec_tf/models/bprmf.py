@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 
 import keras
-import tensorflow as tf
 
 from seqrec_tf.config import check_at_least
 from seqrec_tf.layers import Embedding, UserEmbedding
@@ -53,12 +52,8 @@ class BPRMF(UserItemModel):
         """Tables of users and of items, item biases."""
         self.users = UserEmbedding(self.schema.num_users, self.config.dim, initializer=0.05, name="users")
         self.items = Embedding(self.num_items + 1, self.config.dim, initializer=0.05, name="items")
-        self.bias = self.add_weight(name="bias", shape=[self.num_items + 1], initializer="zeros", dtype="float32")
+        self.make_item_bias()
 
     def item_table(self):
         """Vectors of the items: float [V, D]."""
         return self.items.table
-
-    def item_bias(self):
-        """A score of each item for anybody: float32 [V]."""
-        return tf.convert_to_tensor(self.bias)

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from seqrec_tf.config import check_at_least
 from seqrec_tf.layers import Dropout, Embedding, TransformerBlock, attention_bias
-from seqrec_tf.models.base_ranking import AGES, HISTORY, USER, RankingConfig, RankingModel, perceptron
+from seqrec_tf.models.base_ranking import AGES, HISTORY, RankingConfig, RankingModel, perceptron
 from seqrec_tf.schema import PADDING_ID, TIMESTAMPS
 
 
@@ -97,10 +97,5 @@ class BST(RankingModel):
         for block in self.blocks:
             hidden = block(hidden, bias, training=training)
         hidden *= tf.cast(is_real, hidden.dtype)[..., None]
-        parts = [
-            tf.reshape(hidden, [rows * number, (length + 1) * width]),
-            tf.reshape(item, [rows * number, config.dim]),
-        ]
-        if USER in query:
-            parts.append(tf.repeat(query[USER], number, axis=0))
-        return tf.reshape(self.perceptron(tf.concat(parts, axis=-1), training=training), [rows, number])
+        outputs = tf.reshape(hidden, [rows, number, (length + 1) * width])
+        return self.logits([outputs, item], query, training)

@@ -78,7 +78,7 @@ class Caser(SequenceModel):
         self.inputs = Embedding(num_rows, config.dim, initializer=0.05, name="inputs")
         width = config.dim * (2 if config.use_users else 1)
         self.outputs = Embedding(num_rows, width, initializer=0.05, name="outputs")
-        self.bias = self.add_weight(name="bias", shape=[num_rows], initializer="zeros", dtype="float32")
+        self.make_item_bias()
         self.horizontal = [
             keras.layers.Conv1D(config.num_horizontal, height, activation="relu", name=f"horizontal_{height}")
             for height in range(1, config.window + 1)
@@ -90,10 +90,6 @@ class Caser(SequenceModel):
     def item_table(self):
         """Output vectors, for what the filters find and for users: float [V, D], or [V, 2 D] with users."""
         return self.outputs.table
-
-    def item_bias(self):
-        """A score of each item for itself: float32 [V]."""
-        return tf.convert_to_tensor(self.bias)
 
     def call(self, inputs, training=False):
         """What the filters find up to each event, with the user: float [B, L, D], or [B, L, 2 D] with users."""

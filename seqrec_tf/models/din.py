@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from seqrec_tf.config import check_at_least
 from seqrec_tf.layers import Dropout, Embedding
-from seqrec_tf.models.base_ranking import HISTORY, USER, RankingConfig, RankingModel, perceptron
+from seqrec_tf.models.base_ranking import HISTORY, RankingConfig, RankingModel, perceptron
 from seqrec_tf.schema import PADDING_ID
 
 
@@ -59,7 +59,6 @@ class DIN(RankingModel):
 
     def score(self, query, candidates, training=False):
         """Logits, float [B, K], of candidates, int32 [B, K]."""
-        rows, number = tf.shape(candidates)[0], tf.shape(candidates)[1]
         events = self.dropout(self.represent(query[HISTORY], training), training=training)[:, None]  # [B, 1, L, D]
         item = self.dropout(self.represent(candidates, training), training=training)  # [B, K, D]
         target = item[:, :, None]  # [B, K, 1, D]
@@ -68,8 +67,4 @@ class DIN(RankingModel):
         hidden = self.attention_activation(self.attention_hidden(tf.concat(both, axis=-1)))
         is_real = tf.cast(query[HISTORY] != PADDING_ID, hidden.dtype)[:, None, :, None]
         interest = tf.reduce_sum(self.attention_weight(hidden) * is_real * events, axis=2)  # [B, K, D]
-        parts = [interest, item]
-        if USER in query:
-            parts.append(tf.repeat(query[USER][:, None], number, axis=1))
-        flat = tf.reshape(tf.concat(parts, axis=-1), [rows * number, sum(part.shape[-1] for part in parts)])
-        return tf.reshape(self.perceptron(flat, training=training), [rows, number])
+        return self.logits([interest, item], query, training)

@@ -24,10 +24,10 @@ from seqrec_tf.schema import ITEM_IDS
 
 @dataclasses.dataclass(frozen=True)
 class FMCConfig(ObjectiveConfig):
-    """Hyper-parameters of FMC; those of the loss are in `ObjectiveConfig`.
+    """Hyper-parameters of FMC, FPMC and TransRec; those of the loss are in `ObjectiveConfig`.
 
     Attributes:
-        dim: Width of both embeddings.
+        dim: Width of all embeddings.
     """
 
     loss: str = "bpr"

@@ -13,8 +13,6 @@ Tensor letters: B batch, L length, D model dim, V items (padding row included).
 
 from __future__ import annotations
 
-import dataclasses
-
 import keras
 import tensorflow as tf
 
@@ -24,16 +22,11 @@ from seqrec_tf.models.fmc import FMCConfig
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID, USER_ID
 
 
-@dataclasses.dataclass(frozen=True)
-class FPMCConfig(FMCConfig):
-    """Hyper-parameters of FPMC: `dim` is the width of each of the four tables."""
-
-
 @keras.saving.register_keras_serializable("seqrec_tf")
 class FPMC(SequenceModel):
     """Matrix factorization and factorized Markov chain, added."""
 
-    config_class = FPMCConfig
+    config_class = FMCConfig
     reads = (USER_ID,)
 
     def create_layers(self):

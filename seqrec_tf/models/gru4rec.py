@@ -62,6 +62,11 @@ class GRU4RecConfig(ObjectiveConfig, ItemFeaturesConfig):
         check_rate("model.embedding_dropout_rate", self.embedding_dropout_rate)
         check_rate("model.hidden_dropout_rate", self.hidden_dropout_rate)
 
+    @property
+    def scores_by_features(self):
+        """Where inputs and outputs are one table."""
+        return self.is_tied and super().scores_by_features
+
 
 @keras.saving.register_keras_serializable("seqrec_tf")
 class GRU4Rec(SequenceModel):
@@ -78,7 +83,7 @@ class GRU4Rec(SequenceModel):
         if not config.is_tied:
             self.items = Embedding(num_rows, config.dim, initializer="glorot_uniform", name="inputs")
         self.make_item_features(config.item_features, self.items.dim)
-        self.bias = self.add_weight(name="bias", shape=[num_rows], initializer="zeros", dtype="float32")
+        self.make_item_bias()
         self.embedding_dropout = Dropout(config.embedding_dropout_rate)
         self.hidden_dropout = Dropout(config.hidden_dropout_rate)
         self.layers_of_gru = [GRU(config.units, name=f"gru_{i}") for i in range(config.num_layers)]
@@ -86,15 +91,6 @@ class GRU4Rec(SequenceModel):
     def item_table(self):
         """Output embeddings: float [V, D]; made of side features too where they are those of the inputs."""
         return self.represented_table() if self.config.is_tied else self.outputs.table
-
-    @property
-    def scores_by_features(self):
-        """Where inputs and outputs are one table."""
-        return self.config.is_tied and super().scores_by_features
-
-    def item_bias(self):
-        """A score of each item for itself: float32 [V]."""
-        return tf.convert_to_tensor(self.bias)
 
     def call(self, inputs, training=False):
         """Hidden states, float [B, L, units], of `item_ids`, int32 [B, L]."""

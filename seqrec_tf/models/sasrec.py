@@ -42,6 +42,11 @@ class SASRecConfig(EncoderConfig, ObjectiveConfig, ItemFeaturesConfig):
     activation: str = "relu"
     score_with_features: bool = True
 
+    @property
+    def scores_by_features(self):
+        """Where it is asked for."""
+        return self.score_with_features and super().scores_by_features
+
 
 @keras.saving.register_keras_serializable("seqrec_tf")
 class SASRec(SequenceModel):
@@ -63,11 +68,6 @@ class SASRec(SequenceModel):
     def item_table(self):
         """The table that also embeds the inputs: float [V, D]; a `tf.Variable` where it is not made of features."""
         return self.represented_table() if self.scores_by_features else self.items.table
-
-    @property
-    def scores_by_features(self):
-        """By option."""
-        return self.config.score_with_features and super().scores_by_features
 
     def encode(self, item_ids, position=None, training=False):
         """Hidden states of int32 [B, L]: float [B, L, D], or [B, D] where a position is given, int32 [B]."""

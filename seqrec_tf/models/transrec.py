@@ -18,8 +18,6 @@ Tensor letters: B batch, L length, D model dim, V items (padding row included).
 
 from __future__ import annotations
 
-import dataclasses
-
 import keras
 import tensorflow as tf
 
@@ -30,16 +28,11 @@ from seqrec_tf.models.fpmc import events_or_zero
 from seqrec_tf.schema import ITEM_IDS, USER_ID
 
 
-@dataclasses.dataclass(frozen=True)
-class TransRecConfig(FMCConfig):
-    """Hyper-parameters of TransRec: `dim` is that of the space of items."""
-
-
 @keras.saving.register_keras_serializable("seqrec_tf")
 class TransRec(SequenceModel):
     """Items as points, users as translations."""
 
-    config_class = TransRecConfig
+    config_class = FMCConfig
     reads = (USER_ID,)
 
     def create_layers(self):
@@ -50,7 +43,7 @@ class TransRec(SequenceModel):
         )
         self.users = UserEmbedding(self.schema.num_users, dim, initializer="zeros", name="users")
         self.translation = self.add_weight(name="translation", shape=[dim], initializer="zeros")
-        self.bias = self.add_weight(name="bias", shape=[num_rows], initializer="zeros", dtype="float32")
+        self.make_item_bias()
 
     def item_table(self):
         """Points of the items: float [V, D]."""
@@ -59,7 +52,7 @@ class TransRec(SequenceModel):
     def item_bias(self):
         """Bias of each item less its squared length: float32 [V]."""
         squares = tf.reduce_sum(tf.square(tf.cast(self.items.table, tf.float32)), axis=1)
-        return tf.convert_to_tensor(self.bias) - squares
+        return super().item_bias() - squares
 
     def call(self, inputs, training=False):
         """Where each event is taken, float [B, L, D]."""

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from seqrec_tf.config import check_at_least
 from seqrec_tf.layers import Dropout, Embedding
-from seqrec_tf.models.base_ranking import HISTORY, USER, RankingConfig, RankingModel, perceptron
+from seqrec_tf.models.base_ranking import HISTORY, RankingConfig, RankingModel, perceptron
 from seqrec_tf.schema import PADDING_ID
 
 # The prime nearest to 2^31 / golden ratio; it spreads neighbouring ids over the buckets.
@@ -77,7 +77,6 @@ class WideDeep(RankingModel):
     def score(self, query, candidates, training=False):
         """Logits, float [B, K], of candidates, int32 [B, K]."""
         history = query[HISTORY]
-        rows, number = tf.shape(candidates)[0], tf.shape(candidates)[1]
         vectors, wide = self._wide_and_deep(candidates, training)
         parts = [self.dropout(vectors, training=training)]
         if self.config.use_history:
@@ -85,15 +84,12 @@ class WideDeep(RankingModel):
             is_real = tf.cast(history != PADDING_ID, events.dtype)  # [B, L]
             mean = tf.reduce_sum(events * is_real[..., None], axis=1)
             mean /= tf.maximum(tf.reduce_sum(is_real, axis=1, keepdims=True), 1)
-            parts.append(tf.repeat(mean[:, None], number, axis=1))
+            parts.append(tf.repeat(mean[:, None], tf.shape(candidates)[1], axis=1))
             if self.wide_crosses is not None:
                 buckets = cross_bucket(history[:, None], candidates[..., None], self.config.num_crosses)
                 crosses = self.wide_crosses(buckets, training=training)
                 wide += tf.reduce_sum(crosses[..., 0] * is_real[:, None], axis=2)
-        if USER in query:
-            parts.append(tf.repeat(query[USER][:, None], number, axis=1))
-        flat = tf.reshape(tf.concat(parts, axis=-1), [rows * number, sum(part.shape[-1] for part in parts)])
-        return tf.cast(wide, tf.float32) + tf.reshape(self.perceptron(flat, training=training), [rows, number])
+        return tf.cast(wide, tf.float32) + self.logits(parts, query, training)
 
 
 def cross_bucket(event, candidate, num_crosses):

@@ -121,7 +121,7 @@ def test_the_loss_of_a_position_does_not_change_with_later_events():
     model = made(loss="softmax")
     first_only = tf.constant([[2, 0, 0, 0]])
     losses = [
-        float(model.compute_loss(inputs, first_only, model(inputs, training=True)))
+        float(tf.reduce_mean(model.target_losses(inputs, first_only, model(inputs, training=True))))
         for inputs in ({ITEM_IDS: tf.constant([[1, 2, *rest]])} for rest in ([3, 4], [5, 1]))
     ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
@@ -157,7 +157,9 @@ def test_the_softmax_loss_is_the_mean_over_targets():
         logits = [states[row, position] @ table[item] for item in range(1, NUM_ITEMS + 1)]
         own = logits[TARGETS[row, position] - 1]
         expected.append(math.log(sum(math.exp(logit) for logit in logits)) - own)
-    loss = model.compute_loss({ITEM_IDS: tf.constant(ITEM_IDS_OF_USERS)}, tf.constant(TARGETS), tf.constant(states))
+    loss = tf.reduce_mean(
+        model.target_losses({ITEM_IDS: tf.constant(ITEM_IDS_OF_USERS)}, tf.constant(TARGETS), tf.constant(states))
+    )
     assert float(loss) == pytest.approx(np.mean(expected), rel=1e-5)
 
 
@@ -179,7 +181,9 @@ def test_the_bce_loss_is_the_mean_over_targets(monkeypatch, num_negatives):
         for item in negatives[n]:
             total -= math.log(1 - sigmoid(state @ table[item]))
         expected.append(total / (1 + num_negatives))
-    loss = model.compute_loss({ITEM_IDS: tf.constant(ITEM_IDS_OF_USERS)}, tf.constant(TARGETS), tf.constant(states))
+    loss = tf.reduce_mean(
+        model.target_losses({ITEM_IDS: tf.constant(ITEM_IDS_OF_USERS)}, tf.constant(TARGETS), tf.constant(states))
+    )
     assert float(loss) == pytest.approx(np.mean(expected), rel=1e-5)
 
 
@@ -187,7 +191,7 @@ def test_the_bce_loss_is_the_mean_over_targets(monkeypatch, num_negatives):
 def test_the_loss_of_a_batch_without_targets_is_0(loss):
     model = made(loss=loss)
     inputs = {ITEM_IDS: tf.constant([[1, 0], [0, 0]])}
-    assert float(model.compute_loss(inputs, tf.zeros([2, 2], tf.int32), model(inputs))) == 0.0
+    assert float(model.mean_loss(model.target_losses(inputs, tf.zeros([2, 2], tf.int32), model(inputs)))) == 0.0
 
 
 def test_a_training_batch_is_the_sequence_and_the_sequence_one_later():
