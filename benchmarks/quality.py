@@ -3,7 +3,8 @@
     python benchmarks/quality.py ml1m-sasrec --seeds 0 1
 
 A row is prepared, trained and evaluated by the commands a user would give, which are shown; what is finished is not
-done again. Data is read from SEQREC_DATA_DIR (default ../shared/data); everything made goes to --work.
+done again, but refused where its settings were others. Data is read from SEQREC_DATA_DIR (default ../shared/data);
+everything made goes to --work.
 """
 
 import argparse
@@ -16,6 +17,8 @@ import shlex
 import subprocess
 import sys
 import tomllib
+
+from seqrec_tf import quiet
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DATA = pathlib.Path(os.environ.get("SEQREC_DATA_DIR", ROOT.parent / "shared" / "data"))
@@ -193,6 +196,11 @@ def main() -> None:
 
 def measure(name: str, row: Row, seed: int, work: pathlib.Path) -> list[str]:
     """Prepare, train and evaluate one row; its lines of the table."""
+    quiet.import_tensorflow()
+    from seqrec_tf import models
+    from seqrec_tf.config import resolve
+    from seqrec_tf.run_folder import read_config
+
     dataset, run = work / row.dataset, work / "runs" / f"{name}-{seed}"
     figures_file = work / "runs" / f"{name}-{seed}.json"
     if not (dataset / "COMPLETED").exists():
@@ -202,10 +210,12 @@ def measure(name: str, row: Row, seed: int, work: pathlib.Path) -> list[str]:
         seqrec(f"prepare {DATASETS[row.dataset].format(data=DATA, work=work)} --output {dataset}")
     if row.dataset in EMBED and not (dataset / "vectors" / "title" / "encoder.json").exists():
         seqrec(f"embed --dataset {dataset} {EMBED[row.dataset].format(models=MODELS)}")
+    config, settings = ROOT / "configs" / f"{row.config}.toml", f"{row.settings} train.seed={seed}"
     if not (run / "COMPLETED").exists():
-        config = ROOT / "configs" / f"{row.config}.toml"
-        settings = f"--config {config} --set {row.settings} train.seed={seed}"
-        seqrec(f"train --dataset {dataset} --model {row.model} {settings} --output {run}")
+        seqrec(f"train --dataset {dataset} --model {row.model} --config {config} --set {settings} --output {run}")
+    model_config = models.find(row.model).config_class
+    if read_config(run) != resolve(row.model, model_config, toml=config.read_text(), settings=shlex.split(settings)):
+        sys.exit(f"{run} was trained with other settings than {name} has now. Remove it, or choose another --work.")
     if not figures_file.exists():
         seqrec(f"evaluate --run {run} --protocol {' '.join(row.published)} --seed {seed} --json {figures_file}")
     figures = json.loads(figures_file.read_text())["protocols"]
