@@ -170,10 +170,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(filters, "max-events", "newest events of a sequence that are looked at", type=int)
     option(filters, "positive-only", "drop events with label 0")
     option(filters, "duplicates", "of an item in a sequence, the first stays", choices=sequences.DUPLICATES)
-    option(filters, "min-item-events", "drop rarer items", type=int)
+    option(filters, "min-item-events", "drop rarer items, by all events, those held out too", type=int)
     option(filters, "min-user-events", "drop shorter sequences", type=int)
     option(filters, "filter-rounds", "repeat both up to so many times", type=int)
-    option(filters, "max-length", "keep the newest events of a sequence (default: all)", type=int)
+    option(
+        filters, "max-length", "keep the newest events of a sequence (default: all); not with --split time", type=int
+    )
 
     splits = parser.add_argument_group("splits")
     option(splits, "split", "how to hold events out", choices=SPLITS)
