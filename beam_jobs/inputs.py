@@ -40,6 +40,8 @@ _DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "pipe": "|"
 _LINES_TO_PEEK = 100
 _ROWS_TO_PEEK = 1_000
 _FILES_AT_ONCE = 32
+# How files say, in the text of a value, that there is none.
+_NULLS = {"", "None", "NULL", "null", "NA", "N/A", "nan", "NaN", "\\N"}
 
 T = TypeVar("T")
 
@@ -164,7 +166,7 @@ def inspect_events(options: Options) -> EventsInput:
         if time_format == "auto":
             time_format, value = _infer_time(sample, path)
             notes.append(f"time format {time_format} (as in {value!r})")
-    if format_ != "sequences":
+    if format_ != "sequences" and options.max_rejected < 1:
         _check_sample(
             sample, path, EventParser(columns, time_format=time_format, label_threshold=options.label_threshold)
         )
@@ -412,7 +414,8 @@ def _check_sample(sample: Sequence[Sequence], path: str, parse: EventParser) -> 
     """Raise a ValueError where no record in the first lines, of those that lack nothing, is an event."""
     errors = []
     for values in sample:
-        if any(value in (None, "") for value, column in zip(values, parse.columns, strict=True) if column is not None):
+        taken = (value for value, column in zip(values, parse.columns, strict=True) if column is not None)
+        if any(str(value) in _NULLS for value in taken):
             continue
         try:
             parse(tuple(values), role="", position=0)
@@ -420,7 +423,10 @@ def _check_sample(sample: Sequence[Sequence], path: str, parse: EventParser) -> 
         except LineError as error:
             errors.append(error)
     if errors:
-        raise ValueError(f"No record in the first lines of {path} is an event; {errors[0].reason}: {errors[0].detail}.")
+        raise ValueError(
+            f"No record in the first lines of {path} is an event; {errors[0].reason}: {errors[0].detail}. "
+            "With --max-rejected 1 they are rejected, and the others read."
+        )
 
 
 def _infer_time(sample: Sequence[Sequence], path: str) -> tuple[str, Any]:

@@ -124,7 +124,9 @@ def check_reachable(options: PipelineOptions, paths: Mapping[str, Iterable[str]]
                     f"{flag(name)} {path} is on this machine, where Dataflow's workers are not. Give a "
                     f"remote path, such as gs://BUCKET/{path.lstrip('/')}."
                 )
-    if not options.view_as(SetupOptions).setup_file and not options.view_as(WorkerOptions).sdk_container_image:
+    setup = options.view_as(SetupOptions)
+    from_files = setup.setup_file or setup.extra_packages or setup.requirements_file
+    if not from_files and not options.view_as(WorkerOptions).sdk_container_image:
         raise ValueError(
             "Dataflow's workers need this package: give --setup_file ./setup.py, in a checkout of its repository, or "
             "an --sdk_container_image that holds it."

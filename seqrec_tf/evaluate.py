@@ -25,6 +25,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -239,7 +240,8 @@ def evaluate(
             num_short += int(np.sum(negatives[:, -1] == 0))
             rank = rank_sampled(inputs, labels[TARGET], negatives)
         ranks.append(rank.numpy())
-    rank, is_cold, owner = np.concatenate(ranks), np.concatenate(cold), np.concatenate(owners)
+    rank, is_cold = np.concatenate(ranks), np.concatenate(cold)
+    owner = np.unique(np.concatenate(owners), return_inverse=True)[1]
     metrics = rank_metrics(rank, owner, rng=rng)
     if lists:
         metrics |= list_metrics(np.concatenate(lists), counts, owner, rng=rng)
@@ -267,9 +269,9 @@ def check_protocol(protocol: str, folder: DatasetFolder, split: str) -> None:
 def rank_metrics(ranks: np.ndarray, owners: np.ndarray, *, rng: np.random.Generator) -> dict[str, Interval]:
     """HR, NDCG and MRR at each cut-off, with percentile intervals of a bootstrap of users with their targets.
 
-    All of them depend on the rank alone, and ranks beyond the last cut-off are alike. So a user is a histogram of
-    ranks, and resampling users is drawing anew, from a multinomial, how many have each of these histograms: exactly,
-    and at a cost that does not grow with the number of users where each has one target.
+    All of them depend on the rank alone, and ranks beyond the last cut-off are alike. So where each user has one
+    target, to resample users is to draw the histogram of ranks anew, from a multinomial: exactly, at a cost that does
+    not grow with their number.
 
     Args:
         ranks: int [N], 1 is best.
@@ -279,11 +281,14 @@ def rank_metrics(ranks: np.ndarray, owners: np.ndarray, *, rng: np.random.Genera
     from seqrec_tf import metrics
 
     beyond = max(CUTOFFS) + 1
+    bins = np.minimum(ranks, beyond) - 1
+    histogram = np.bincount(bins, minlength=beyond)
     owner = np.unique(owners, return_inverse=True)[1]
-    histograms = np.zeros((owner.max() + 1, beyond), np.int32)  # ranks 1..beyond
-    np.add.at(histograms, (owner, np.minimum(ranks, beyond) - 1), 1)
-    histograms, num_users = np.unique(histograms, axis=0, return_counts=True)
-    histograms = histograms.astype(np.float64)
+    if owner.max() + 1 == len(ranks):
+        drawn = rng.multinomial(len(ranks), histogram / len(ranks), size=NUM_RESAMPLES)
+    else:
+        weights = _resampled(owner, [rng] * NUM_RESAMPLES)
+        drawn = np.stack([np.bincount(bins, weights=weight, minlength=beyond) for weight in weights])
     rank = np.arange(1, beyond + 1)
     gains = {}
     for k in CUTOFFS:
@@ -291,11 +296,16 @@ def rank_metrics(ranks: np.ndarray, owners: np.ndarray, *, rng: np.random.Genera
         gains[f"ndcg@{k}"] = metrics.ndcg(rank, k)
         gains[f"mrr@{k}"] = metrics.reciprocal_rank(rank, k)
     table_of_gains = np.stack([gain.numpy() for gain in gains.values()], axis=1).astype(np.float64)  # [ranks, metrics]
-    values = num_users @ histograms @ table_of_gains / len(ranks)
-    drawn = (rng.multinomial(num_users.sum(), num_users / num_users.sum()) @ histograms for _ in range(NUM_RESAMPLES))
-    resamples = np.stack([histogram @ table_of_gains / histogram.sum() for histogram in drawn])
+    values = histogram @ table_of_gains / len(ranks)
+    resamples = drawn @ table_of_gains / drawn.sum(axis=1, keepdims=True)
     low, high = np.percentile(resamples, [2.5, 97.5], axis=0)
     return {name: Interval(*map(float, figures)) for name, *figures in zip(gains, values, low, high, strict=True)}
+
+
+def _resampled(owner: np.ndarray, generators: Iterable[np.random.Generator]) -> Iterator[np.ndarray]:
+    """How often each row is in a sample of as many owners, drawn with replacement: int [N], one for each generator."""
+    number = owner.max() + 1
+    return (np.bincount(rng.integers(0, number, number), minlength=number)[owner] for rng in generators)
 
 
 def list_metrics(
@@ -314,12 +324,10 @@ def list_metrics(
     """
     metrics = {}
     owner = np.unique(owners, return_inverse=True)[1]
-    num_users = owner.max() + 1
     seeds = rng.integers(0, 2**63, _NUM_LIST_RESAMPLES)
 
-    def samples():  # how often each list is in it; drawn when needed, as together they would be many times the lists
-        draws = (np.random.default_rng(seed).integers(0, num_users, num_users) for seed in seeds)
-        return (np.bincount(drawn, minlength=num_users)[owner] for drawn in draws)
+    def samples():  # drawn when needed: together they would be many times the lists
+        return _resampled(owner, map(np.random.default_rng, seeds))
 
     for k in (10, 20):
         top = lists[:, :k]
@@ -332,7 +340,7 @@ def list_metrics(
         first = np.flatnonzero(np.r_[len(item) > 0, item[1:] != item[:-1]])
 
         def coverage(weight, row=row, first=first):
-            return np.logical_or.reduceat(weight[row] > 0, first).sum() / (len(counts) - 1) if len(row) else 0.0
+            return np.logical_or.reduceat((weight > 0)[row], first).sum() / (len(counts) - 1) if len(row) else 0.0
 
         for name, value, resampled in (
             ("coverage", coverage(np.ones(len(lists))), [coverage(weight) for weight in samples()]),

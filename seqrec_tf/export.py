@@ -268,7 +268,7 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
 
     from seqrec_tf.models.base import one_column_at_least
     from seqrec_tf.records import user_fingerprint
-    from seqrec_tf.schema import ITEM_IDS, PADDING_ID, TARGET_TIME, TIMESTAMPS, USER_ID
+    from seqrec_tf.schema import ITEM_IDS, LABELS, PADDING_ID, TARGET_TIME, TIMESTAMPS, USER_ID
 
     learned = folder.learned_of_users
     counts = np.zeros(model.num_items)
@@ -277,6 +277,8 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
         log_share = np.maximum(np.log(counts / counts.sum()), np.finfo(np.float32).min)  # of the item with id i + 1
     line, whole = tf.lookup.TextFileIndex.LINE_NUMBER, tf.lookup.TextFileIndex.WHOLE_LINE
     duplicates = folder.stats.get("options", {}).get("duplicates", "keep")
+    if model.ranks_candidates and LABELS in folder.schema:
+        duplicates = "keep"  # they were dropped among all events, and what a client sends was liked
 
     class Recommender(tf.Module):
         def __init__(self):
@@ -340,12 +342,14 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
             ids = self._ids(request[HISTORY])  # [B, L]
             is_known = ids != PADDING_ID
             num_unknown = tf.reduce_sum(tf.cast(~is_known & (request[HISTORY] != ""), tf.int32), axis=1)
-            if duplicates != "keep":  # the first stays, as in training
-                is_same = request[HISTORY][:, :, None] == request[HISTORY][:, None, :]  # [B, L, L]
-                is_same = tf.linalg.band_part(is_same, 1 if duplicates == "consecutive" else -1, 0)
-                is_same = tf.linalg.set_diag(is_same, tf.zeros_like(is_known))
-                is_known &= ~tf.reduce_any(is_same, axis=2)
-                ids = tf.where(is_known, ids, PADDING_ID)
+            # The first of repeats stays, as in training.
+            if duplicates == "consecutive":
+                is_repeat = request[HISTORY][:, 1:] == request[HISTORY][:, :-1]
+                is_known &= ~tf.pad(is_repeat, [[0, 0], [1, 0]])[:, : tf.shape(ids)[1]]
+            elif duplicates == "all":
+                is_same = tf.linalg.band_part(ids[:, :, None] == ids[:, None, :], -1, 0)  # [B, L, L]
+                is_known &= tf.reduce_sum(tf.cast(is_same, tf.int32), axis=2) == 1
+            ids = tf.where(is_known, ids, PADDING_ID)
             # Known ids to the right, in their order; the model has learned from the newest max_len.
             order = tf.argsort(tf.cast(is_known, tf.int32), axis=1, stable=True)
 
@@ -381,6 +385,8 @@ def golden_requests(
     history_length: int | None,
 ) -> list[dict[str, Any]]:
     """Requests made of the dataset, each with the trained model's answer, computed without any of the serving code."""
+    import tensorflow as tf
+
     from seqrec_tf import data
     from seqrec_tf.models.base import EXCLUDED
     from seqrec_tf.schema import ITEM_IDS, TARGET_TIME, TIMESTAMPS, USER_ID
@@ -390,6 +396,9 @@ def golden_requests(
     requests, number = [], _NUM_GOLDEN
     if model.ranks_candidates:
         number = min(number, max(_LEAST_GOLDEN, _GOLDEN_SCORES // model.num_items))
+    # Neighbours that are alike, because what lay between them was filtered out, are repeats to a server.
+    if folder.stats.get("options", {}).get("duplicates") == "consecutive":
+        batches = batches.filter(lambda _, labels: tf.reduce_all(labels[EXCLUDED][:, 1:] != labels[EXCLUDED][:, :-1]))
     # Every fourth, as neighbours are of like length.
     for inputs, labels in itertools.islice(batches, 0, 4 * number, 4):
         # Ranking models see nothing else than what was liked; of others, all that may not be recommended is sent.
@@ -422,6 +431,7 @@ def golden_requests(
 def changed_inputs(version: pathlib.Path) -> str:
     """What differs from the inputs of the newest other version beside it, in a sentence; empty where nothing does."""
     import tensorflow as tf
+    from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
     def inputs(folder):
@@ -437,7 +447,10 @@ def changed_inputs(version: pathlib.Path) -> str:
     if not others:
         return ""
     other = max(others, key=lambda folder: int(folder.name))
-    now, before = inputs(version), inputs(other)
+    try:
+        now, before = inputs(version), inputs(other)
+    except (DecodeError, IndexError, OSError):  # the other is no whole model
+        return ""
     changes = [f"{name} is new" for name in now if name not in before]
     changes += [f"{name} is gone" for name in before if name not in now]
     changes += [

@@ -131,6 +131,8 @@ class DatasetFolder:
         """Content of a text file of this folder."""
         import tensorflow as tf
 
+        if not self._exists(name):
+            raise FileNotFoundError(f"{self.file(name)} is missing: the folder was not copied as a whole.")
         with tf.io.gfile.GFile(self.file(name)) as stream:
             return stream.read()
 

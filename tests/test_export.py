@@ -132,6 +132,21 @@ def test_repeats_that_training_dropped_are_dropped(run_without_repeats, tmp_path
         assert not np.array_equal(answer["scores"], dropped["scores"])
 
 
+def test_neighbours_that_filters_made_are_no_golden_request(write_dataset, tmp_path):
+    """`a x a`, of which filters leave `a a`, is another request than `a a`, which has a repeat."""
+    sequences = {f"user-{user}": "abcdefgh" if user % 2 else "abbcdefg" for user in range(60)}
+    dataset = tmp_path / "dataset"
+    write_dataset(dataset, sequences)
+    stats = json.loads((dataset / "stats.json").read_text())
+    (dataset / "stats.json").write_text(json.dumps(stats | {"options": {"duplicates": "consecutive"}}))
+    settings = ("model.dim=4", "model.max_len=8", "train.epochs=1")
+    resolved = config.resolve("sasrec", models.find("sasrec").config_class, settings=settings)
+    run = train(resolved, DatasetFolder(dataset), tmp_path / "run", log=lambda line: None)
+    path = export.export(run, tmp_path / "models" / "shop", k=3)
+    golden = json.loads((path / "assets.extra" / "golden_requests.json").read_text())
+    assert {"".join(request["history"]) for request in golden} == {"abcdefg"}
+
+
 def test_a_version_that_takes_other_requests_says_so(run, chain_dataset, tmp_path, capsys):
     place = str(tmp_path / "models" / "shop")
     exported = ["export", "--run", str(run.path), "--output", place]

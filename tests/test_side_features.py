@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from seqrec_tf import cli, config, data, evaluate, export, models, new_items
-from seqrec_tf.records import DatasetFolder
+from seqrec_tf.records import DatasetFolder, read_split
 from seqrec_tf.schema import FEATURES_FILE, ITEM_ID, Feature, Schema
 from seqrec_tf.train import train
 
@@ -282,6 +282,26 @@ def test_ranking_by_features_of_users_from_events_to_the_saved_model(labelled_sh
     assert scores("se", 60, ["b", "a", "c", "d", "a", "a"]) == scores("se", 60, ["b", "a", "c", "d"])
     for unknown in (("fi", 20, ["zz"]), ("", float("nan"), [""])):
         assert np.isfinite(scores(*unknown))
+
+
+@pytest.mark.parametrize("history_length", [None, 3])
+def test_golden_requests_to_a_ranking_model_hold_what_was_liked(labelled_shop, tmp_path, history_length):
+    """With its times; export compares the answers. Of who liked nothing the history is empty."""
+    run = trained(labelled_shop, tmp_path, "bst", "model.hidden_dims=[8]", "data.batch_size=16", "train.epochs=1")
+    path = export.export(run, tmp_path / "models" / "ctr", k=5, history_length=history_length)
+    golden = json.loads((path / "assets.extra" / "golden_requests.json").read_text())
+    liked = {()}
+    for batch in read_split(labelled_shop, "test"):
+        for items, labels in zip(batch["item_ids"].to_list(), batch["labels"].to_list(), strict=True):
+            events = zip(items[:-1], range(1_700_000_000, 1_800_000_000), labels, strict=False)
+            events = [(labelled_shop.item_ids[item - 1], time) for item, time, label in events if label]
+            liked.add(tuple(events[-(history_length or 8) :]))  # 8 is model.max_len
+    sent = [
+        tuple(event for event in zip(request["history"], request["history_timestamps"], strict=True) if event[0])
+        for request in golden
+    ]
+    assert set(sent) <= liked
+    assert max(map(len, sent)) == (history_length or 8)
 
 
 def test_a_feature_of_users_that_the_dataset_lacks_is_named(labelled_shop, chain_dataset):

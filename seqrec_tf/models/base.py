@@ -303,7 +303,8 @@ class SequenceModel(keras.Model):
 
         Args:
             sequences: dict of `tf.RaggedTensor` [B, None], a key for each per-event feature of the schema, cut to
-                `training_events` events, and `seen`, all its items; of `reads_of_user`, tensors [B, ...].
+                `training_events` events (for ranking models with labels, at the end alone), and `seen`, all its items;
+                of `reads_of_user`, tensors [B, ...].
             seed: int32 [2], of this batch in this epoch, for what is random.
 
         Returns:

@@ -840,8 +840,11 @@ def test_a_column_of_the_wrong_kind_is_refused_before_the_work(prepare):
     assert "No record in the first lines of" in outcome.err
     assert "is an event; unparsable label: " in outcome.err
     assert "'yes'" in outcome.err
-    nobody, known = ",a,1,1\n" * 120, "u,a,1,1\nu,b,2,1\nu,a,3,1\nu,b,4,1\n"
-    assert prepare(header + nobody + known, *options, "--max-rejected", "1").status == 0
+    assert "With --max-rejected 1 they are rejected" in outcome.err
+    known = "u,a,1,1\nu,b,2,1\nu,a,3,1\nu,b,4,1\n"
+    for lacking in (",a,1,1\n", "u,a,1,NULL\n"):
+        assert prepare(header + lacking * 120 + known, *options, "--max-rejected", "0.99", "--overwrite").status == 0
+    assert prepare(header + "u,a,1,no\n" * 120 + known, *options, "--max-rejected", "1", "--overwrite").status == 0
 
 
 def test_what_reads_without_a_buffer_is_not_read_byte_by_byte(monkeypatch):
@@ -882,7 +885,7 @@ def test_dataflow_needs_the_package_on_its_workers():
     options = ["--runner", "DataflowRunner"]
     with pytest.raises(ValueError, match=r"Dataflow's workers need this package: give --setup_file"):
         check_reachable(beam_options(options, "prepare"), {"output": ["gs://bucket/shop"]})
-    for given in ("--setup_file=./setup.py", "--sdk_container_image=image"):
+    for given in ("--setup_file=./setup.py", "--sdk_container_image=image", "--extra_package=seqrec_tf.whl"):
         check_reachable(beam_options([*options, given], "prepare"), {"output": ["gs://bucket/shop"]})
 
 
