@@ -1,4 +1,4 @@
-# `make demo` and `make test` need only Python 3.11+, git and make.
+# `make demo` and `make test` need only Python 3.11 to 3.13, git and make.
 PYTHON ?= python3
 VENV ?= .venv
 # Folder of the public data sets that the benchmarks read.

@@ -14,7 +14,7 @@ setup(
     description="Sequential recommendation on TensorFlow: Beam, Keras 3, TF Serving.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.14",
     packages=find_packages(include=["seqrec_tf*", "beam_jobs*", "serving*"]),
     package_data={"seqrec_tf": ["py.typed"], "serving": ["*.config", "*.yml", "README.md"]},
     install_requires=[
@@ -22,7 +22,7 @@ setup(
         "keras>=3.15,<3.16",
         "tensorflow-recommenders>=0.7.7",
         "tensorflow-hub>=0.16.1",
-        "apache-beam[tfrecord]>=2.77,<2.78",  # whose local runner is started by what is not its public interface
+        "apache-beam[tfrecord]>=2.77,<2.78",  # its local runner is started by a private interface
         # Writes the event files of a run; TensorFlow 2.21 no longer brings it.
         "tensorboard>=2.20",
         # PredictionLog, the record type of TF Serving's warm-up requests.

@@ -1,10 +1,10 @@
 """Texts and images of items to vectors, with TF Hub encoders and Apache Beam.
 
 Reads the items of a dataset folder, encodes a text column and an image column each with a SavedModel (a TF Hub handle
-or a local folder), and writes the vectors beside the dataset: models then read them as the features NAME_vector, where
-NAME is the column. What was encoded before, by the same encoder from the same text or image, is not encoded again. An
-image that is missing or broken, and an empty text, are rejected one by one, with the reason: such items train with a
-learned vector.
+or a local folder), and writes the vectors to `vectors/` in the dataset folder: models then read them as the features
+NAME_vector, where NAME is the column. What was encoded before, by the same encoder from the same text or image, is not
+encoded again. An image that is missing or broken, and an empty text, are rejected one by one, with the reason: such
+items train with a learned vector.
 
 Encoders: text takes string [batch], images float32 [batch, size, size, 3] in [0, 1]; both give float32 [batch, n]. For
 example https://tfhub.dev/google/universal-sentence-encoder/4 and

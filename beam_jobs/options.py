@@ -114,9 +114,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(files, "input", "events files or patterns; a folder, with --preset", nargs="+", metavar="FILE")
     option(files, "output", "dataset folder to write")
     option(files, "overwrite", "replace the folder: a local one when the new one is complete, a remote one at once")
-    option(files, "format", "of the events files", choices=("auto", *FORMATS))
+    option(files, "format", "auto: by extension; sequences: a line is one, of item ids", choices=("auto", *FORMATS))
     option(files, "delimiter", "between fields: any text, or tab, space, comma, pipe, semicolon (default: by format)")
-    option(files, "no-quotes", "double quotes are letters like any other")
+    option(files, "no-quotes", "double quotes are ordinary characters")
     option(files, "encoding", "of text files")
     option(files, "header", "the first line of each file names the columns, though they are given by number")
     option(files, "max-rejected", "largest share of lines that may be rejected", type=float)
@@ -137,7 +137,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(columns, "session-column", "sequences are sessions, not users")
     option(columns, "label-column", "whether the event is positive")
     option(columns, "weight-column", "its weight, kept in the records; the models here do not read it")
-    option(columns, "time-format", "auto looks at the first lines", choices=("auto", *parsing.TIME_FORMATS))
+    option(
+        columns,
+        "time-format",
+        "auto: by the first lines; s, ms, us, ns: since 1970; order: any integer that grows with time",
+        choices=("auto", *parsing.TIME_FORMATS),
+    )
     option(columns, "label-threshold", "smallest value that is positive (default: labels are 0 or 1)", type=float)
 
     for one, example in (("item", "price:number"), ("user", "country:category")):
@@ -145,15 +150,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         option(side, f"{one}s", f"{one}s files or patterns", nargs="+", metavar="FILE")
         option(side, f"{one}s-format", f"of the {one}s files", choices=("auto", *FORMATS[:-1]))
         option(side, f"{one}s-delimiter", "between fields (default: by format)")
-        option(side, f"{one}s-no-quotes", "double quotes are letters like any other")
+        option(side, f"{one}s-no-quotes", "double quotes are ordinary characters")
         option(side, f"{one}s-encoding", f"of the {one}s files")
         option(side, f"{one}s-columns", "names of the columns, comma-separated, where the files have no header")
         option(side, f"{one}-id-column", f"name of the column with the {one}'s id")
         option(
             side,
             f"{one}-feature",
-            f"what a column holds, NAME:KIND, such as {example}; KIND is one of {', '.join(features.KINDS)} (several, "
-            "as in a|b); columns that are not named here are looked at, and what they seem to hold is shown",
+            f"what a column holds, NAME:KIND, such as {example}; KIND is one of {', '.join(features.KINDS)}; "
+            "categories are several, as in a|b; columns that are not named here are looked at, and what they seem to "
+            "hold is shown",
             nargs="+",
             metavar="NAME:KIND",
         )
@@ -166,13 +172,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 metavar="NAME,NAME",
             )
 
-    filters = parser.add_argument_group("filters, in this order")
+    filters = parser.add_argument_group("filters, in this order (the two minima together)")
     option(filters, "max-events", "newest events of a sequence that are looked at", type=int)
     option(filters, "positive-only", "drop events with label 0")
-    option(filters, "duplicates", "of an item in a sequence, the first stays", choices=sequences.DUPLICATES)
-    option(filters, "min-item-events", "drop rarer items, by all events, those held out too", type=int)
-    option(filters, "min-user-events", "drop shorter sequences", type=int)
-    option(filters, "filter-rounds", "repeat both up to so many times", type=int)
+    option(
+        filters,
+        "duplicates",
+        "repeats of an item in a sequence: keep them, or drop all (consecutive) but the first",
+        choices=sequences.DUPLICATES,
+    )
+    option(filters, "min-item-events", "drop items with fewer events, held-out ones counted", type=int)
+    option(filters, "min-user-events", "drop sequences with fewer events, those of rare items counted", type=int)
+    option(filters, "filter-rounds", "times that both are applied", type=int)
     option(
         filters, "max-length", "keep the newest events of a sequence (default: all); not with --split time", type=int
     )
@@ -182,7 +193,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(splits, "test-from", "time: when the test period begins, ISO 8601 or as in the data")
     option(splits, "valid-from", "time: when the validation period begins")
     option(splits, "test-days", "last-days: length of the test period", type=float)
-    option(splits, "valid-days", "last-days: length of the validation period", type=float)
+    option(splits, "valid-days", "last-days: length of the validation period (default: none)", type=float)
     option(splits, "test-input", "files: events for testing", nargs="+", metavar="FILE")
     option(splits, "valid-input", "files: events for validation", nargs="+", metavar="FILE")
     option(splits, "valid-sequences", "files: so many of the last training sequences are for validation", type=int)
@@ -207,7 +218,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("keep", "drop"),
     )
     parser.epilog = (
-        "Other options go to Beam, for example --direct_num_workers=2 --direct_running_mode=multi_processing, or\n"
+        "Other options go to Beam, for example --direct_num_workers=2, or\n"
         "--runner=DataflowRunner --project=P --region=R --temp_location=gs://B/tmp --setup_file=./setup.py."
     )
 

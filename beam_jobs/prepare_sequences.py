@@ -1,8 +1,11 @@
 """Raw events to a dataset folder of TFRecords, with Apache Beam.
 
-Reads CSV, TSV, JSON lines or Parquet (plain or gzip, local or remote, files or patterns), orders the events of every
-user (or session) by time, filters, splits and writes what `seqrec train` reads. Equal times keep the order of the
-input. Lines that cannot be used go to `rejected/`, each with its reason.
+Reads CSV, TSV, JSON lines, Parquet or sequences (plain or gzip, local or remote, files or patterns), orders the events
+of every user (or session) by time, filters, splits and writes what `seqrec train` reads. Equal times keep the order of
+the input. Lines that cannot be used go to `rejected/`, each with its reason.
+
+Example:
+  seqrec prepare --input events.csv --user-column customer --item-column sku --time-column at --output shop
 """
 
 from __future__ import annotations

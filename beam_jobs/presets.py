@@ -1,4 +1,4 @@
-"""What is known of public data sets, so that `seqrec prepare --preset NAME` needs no options."""
+"""What is known of public data sets, so that `seqrec prepare --preset NAME` needs only --input and --output."""
 
 from __future__ import annotations
 

@@ -115,8 +115,8 @@ def _overview() -> str:
         "",
         *(f"  {name:<10} {help_line}" for name, (_, help_line) in COMMANDS.items()),
         "",
-        "`seqrec COMMAND --help` says more; `seqrec demo` shows every step at work.",
-        "Exit status: 0 done, 1 the work failed, 2 arguments or input are wrong.",
+        "`seqrec COMMAND --help` says more; `seqrec demo` shows most of them at work.",
+        "Exit status: 0 done, 1 the work failed, 2 arguments or input are wrong, 130 interrupted.",
         "",
     ]
     return "\n".join(lines)

@@ -147,8 +147,7 @@ class TrainConfig:
         validate_every: Epochs between validations.
         precision: "float32", "mixed_bfloat16" or "mixed_float16".
         strategy: "auto" (mirrored where there are several GPUs), "none", "mirrored" or "multi-worker".
-        seed: Of initial weights, shuffling, dropout and negatives; of these two, other numbers follow where there are
-            more or fewer cores.
+        seed: Of initial weights, shuffling, dropout and negatives; the last two also depend on the number of cores.
     """
 
     epochs: int = 100

@@ -5,13 +5,14 @@ Protocols:
   uniform-100  against 100 items drawn uniformly from those the sequence never touched (the SASRec paper's)
   popular-100  against 100 such items drawn by popularity, without replacement (the BERT4Rec paper's)
   labels       no rank: the score of each event against its label (AUC, and of each user, GAUC); the predicted
-               probabilities of ranking models too (log-loss; calibration, the mean prediction over the mean label)
+               probabilities of models that learned from labels too (log-loss; calibration, the mean prediction over
+               the mean label)
 
 Intervals are of a bootstrap over users or, where these are not known, over sequences, with all their events to predict.
 With the same seed every model's targets are ranked against the same drawn items.
 
-Left out, --protocol is full; for ranking models, which score items one by one, labels where the model learned from
-them, else uniform-100. Events with label 0 are no targets but of `labels`. Under `full`, items of the user's history
+By default --protocol is full; for ranking models, which score items one by one, labels where the model learned from
+them, else uniform-100. Events with label 0 are targets of `labels` alone. Under `full`, items of the user's history
 cannot be recommended, unless --keep-history is given or the run was trained with data.exclude_history=false. In ranks
 ties, NaN and constant scores count against a model; in AUC ties count half.
 
@@ -57,11 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--run", required=True, metavar="RUN", help="folder made by `seqrec train`")
     parser.add_argument("--dataset", metavar="DATASET", help="where the run's dataset is now, if it was moved")
-    parser.add_argument("--split", choices=("valid", "test"), default="test")
+    parser.add_argument(
+        "--split", choices=("valid", "test"), default="test", help="of the events to predict (default: test)"
+    )
     parser.add_argument("--protocol", nargs="+", action="extend", choices=PROTOCOLS, help="see above")
     parser.add_argument("--keep-history", action="store_true", help="let items of the history be recommended (full)")
     parser.add_argument("--seed", type=int, default=0, help="of sampled items and of the bootstrap")
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=256, help="histories scored at once (default: 256)")
     parser.add_argument("--json", metavar="FILE", help="write every figure there; - for stdout, instead of the table")
 
 

@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", required=True, metavar="MODELS/NAME", help="the version goes to MODELS/NAME/VERSION"
     )
-    parser.add_argument("--version", type=int, help="positive integer; one more than the newest there")
+    parser.add_argument("--version", type=int, help="positive integer (default: one more than the newest there)")
     parser.add_argument("--k", type=int, default=20, help="items in an answer (default 20)")
     parser.add_argument("--dataset", metavar="DATASET", help="where the run's dataset is now, if it was moved")
     parser.add_argument(
@@ -98,8 +98,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--coarse-search",
         action="store_true",
-        help="find candidates by a bfloat16 copy of the item table and score these exactly: faster for large "
-        "catalogues on processors that multiply bfloat16; how many of the exact answers' items it finds is printed",
+        help="find candidates by a bfloat16 copy of the item table and score these exactly: perhaps faster for a "
+        "million items, few histories at once and a CPU with bfloat16; how many of the exact answers' items it finds "
+        "is printed",
     )
     parser.add_argument("--keep-history", action="store_true", help="let items of the history be recommended")
     parser.add_argument(

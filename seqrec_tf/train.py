@@ -1,11 +1,11 @@
-"""Train a model on a dataset folder, with validation on full ranking, early stopping and exact resume.
+"""Train a model on a dataset folder, with validation, early stopping and exact resume.
 
 Example:
   seqrec train --dataset shop --model sasrec --output runs/sasrec --set train.epochs=50 model.dim=64
 
 The configuration is the model's defaults, overridden by --config FILE (TOML), overridden by --set. A run that was
-stopped goes on where it was when the same command is given again, and on a CPU with as many cores ends with the figures
-it would have had.
+stopped goes on after its last whole epoch when the same command is given again, and on a CPU with as many cores ends
+with the figures it would have had.
 """
 
 from __future__ import annotations

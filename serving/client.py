@@ -2,7 +2,7 @@
 
 Give the items that a user has met, oldest first: `--history a,b,c`, or `--item` once for each where ids hold commas.
 With `--candidates x,y,z` these are ranked, by the signature `rank`; else the model recommends from all that it knows.
-Models that know users need `--user`, those that know times `--history-times`. With `--dataset DATASET` the answer shows
+Some models also need `--user`, `--user-feature` or `--history-times`. With `--dataset DATASET` the answer shows
 the items' names.
 """
 

@@ -1,9 +1,9 @@
 """A local REST server for development, with the contract of TF Serving's.
 
 MODELS holds NAME/VERSION/ SavedModel folders, VERSION an integer; the newest version of each model is served, and a
-newer one takes over when it appears. Status, metadata, predict, classify, regress and every error answer as TF Serving
-does, so that a client written against this server works in production. Production itself uses TF Serving: see
-serving/README.md.
+newer one takes over when it appears. Status, metadata, predict, classify, regress and errors follow the sources of TF
+Serving 2.20, so that a client written against this server works in production. What it lacks is in serving/README.md,
+as is production itself, which uses TF Serving.
 """
 
 from __future__ import annotations
