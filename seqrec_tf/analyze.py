@@ -200,7 +200,7 @@ def shuffled_histories(
     import tensorflow as tf
 
     from seqrec_tf import data, metrics
-    from seqrec_tf.models.base import EXCLUDED, TARGET, liked_batches
+    from seqrec_tf.models.base_batches import EXCLUDED, TARGET, liked_batches
     from seqrec_tf.ranking import multiply_exactly
     from seqrec_tf.schema import ITEM_IDS, PADDING_ID
 

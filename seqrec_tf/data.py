@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from seqrec_tf import records
 from seqrec_tf.config import WINDOWS, check_choice
-from seqrec_tf.models.base import EXCLUDED, TARGET, TARGET_LABEL, SequenceModel, one_column_at_least
+from seqrec_tf.models.base import SequenceModel
+from seqrec_tf.models.base_batches import EXCLUDED, TARGET, TARGET_LABEL, one_column_at_least
 from seqrec_tf.parallel import num_cores
 from seqrec_tf.records import DatasetFolder, user_fingerprint
 from seqrec_tf.schema import ITEM_IDS, LABELS, SEEN, TARGET_START, TARGET_TIME, TIMESTAMPS, USER_ID

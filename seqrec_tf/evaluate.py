@@ -179,7 +179,7 @@ def evaluate(
     import tensorflow as tf
 
     from seqrec_tf import data
-    from seqrec_tf.models.base import EXCLUDED, TARGET, TARGET_LABEL, liked_batches
+    from seqrec_tf.models.base_batches import EXCLUDED, TARGET, TARGET_LABEL, liked_batches
     from seqrec_tf.ranking import multiply_exactly
     from seqrec_tf.schema import USER_ID
 

@@ -267,7 +267,7 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
     """
     import tensorflow as tf
 
-    from seqrec_tf.models.base import one_column_at_least
+    from seqrec_tf.models.base_batches import one_column_at_least
     from seqrec_tf.records import user_fingerprint
     from seqrec_tf.schema import ITEM_IDS, LABELS, PADDING_ID, TARGET_TIME, TIMESTAMPS, USER_ID
 
@@ -389,7 +389,7 @@ def golden_requests(
     import tensorflow as tf
 
     from seqrec_tf import data
-    from seqrec_tf.models.base import EXCLUDED
+    from seqrec_tf.models.base_batches import EXCLUDED
     from seqrec_tf.schema import ITEM_IDS, TARGET_TIME, TIMESTAMPS, USER_ID
 
     split = next(split for split in ("test", "valid", "train") if folder.split_files(split))

@@ -22,15 +22,11 @@ from seqrec_tf import metrics
 from seqrec_tf.config import ModelConfig
 from seqrec_tf.layers.feature_vectors import FeatureVectors, ItemFeatures, chosen_features
 from seqrec_tf.losses import logits_at_once
+from seqrec_tf.models.base_batches import EXCLUDED, TARGET, liked_alone, negatives_avoid, newest_position, pad
 from seqrec_tf.objective import NextItemObjective, ObjectiveConfig
 from seqrec_tf.parallel import in_parts, parts_for_cores
 from seqrec_tf.ranking import best_items
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID, SEEN, TARGET_TIME, TIMESTAMPS, USER_ID, Schema
-
-# Keys of the labels that `data.load` makes for validation and test.
-TARGET = "target"
-EXCLUDED = "excluded"
-TARGET_LABEL = "target_label"
 
 # More items than this make a loss over all of them most of a step's work.
 _MANY_ITEMS = 10_000
@@ -625,52 +621,3 @@ class SequenceModel(keras.Model):
 
     def build_from_config(self, config):
         """Nothing: the constructor has built the model."""
-
-
-def liked_alone(inputs, labels):
-    """The rows of a batch of `data.load` whose event to predict was liked; all of them where there are no labels."""
-    if TARGET_LABEL not in labels:
-        return inputs, labels
-    is_liked = labels[TARGET_LABEL] == 1
-    return tf.nest.map_structure(lambda rows: tf.boolean_mask(rows, is_liked), (inputs, labels))
-
-
-def liked_batches(batches, where):
-    """The batches of `data.load` without what was not liked, and without those of which nothing is left.
-
-    Args:
-        batches: Of `valid` or `test`.
-        where: What they are of, for the error.
-
-    Raises:
-        ValueError: Nothing was liked.
-    """
-    any_liked = False
-    for inputs, labels in batches:
-        inputs, labels = liked_alone(inputs, labels)
-        if len(labels[TARGET]):
-            any_liked = True
-            yield inputs, labels
-    if not any_liked:
-        raise ValueError(f"No event of the {where} has the label 1, so there is nothing to rank.")
-
-
-def pad(ragged):
-    """Ragged ids [B, None] to int32 [B, L], zeros on the right."""
-    return tf.cast(ragged.to_tensor(default_value=PADDING_ID), tf.int32)
-
-
-def one_column_at_least(values):
-    """[B, L], with a column of zeros where L is 0."""
-    return tf.pad(values, [[0, 0], [0, tf.cast(tf.shape(values)[1] == 0, tf.int32)]])
-
-
-def negatives_avoid(x, y):
-    """The items of each training sequence, which are no negatives of its targets: int32 [B, S]."""
-    return x[SEEN] if SEEN in x else tf.concat([x[ITEM_IDS], y], axis=1)
-
-
-def newest_position(item_ids):
-    """Position of the last real id of each row, 0 where there is none: int32 [B]."""
-    positions = tf.range(tf.shape(item_ids)[1])
-    return tf.maximum(0, tf.reduce_max(tf.where(item_ids != PADDING_ID, positions, 0), axis=1))

@@ -20,7 +20,8 @@ from seqrec_tf import sampling
 from seqrec_tf.config import ItemFeaturesConfig, check_at_least, check_rate
 from seqrec_tf.layers import Dropout, UserEmbedding
 from seqrec_tf.layers.feature_vectors import chosen_features
-from seqrec_tf.models.base import EXCLUDED, TARGET, TARGET_LABEL, SequenceModel, one_column_at_least
+from seqrec_tf.models.base import SequenceModel
+from seqrec_tf.models.base_batches import EXCLUDED, TARGET, TARGET_LABEL, one_column_at_least
 from seqrec_tf.parallel import in_parts
 from seqrec_tf.schema import CANDIDATES, HISTORY, ITEM_IDS, LABELS, PADDING_ID, SEEN, TARGET_TIME, TIMESTAMPS, USER_ID
 

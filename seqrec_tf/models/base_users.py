@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from seqrec_tf.models.base import SequenceModel, pad
+from seqrec_tf.models.base import SequenceModel
+from seqrec_tf.models.base_batches import pad
 from seqrec_tf.schema import ITEM_IDS, USER_ID
 
 

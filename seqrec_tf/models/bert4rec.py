@@ -22,7 +22,8 @@ import tensorflow as tf
 
 from seqrec_tf.config import ItemFeaturesConfig, check_rate
 from seqrec_tf.layers import Embedding, EncoderConfig, LayerNorm, SequenceEncoder
-from seqrec_tf.models.base import SequenceModel, pad
+from seqrec_tf.models.base import SequenceModel
+from seqrec_tf.models.base_batches import pad
 from seqrec_tf.objective import ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID
 

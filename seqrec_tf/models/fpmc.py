@@ -18,8 +18,9 @@ import tensorflow as tf
 
 from seqrec_tf.layers import Embedding, UserEmbedding
 from seqrec_tf.models.base import SequenceModel
+from seqrec_tf.models.base_batches import events_or_zero
 from seqrec_tf.models.fmc import FMCConfig
-from seqrec_tf.schema import ITEM_IDS, PADDING_ID, USER_ID
+from seqrec_tf.schema import ITEM_IDS, USER_ID
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")
@@ -46,9 +47,3 @@ class FPMC(SequenceModel):
         events = events_or_zero(self.inputs, inputs[ITEM_IDS], training)
         user = tf.repeat(self.users(inputs[USER_ID], training=training)[:, None], tf.shape(events)[1], axis=1)
         return tf.concat([user, events], axis=-1)
-
-
-def events_or_zero(table, item_ids, training=False):
-    """Vectors of events, float [B, L, D]; zero at padding, so that a user without events has nothing but themselves."""
-    vectors = table(item_ids, training=training)
-    return vectors * tf.cast(item_ids != PADDING_ID, vectors.dtype)[..., None]

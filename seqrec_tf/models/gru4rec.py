@@ -23,8 +23,9 @@ import tensorflow as tf
 from seqrec_tf.config import ItemFeaturesConfig, check_at_least, check_rate
 from seqrec_tf.layers import GRU, Dropout, Embedding
 from seqrec_tf.models.base import SequenceModel
+from seqrec_tf.models.base_batches import align_left
 from seqrec_tf.objective import ObjectiveConfig
-from seqrec_tf.schema import ITEM_IDS, PADDING_ID
+from seqrec_tf.schema import ITEM_IDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,19 +100,3 @@ class GRU4Rec(SequenceModel):
         for gru in self.layers_of_gru:
             hidden = self.hidden_dropout(gru(hidden, training=training), training=training)
         return tf.gather(hidden, place, batch_dims=1)  # [B, L, units]
-
-
-def align_left(item_ids):
-    """Histories with their events first, in their order.
-
-    Args:
-        item_ids: int32 [B, L], 0 is padding, anywhere.
-
-    Returns:
-        aligned: int32 [B, max(L, 1)], padding to the right.
-        place: int32 [B, L], where each event has gone; padding, where the event before it has.
-    """
-    is_real = tf.cast(item_ids != PADDING_ID, tf.int32)
-    aligned = tf.gather(item_ids, tf.argsort(1 - is_real, axis=1, stable=True), batch_dims=1)
-    aligned = tf.pad(aligned, [[0, 0], [0, tf.cast(tf.shape(item_ids)[1] == 0, tf.int32)]])
-    return aligned, tf.maximum(tf.cumsum(is_real, axis=1) - 1, 0)

@@ -23,8 +23,8 @@ import tensorflow as tf
 
 from seqrec_tf.layers import Embedding, UserEmbedding
 from seqrec_tf.models.base import SequenceModel
+from seqrec_tf.models.base_batches import events_or_zero
 from seqrec_tf.models.fmc import FMCConfig
-from seqrec_tf.models.fpmc import events_or_zero
 from seqrec_tf.schema import ITEM_IDS, USER_ID
 
 

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from seqrec_tf import metrics, models, ranking
 from seqrec_tf.config import ModelConfig
-from seqrec_tf.models.base import EXCLUDED, TARGET, SequenceModel, newest_position, pad
+from seqrec_tf.models.base import SequenceModel
+from seqrec_tf.models.base_batches import EXCLUDED, TARGET, newest_position, pad
 from seqrec_tf.schema import ITEM_IDS, ITEM_IDS_FEATURE, TIMESTAMPS_FEATURE, Schema
 
 NAN = float("nan")

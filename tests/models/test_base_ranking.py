@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from seqrec_tf import data
 from seqrec_tf.models import BST, DIN, WideDeep
-from seqrec_tf.models.base import EXCLUDED, TARGET
+from seqrec_tf.models.base_batches import EXCLUDED, TARGET
 from seqrec_tf.models.base_ranking import AGES, HISTORY, USER
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import (

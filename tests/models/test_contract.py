@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from seqrec_tf import models
 from seqrec_tf.config import ItemFeaturesConfig, ModelConfig, computing_in
-from seqrec_tf.models.base import EXCLUDED, TARGET, TARGET_LABEL, SequenceModel, newest_position
+from seqrec_tf.models.base import SequenceModel
+from seqrec_tf.models.base_batches import EXCLUDED, TARGET, TARGET_LABEL, newest_position
 from seqrec_tf.schema import (
     ITEM_IDS,
     ITEM_IDS_FEATURE,
