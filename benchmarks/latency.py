@@ -82,7 +82,7 @@ def served(what: str, num_items: int, batch: int, threads: int, seconds: float) 
     import numpy as np
     import tensorflow as tf
 
-    from seqrec_tf import export
+    from seqrec_tf import export, serving_module
     from seqrec_tf.models import SASRec
     from seqrec_tf.schema import HISTORY, Schema
 
@@ -93,8 +93,8 @@ def served(what: str, num_items: int, batch: int, threads: int, seconds: float) 
         with open(vocabulary, "w") as stream:
             stream.writelines(f"item-{number}\n" for number in range(1, num_items + 1))
         model.freeze_item_table(coarse_search=what == "coarse-search")
-        module = export.make_serving_module(model, dataset, vocabulary, k=K, exclude_history=True)
-        signature = module.recommend.get_concrete_function(**export.input_specs(model, None))
+        module = serving_module.make_serving_module(model, dataset, vocabulary, k=K, exclude_history=True)
+        signature = module.recommend.get_concrete_function(**serving_module.input_specs(model, None))
         tf.saved_model.save(module, f"{folder}/1", signatures={export.SIGNATURE: signature})
         config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads)
         with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
