@@ -218,18 +218,6 @@ def test_negatives_avoid_events_that_are_too_old_for_the_model(write_dataset, tm
     assert [set(row) for row in avoided[0]] == [set(row) for row in inputs["seen"].numpy()]
 
 
-def test_negatives_are_drawn_anew_and_are_never_in_the_sequence(chain_dataset, chain_model):
-    inputs, labels, _ = next(iter(data.load(chain_dataset, chain_model)))
-    sequence = np.concatenate([inputs["item_ids"], labels], axis=1)
-    drawn = [chain_model.objective.draw(sequence, labels != 0).numpy() for _ in range(2)]
-    assert (drawn[0] != drawn[1]).any()
-    sequence_of_target = np.repeat(np.arange(len(labels)), (labels.numpy() > 0).sum(axis=1))
-    for row, negative in zip(sequence_of_target, drawn[0][:, 0], strict=True):
-        assert negative not in inputs["item_ids"].numpy()[row]
-        assert negative not in labels.numpy()[row]
-        assert 1 <= negative <= 20
-
-
 @pytest.mark.parametrize("window", ["newest", "random"])
 def test_a_window_is_a_run_of_the_sequence_and_a_random_one_gets_everywhere(write_dataset, tmp_path, window):
     events = list("abcdefghijkl")  # of which the last two are held out

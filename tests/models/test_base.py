@@ -1,7 +1,6 @@
 """What `SequenceModel` gives to every model, on one whose scores are written in the test."""
 
 import math
-from functools import partial
 
 import keras
 import numpy as np
@@ -79,15 +78,6 @@ def random_case(num_items):
 def block(request, monkeypatch):
     """Sizes of a ranking block: several, with and without a rest, and one for all."""
     monkeypatch.setattr(ranking, "BLOCK", request.param)
-
-
-@pytest.mark.usefixtures("block")
-@in_both_modes
-def test_ranks_among_all_items_equal_a_slow_loop(wrap):
-    query, target, out = random_case(11)
-    expected = [slow_rank(query[row], target[row], out[row]) for row in range(20)]
-    rank = wrap(partial(rank_of, Given(schema=Schema(11))))(*map(tf.constant, (query, target, out)))
-    np.testing.assert_array_equal(rank, expected)
 
 
 @in_both_modes

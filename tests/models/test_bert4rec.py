@@ -208,14 +208,6 @@ def test_the_mask_is_never_recommended_nor_a_rival():
     assert model.rank_and_recommend(query, ids[:, 0], tf.zeros([1, 1], tf.int32), k=5)[0].numpy() == [1]
 
 
-@pytest.mark.parametrize("loss", ["bce", "sampled-softmax"])
-def test_uniform_negatives_are_no_item_of_the_sequence_not_even_a_masked_one(loss):
-    model = made(loss=loss, num_negatives=50)
-    inputs, labels = batch(model, [[3, 1, 4]] * 5)
-    drawn = model.objective.draw(np.concatenate([inputs, labels], axis=1), labels != 0).numpy()
-    assert set(drawn.ravel()) == {2, 5}
-
-
 def test_uniform_negatives_are_no_item_that_is_older_than_what_the_model_sees(write_dataset, tmp_path):
     items = [f"i{item}" for item in range(9)]
     dataset = write_dataset(tmp_path / "dataset", {"u": items[:7], "v": items[2:]})

@@ -201,22 +201,6 @@ def test_a_training_batch_is_the_sequence_and_the_sequence_one_later():
     assert labels.numpy().tolist() == [[2, 3, 4, 5], [3, 1, 0, 0], [0, 0, 0, 0]]
 
 
-def test_negatives_are_no_item_of_the_whole_sequence():
-    model = made(num_negatives=20)
-    inputs, labels = {ITEM_IDS: tf.constant([[1, 2], [3, 0]])}, tf.constant([[2, 3], [4, 0]])
-    negatives = model.objective.draw(tf.concat([inputs[ITEM_IDS], labels], axis=1), labels != 0).numpy()
-    assert negatives.shape == (3, 20)
-    assert set(negatives[:2].ravel()) == {4, 5}
-    assert set(negatives[2]) == {1, 2, 5}
-
-
-def test_every_step_draws_other_negatives():
-    model = made(num_negatives=20)
-    inputs, labels = {ITEM_IDS: tf.constant([[1, 2]])}, tf.constant([[2, 0]])
-    first = model.objective.draw(tf.concat([inputs[ITEM_IDS], labels], axis=1), labels != 0).numpy()
-    assert np.any(model.objective.draw(tf.concat([inputs[ITEM_IDS], labels], axis=1), labels != 0).numpy() != first)
-
-
 def test_dropout_acts_in_training_alone():
     model = made(dropout_rate=0.5)
     quiet = hidden_states(model, ITEM_IDS_OF_USERS)
