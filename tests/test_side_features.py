@@ -34,7 +34,8 @@ def dataset(write_dataset, tmp_path_factory):
 
 
 def trained(dataset, path, name, *settings):
-    settings = ("model.dim=16", "model.max_len=8", "train.learning_rate=0.01", "train.epochs=6", *settings)
+    width = "units" if name == "gru4rec" else "dim"
+    settings = (f"model.{width}=16", "model.max_len=8", "train.learning_rate=0.01", "train.epochs=6", *settings)
     resolved = config.resolve(name, models.find(name).config_class, settings=settings)
     return train(resolved, dataset, path / "run", log=lambda line: None)
 
@@ -80,7 +81,6 @@ def test_new_items_are_known_by_the_components_of_their_vectors(use):
 @pytest.mark.parametrize("name", ["sasrec", "gru4rec", "bert4rec", "din"])
 def test_items_that_came_after_training_are_recommended_by_a_saved_model(dataset, tmp_path, name):
     settings = ["model.item_features=step", "model.num_negatives=8"]
-    settings += ["model.units=16"] if name == "gru4rec" else []
     settings += ["model.loss=sampled-softmax"] if name != "din" else []
     run = trained(dataset, tmp_path, name, *settings)
     (tmp_path / "new.csv").write_text("item_id,step\nfresh,4\nother,6\na-1,1\nodd,nowhere\nbare,\n")

@@ -147,7 +147,7 @@ def training_batch(model, sequences):
 def loss_and_gradients(model, sequences):
     x, y = training_batch(model, sequences)
     with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(model.target_losses(x, y, model(x, training=True)))
+        loss = model.mean_loss(model.target_losses(x, y, model(x, training=True)))
     gradients = tape.gradient(loss, model.trainable_variables)
     return loss, [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
 
