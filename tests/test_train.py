@@ -197,7 +197,9 @@ def keep(chain_dataset, tmp_path):
             keeper.on_epoch_end(epoch, {"loss": 1.0, **({} if figure is None else {"val_ndcg@10": figure})})
             if model.stop_training:
                 break
-        return len(keeper.epochs), keras.saving.load_model(tmp_path / "best.keras").trainable_variables[0].numpy().max()
+        return len(keeper.epochs), keras.saving.load_model(tmp_path / "best.keras", compile=False).trainable_variables[
+            0
+        ].numpy().max()
 
     return keep
 
