@@ -35,8 +35,8 @@ UNITS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000, "
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 _INT64 = 2**63
-# The year 1973 in each unit; the next, a thousand times finer, begins after the year 5138 of this one.
-_SMALLEST_OF_UNIT = (("ns", 1e17), ("us", 1e14), ("ms", 1e11), ("s", 1e8))
+# The year 1973 in each unit; a thousand times as much is the year 5138, and 1973 in the next finer one.
+_LEAST_OF_UNIT = {"ns": 1e17, "us": 1e14, "ms": 1e11, "s": 1e8}
 
 csv.field_size_limit(features.LONGEST_FIELD)
 
@@ -243,8 +243,8 @@ def infer_time_format(value: Any) -> str:
         with contextlib.suppress(ValueError):
             if len(str(number)) == length and 1970 <= datetime.datetime.strptime(str(number), pattern).year < 2100:
                 raise LookupError(f"{value!r} looks like a date and time without separators")
-    for name, smallest in _SMALLEST_OF_UNIT:
-        if number >= smallest:
+    for name, least in _LEAST_OF_UNIT.items():
+        if number >= least:
             return name
     if isinstance(number, float) and not number.is_integer():
         raise ValueError(f"{value!r} is neither an integer nor a time after 1973")
@@ -256,15 +256,15 @@ def time_parser(time_format: str) -> Callable[[Any], int | float]:
     if time_format == "iso":
         return parse_iso
 
-    unit = [name for name, _ in _SMALLEST_OF_UNIT].index(time_format) if time_format != "order" else None
-    if unit is not None:
-        smallest = _SMALLEST_OF_UNIT[unit][1]
-        smallest_of_finer = _SMALLEST_OF_UNIT[unit - 1][1] if unit else math.inf
+    first, limit = -math.inf, math.inf
+    if time_format != "order":
+        first = _LEAST_OF_UNIT[time_format]
+        limit = math.inf if time_format == "ns" else 1_000 * first
 
     def parse(value: Any) -> int | float:
         number = parse_number(value)
-        if unit is not None and (_SMALLEST_OF_UNIT[-1][1] <= number < smallest or number >= smallest_of_finer):
-            other = next(name for name, least in _SMALLEST_OF_UNIT if number >= least)
+        if not first <= number < limit and number >= _LEAST_OF_UNIT["s"]:  # what is less is near 1970 in any unit
+            other = next(name for name, least in _LEAST_OF_UNIT.items() if number >= least)
             raise ValueError(f"{value!r} looks like a time in {other}, not in {time_format}")
         if isinstance(number, float) and (number.is_integer() or time_format != "s"):
             if time_format == "order" and not number.is_integer():

@@ -173,9 +173,8 @@ def run_pipeline(job: beam.PTransform, options: PipelineOptions) -> None:
     """Run a whole job on the runner that the options ask for; with progress where that is local."""
     is_local = _runner(options) == "direct"
     if not is_local:
-        logging.getLogger("apache_beam.runners").setLevel(
-            logging.INFO
-        )  # which job it is, where to watch it, its states
+        # Which job it is, where to watch it, its states.
+        logging.getLogger("apache_beam.runners").setLevel(logging.INFO)
     try:
         with (
             _progress() if is_local else contextlib.nullcontext(),

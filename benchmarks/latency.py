@@ -87,7 +87,7 @@ def served(what: str, num_items: int, batch: int, threads: int, seconds: float) 
     from seqrec_tf.schema import HISTORY, Schema
 
     model = SASRec(SASRec.config_class(max_len=LENGTH, dim=DIM), Schema(num_items=num_items))
-    dataset = types.SimpleNamespace(item_counts=range(num_items, 0, -1), learned_of_users={}, stats={})
+    dataset = types.SimpleNamespace(item_counts=range(num_items, 0, -1), learned_of_users={}, options={})
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = os.path.join(folder, "item_id.txt")
         with open(vocabulary, "w") as stream:

@@ -261,7 +261,7 @@ def golden_requests(
     if model.ranks_candidates:
         number = min(number, max(_LEAST_GOLDEN, _GOLDEN_SCORES // model.num_items))
     # Neighbours that are alike, because what lay between them was filtered out, are repeats to a server.
-    if folder.stats.get("options", {}).get("duplicates") == "consecutive":
+    if folder.options.get("duplicates") == "consecutive":
         batches = batches.filter(lambda _, labels: tf.reduce_all(labels[EXCLUDED][:, 1:] != labels[EXCLUDED][:, :-1]))
     # Every fourth, as neighbours are of like length.
     for inputs, labels in itertools.islice(batches, 0, 4 * number, 4):

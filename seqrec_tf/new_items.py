@@ -57,7 +57,7 @@ def read(
     """
     known = set(folder.item_ids)
     rows: dict[str, dict[str, str]] = {}
-    quoted = not folder.stats.get("options", {}).get("items_no_quotes")  # as the dataset's own items were read
+    quoted = not folder.options.get("items_no_quotes")  # as the dataset's own items were read
     for line, row in _rows(path, id_column, quoted=quoted):
         item = row[id_column]
         if not item.strip() or "\n" in item or "\r" in item:

@@ -196,9 +196,14 @@ class DatasetFolder:
         return [int(line) for line in self.read_text(schema_lib.ITEM_COUNTS_FILE).split()]
 
     @property
+    def options(self) -> dict[str, Any]:
+        """Those of `seqrec prepare` that made this folder, by name."""
+        return self.stats.get("options", {})
+
+    @property
     def is_by_time(self) -> bool:
         """Whether training sequences lie in the order of their newest events, in each file."""
-        return self.stats.get("options", {}).get("record_order") == "time"
+        return self.options.get("record_order") == "time"
 
     def split_files(self, split: str) -> list[str]:
         """Paths of the TFRecord shards of a split, sorted; empty where the split is empty.

@@ -63,7 +63,7 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
     with np.errstate(divide="ignore"):
         log_share = np.maximum(np.log(counts / counts.sum()), np.finfo(np.float32).min)  # of the item with id i + 1
     line, whole = tf.lookup.TextFileIndex.LINE_NUMBER, tf.lookup.TextFileIndex.WHOLE_LINE
-    duplicates = folder.stats.get("options", {}).get("duplicates", "keep")
+    duplicates = folder.options.get("duplicates", "keep")
     if model.ranks_candidates and LABELS in folder.schema:
         duplicates = "keep"  # they were dropped among all events, and what a client sends was liked
 
@@ -136,7 +136,8 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
             elif duplicates == "all":
                 is_same = tf.linalg.band_part(ids[:, :, None] == ids[:, None, :], -1, 0)  # [B, L, L]
                 is_known &= tf.reduce_sum(tf.cast(is_same, tf.int32), axis=2) == 1
-            ids = tf.where(is_known, ids, PADDING_ID)
+            if duplicates != "keep":
+                ids = tf.where(is_known, ids, PADDING_ID)
             # Known ids to the right, in their order; the model has learned from the newest max_len.
             order = tf.argsort(tf.cast(is_known, tf.int32), axis=1, stable=True)
 
