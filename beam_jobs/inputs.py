@@ -20,10 +20,11 @@ from typing import Any, TypeVar
 from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
+from beam_jobs import lines as lines_lib
 from beam_jobs import parsing, read_events, storage
 from beam_jobs.options import FORMATS, NONE, Options, flag
 from beam_jobs.parsing import Columns, EventParser, LineError, TextFormat
-from beam_jobs.read_events import Range
+from beam_jobs.lines import Range
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import ITEM_ID, Feature
@@ -170,7 +171,7 @@ def inspect_events(options: Options) -> EventsInput:
         _check_sample(
             sample, path, EventParser(columns, time_format=time_format, label_threshold=options.label_threshold)
         )
-    num_bytes = sum(file.size_in_bytes * (4 if read_events.is_gzip(file.path) else 1) for file in files)
+    num_bytes = sum(file.size_in_bytes * (4 if lines_lib.is_gzip(file.path) else 1) for file in files)
     return EventsInput(tuple(parts), len(files), num_bytes, text_format, columns, time_format, tuple(notes))
 
 
@@ -227,7 +228,7 @@ def inspect_table(options: Options, one: str, *, first_number: int) -> TableInpu
             text_format = dataclasses.replace(text_format, num_columns=len(names))
             columns = list(range(len(names)))
         else:
-            names = read_events.read_header(path, text_format) or []
+            names = lines_lib.read_header(path, text_format) or []
             columns = list(names)
     _check_distinct(names, f"{path} has more than one column named", f"name them with --{one}s-columns")
     id_name = option("_id_column")
@@ -251,7 +252,7 @@ def inspect_table(options: Options, one: str, *, first_number: int) -> TableInpu
     kinds = _declared_kinds(option("_feature"), one, other_names)
     notes = []
     if missing := [name for name in other_names if name not in kinds]:
-        peeked = read_events.ReadTable(text_format, id_column, other_columns).peek(first, _ROWS_TO_PEEK)
+        peeked = read_events.peek_table(first, text_format, other_columns, _ROWS_TO_PEEK)
         fields = dict(zip(other_names, zip(*peeked, strict=True), strict=False))
         inferred = {name: features.infer(fields.get(name, ())) for name in missing}
         kinds |= inferred
@@ -296,7 +297,7 @@ def cut_files(
         if is_parquet:
             for k, (group, first_record) in enumerate(groups_of_files[rank - first_rank]):
                 parts.append(Range(file.path, role, rank, number + k, number, group, group + 1, first_record, True))
-        elif read_events.is_gzip(file.path):
+        elif lines_lib.is_gzip(file.path):
             parts.append(Range(file.path, role, rank, number, number))
         else:
             for k, start in enumerate(range(0, max(file.size_in_bytes, 1), range_bytes)):
@@ -308,7 +309,7 @@ def _first_with_records(parts: Sequence[Range], text_format: TextFormat) -> Rang
     """The beginning of the first file that holds more than a header; some jobs write parts without any record."""
     for part in parts:
         if part.start == 0:
-            with read_events.open_binary(part.path) as stream:
+            with lines_lib.open_binary(part.path) as stream:
                 lines = (line for line in stream if not text_format.is_blank(line))
                 has_header = text_format.has_header and text_format.format == "csv"
                 if any(itertools.islice(lines, int(has_header), None)):
@@ -350,8 +351,8 @@ def _text_format(format_: str, delimiter: str, encoding: str, *, quoted: bool, h
 
 def _peek(path: str, text_format: TextFormat, columns: Columns) -> tuple[TextFormat, list[Sequence]]:
     """The format with its number of columns, and the values of `columns` in the first good lines."""
-    header = read_events.read_header(path, text_format)
-    with read_events.open_binary(path) as stream:
+    header = lines_lib.read_header(path, text_format)
+    with lines_lib.open_binary(path) as stream:
         lines = list(itertools.islice(stream, _LINES_TO_PEEK))[0 if header is None else 1 :]
     if header is not None:
         _check_columns(columns, header, path)
@@ -473,7 +474,7 @@ def _row_groups(path: str) -> list[tuple[int, int]]:
 
 def _json_names(path: str, text_format: TextFormat) -> list[str]:
     names: dict[str, None] = {}
-    with read_events.open_binary(path) as stream:
+    with lines_lib.open_binary(path) as stream:
         for line in itertools.islice(stream, _ROWS_TO_PEEK):
             try:
                 names |= dict.fromkeys(json.loads(text_format.decode(line)))

@@ -36,7 +36,7 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 _INT64 = 2**63
 # The year 1973 in each unit; a thousand times as much is the year 5138, and 1973 in the next finer one.
-_LEAST_OF_UNIT = {"ns": 1e17, "us": 1e14, "ms": 1e11, "s": 1e8}
+_LEAST_OF_UNIT = {"ns": 10**17, "us": 10**14, "ms": 10**11, "s": 10**8}
 
 csv.field_size_limit(features.LONGEST_FIELD)
 
@@ -132,13 +132,10 @@ def row_parser(
         return _json_parser(columns, optional_keys)
     if text_format.format == "sequences":
         return text_format.split
-    missing = [name for name in columns if isinstance(name, str) and name not in (header or ())]
-    if missing:
-        return _refuse("the file's header lacks a column", ", ".join(missing))
-    num_columns = text_format.num_columns if header is None else len(header)
-    numbers = [header.index(c) if isinstance(c, str) else -1 if c is None else c for c in columns]  # type: ignore[union-attr]
-    if max(numbers) >= num_columns:
-        return _refuse("the file's header lacks a column", f"number {max(numbers)}")
+    try:
+        numbers, num_columns = column_numbers(text_format, columns, header)
+    except LineError as error:
+        return _refuse(error.reason, error.detail)
     pick = operator.itemgetter(*numbers, -1)  # the last, -1, keeps the result a tuple; it is cut off below
 
     def parse(text: str) -> tuple:
@@ -149,6 +146,24 @@ def row_parser(
         return pick(fields)[:-1]
 
     return parse
+
+
+def column_numbers(
+    text_format: TextFormat, columns: Sequence[str | int | None], header: Sequence[str] | None
+) -> tuple[list[int], int]:
+    """The numbers of `columns` in a file of CSV, -1 for each that is None, and how many columns the file has.
+
+    Raises:
+        LineError: The file lacks one of them.
+    """
+    missing = [name for name in columns if isinstance(name, str) and name not in (header or ())]
+    if missing:
+        raise LineError("the file's header lacks a column", ", ".join(missing))
+    num_columns = text_format.num_columns if header is None else len(header)
+    numbers = [header.index(c) if isinstance(c, str) else -1 if c is None else c for c in columns]  # type: ignore[union-attr]
+    if max(numbers) >= num_columns:
+        raise LineError("the file's header lacks a column", f"number {max(numbers)}")
+    return numbers, num_columns
 
 
 def _refuse(reason: str, detail: str) -> Callable[[str], tuple]:
@@ -251,15 +266,20 @@ def infer_time_format(value: Any) -> str:
     return "order"
 
 
+def bounds(time_format: str) -> tuple[int, int]:
+    """The times after 1973 of a unit: from the first number to below the second. Those before look alike in any unit."""
+    if time_format == "order":
+        return -_INT64, _INT64
+    first = _LEAST_OF_UNIT[time_format]
+    return first, _INT64 if time_format == "ns" else 1_000 * first
+
+
 def time_parser(time_format: str) -> Callable[[Any], int | float]:
     """A function from a value to the time in the unit of the input; ValueError where it is none."""
     if time_format == "iso":
         return parse_iso
 
-    first, limit = -math.inf, math.inf
-    if time_format != "order":
-        first = _LEAST_OF_UNIT[time_format]
-        limit = math.inf if time_format == "ns" else 1_000 * first
+    first, limit = bounds(time_format)
 
     def parse(value: Any) -> int | float:
         number = parse_number(value)

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+import heapq
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam.pvalue import AsDict, AsList, AsSingleton
 
-from beam_jobs import inputs, parsing, read_events, sequences, write_dataset
+from beam_jobs import inputs, parsing, read_events, sequences, side_tables, write_dataset
+from beam_jobs import steps as steps_lib
+from beam_jobs.counting import ITEM_COUNTS, TALLY, Counting, SumItems, Tally
 from beam_jobs.inputs import EventsInput, TableInput
+from beam_jobs.lines import Range
 from beam_jobs.options import Options, check_options
-from beam_jobs.read_events import COUNTS, ITEMS, LINES, REJECTED
-from seqrec_tf import features as features_lib
+from beam_jobs.read_events import LINES, REJECTED
+from beam_jobs.sequences import Moment
+from beam_jobs.side_tables import COMPLETE, LEARNED
+from beam_jobs.tables import ItemCounts, Sequences, Store, Stored
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import Schema
 
 _SECONDS_A_DAY = 86_400
 # One shard for so much plain input: enough files to shuffle by, none of them tiny.
 _SHARD_BYTES = 64 << 20
+# One bucket of users for so much of it: some 200 MB while it is worked on.
+_BUCKET_BYTES = 64 << 20
 # Ranges of the items files whose items go to one file.
 _PARTS_A_SHARD = 4
 
@@ -34,10 +45,16 @@ class Plan:
     splitter: sequences.Splitter
     schema: Schema
     num_shards: int
+    num_buckets: int
     output: str
 
     @property
-    def parts(self) -> tuple[read_events.Range, ...]:
+    def num_item_shards(self) -> int:
+        """Files of items, and buckets."""
+        return -(-len(self.tables["items"].parts) // _PARTS_A_SHARD)
+
+    @property
+    def parts(self) -> tuple[Range, ...]:
         """All ranges."""
         return sum((table.parts for table in self.tables.values()), self.events.parts)
 
@@ -89,6 +106,7 @@ def make_plan(options: Options, output: str) -> Plan:
             time_unit=time_unit,
         ),
         num_shards=options.num_shards or -(-events.num_bytes // _SHARD_BYTES) or 1,
+        num_buckets=-(-events.num_bytes // _BUCKET_BYTES) or 1,
         output=output,
     )
 
@@ -109,7 +127,7 @@ def _splitter(options: Options, events: EventsInput) -> sequences.Splitter:
     valid_from = _moment(options.valid_from, "--valid-from", events.time_format) if options.valid_from else test_from
     if valid_from > test_from:
         raise ValueError(f"--valid-from {options.valid_from} must not be later than --test-from {options.test_from}.")
-    return sequences.ByTime(valid_from, test_from)
+    return sequences.ByTime(Moment.of(valid_from), Moment.of(test_from))
 
 
 def _moment(text: str, option: str, time_format: str) -> float:
@@ -140,20 +158,24 @@ class _Counted:
     """Applies steps that count, and keeps what they count.
 
     Attributes:
-        counts: A collection a step, of what it counted.
-        items: A collection a step that counts items, of ((step, item), events).
+        tallies: A collection a step, of its tallies.
+        items: A collection a step that counts items, of (step, `ItemCounts`).
     """
 
-    def __init__(self, counts: list[Any]):
-        self.counts = counts
+    def __init__(self, tallies: list[Any]):
+        self.tallies = tallies
         self.items: list[Any] = []
 
-    def __call__(self, stage, label: str, step: read_events.Counting, *side_inputs, has_items: bool = True):
-        """What a step makes of a stage."""
-        outputs = stage | label >> beam.ParDo(step, *side_inputs).with_outputs(COUNTS, ITEMS, main="main")
-        self.counts.append(outputs[COUNTS])
-        if has_items:
-            self.items.append(outputs[ITEMS] | f"Items of {label.lower()}" >> beam.CombinePerKey(sum))
+    def __call__(self, stage, label: str, step: Counting, *side_inputs, more: Sequence[str] = ()):
+        """What a step makes of a stage: its main output or, where `more` names others, all of them."""
+        outputs = stage | label >> beam.ParDo(step, *side_inputs).with_outputs(TALLY, ITEM_COUNTS, *more, main="main")
+        self.tallies.append(outputs[TALLY])
+        return outputs if more else outputs["main"]
+
+    def with_items(self, stage, label: str, step: Counting, *side_inputs):
+        """The same of a step that counts items."""
+        outputs = self(stage, label, step, *side_inputs, more=[ITEM_COUNTS])
+        self.items.append(outputs[ITEM_COUNTS] | f"Items of {label.lower()}" >> beam.CombinePerKey(SumItems()))
         return outputs["main"]
 
 
@@ -162,90 +184,51 @@ class PrepareSequences(beam.PTransform):
 
     Args:
         plan: What to do.
+        store: Where tables lie between two steps that Beam does not run as one.
     """
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: Plan, store: Store | None = None):
         super().__init__()
         self._plan = plan
+        self._store = store or Store()
 
     def expand(self, begin):
-        """Build the graph."""
-        plan, options = self._plan, self._plan.options
-        reader = read_events.ReadEvents(
-            plan.events.text_format,
-            plan.events.columns,
-            time_format=plan.events.time_format,
-            label_threshold=options.label_threshold,
-        )
-        read = begin | "Events" >> _Read(plan.events.parts, reader)
-        counted = _Counted([read[COUNTS]])
-        rejected, lines = [read[REJECTED]], [read[LINES]]
-        rows = {}
+        """Build the graph: read, make sequences of events, write these."""
+        plan = self._plan
+        sources = self._read(begin)
+        counted = _Counted([source[TALLY] for source in sources.values()])
+        rows = {name: sources[name]["main"] for name in plan.tables}
         learned = dict.fromkeys(("items", "users"), begin | "No features" >> beam.Create([{}]))
-        for name, table in plan.tables.items():
-            kinds = [feature.kind for feature in table.features]
-            table_reader = read_events.ReadTable(table.text_format, table.id_column, table.columns, kinds)
-            read_table = begin | name.capitalize() >> _Read(table.parts, table_reader)
-            counted.counts.append(read_table[COUNTS])
-            rejected.append(read_table[REJECTED])
-            lines.append(read_table[LINES])
-            rows[name] = read_table["main"]
 
-        whole, steps = self._filtered(read["main"], rows, counted)
-        split = sequences.Split(plan.splitter, has_time=bool(plan.events.time_format))
-        whole = counted(whole, "Split", split, *self._boundary(whole))
-        vocabulary = (
-            counted.items[-1]
-            | "Train and all" >> beam.FlatMap(_vocabulary_counts, keep_unseen=options.unseen_items == "keep")
-            | "By item" >> beam.CombinePerKey(sum)
-            | "Gather vocabulary" >> beam.combiners.ToList()
-            | "Order vocabulary" >> beam.Map(write_dataset.order_vocabulary)
-        )
-        num_users = (
-            whole
-            | "Training users" >> beam.FlatMap(_training_user)
-            | "Distinct users" >> beam.Distinct()
-            | "Count users" >> beam.combiners.Count.Globally()
-        )
+        items = self._first_items(begin, rows["items"]) if "items" in rows else None
+        whole, steps = self._filtered(sources["events"]["main"], items, counted)
+        whole, vocabulary = self._split(whole, counted)
         if "users" in rows:
             whole, learned["users"] = self._with_users(whole, rows["users"], counted)
-        encode = write_dataset.EncodeSequences(
-            plan.schema,
-            num_shards=plan.num_shards,
-            units_per_second=plan.units_per_second,
-            is_by_time=plan.options.record_order == "time",
-        )
-        ids = AsSingleton(vocabulary | "Ids" >> beam.Map(write_dataset.ids_of))
-        encoded = counted(whole, "Encode", encode, ids, AsSingleton(learned["users"]), has_items=False)
-        digests = [self._write(encoded, "Sequences", plan.num_shards)]
-        if "items" in rows:
-            files_of_items, learned["items"] = self._items(vocabulary, rows["items"], counted)
+        digests = [self._sequence_files(whole, vocabulary, learned["users"], counted)]
+        if items is not None:
+            files_of_items, learned["items"] = self._item_files(items["main"], vocabulary, counted)
             digests.append(files_of_items)
 
         rejected_files = (
-            rejected
+            [source[REJECTED] for source in sources.values()]
             | "All rejected" >> beam.Flatten()
             | "Rejected by range" >> beam.GroupByKey()
             | "Write rejected"
             >> beam.ParDo(
                 read_events.WriteRejected(f"{plan.output}/{schema_lib.REJECTED_FOLDER}", plan.parts),
-                AsDict(lines | "All lines" >> beam.Flatten()),
+                AsDict([source[LINES] for source in sources.values()] | "All lines" >> beam.Flatten()),
             )
         )
-        totals = counted.counts | "All counts" >> beam.Flatten() | "Sum counts" >> beam.CombinePerKey(sum)
-        by_step = (
-            counted.items
-            | "All steps" >> beam.Flatten()
-            | "One item" >> beam.Map(_one_item)
-            | "Sum steps" >> beam.CombinePerKey(beam.combiners.TupleCombineFn(sum, sum))
-        )
+        tally = counted.tallies | "All tallies" >> beam.Flatten() | "Sum tallies" >> beam.CombineGlobally(Tally.sum)
+        by_step = counted.items | "All steps" >> beam.Flatten() | "Sizes" >> beam.MapTuple(_size)
         finish = write_dataset.Finish(
             output=plan.output,
             schema=plan.schema,
             steps=tuple(steps),
-            options=options.recorded(),
+            options=plan.options.recorded(),
             num_files=plan.events.num_files,
-            max_rejected=options.max_rejected,
+            max_rejected=plan.options.max_rejected,
             tables=tuple(plan.tables),
         )
         return (
@@ -255,121 +238,182 @@ class PrepareSequences(beam.PTransform):
             >> beam.Map(
                 finish,
                 AsSingleton(vocabulary),
-                AsSingleton(num_users),
                 AsSingleton(learned["items"]),
                 AsSingleton(learned["users"]),
-                AsDict(totals),
+                AsSingleton(tally),
                 AsDict(by_step),
                 AsDict(digests | "All files" >> beam.Flatten()),
                 AsList(rejected_files),
             )
         )
 
-    def _filtered(self, events, rows, counted: _Counted):
-        """The sequences that are left, and the names of the steps that led there."""
+    def _read(self, begin) -> dict[str, Any]:
+        """The outputs of the readers, of "events" and of the tables that there are."""
         plan, options = self._plan, self._plan.options
-        required = options.required_item_features
-        clean = sequences.Clean(
-            positive_only=options.positive_only,
-            duplicates=options.duplicates,
-            require_items=options.require_items or bool(required),
+        readers: dict[str, tuple[Sequence[Range], read_events.ReadRange]] = {
+            "events": (
+                plan.events.parts,
+                read_events.ReadEvents(
+                    plan.events.text_format,
+                    plan.events.columns,
+                    self._store,
+                    plan.num_buckets,
+                    time_format=plan.events.time_format,
+                    label_threshold=options.label_threshold,
+                    max_events=options.max_events,
+                ),
+            )
+        }
+        for name, table in plan.tables.items():
+            num_buckets = plan.num_item_shards if name == "items" else plan.num_buckets
+            kinds = [feature.kind for feature in table.features]
+            reader = read_events.ReadTable(
+                table.text_format, table.id_column, table.columns, self._store, num_buckets, kinds
+            )
+            readers[name] = (table.parts, reader)
+        return {name: begin | name.capitalize() >> _Read(*reader) for name, reader in readers.items()}
+
+    def _filtered(self, events, items, counted: _Counted):
+        """The sequences that are left, and the names of the steps that led there."""
+        options = self._plan.options
+        needs_positions = options.record_order == "time" or bool(options.valid_sequences)
+        order = steps_lib.Order(
+            self._store, "parsed", max_events=options.max_events, keep_positions=needs_positions
         )
-        known_items = []
-        if options.require_items or required:
-            names = [feature.name for feature in plan.tables["items"].features]
-            required_kinds = {place: plan.tables["items"].features[place].kind for place in map(names.index, required)}
-            first_rows = rows["items"] | "First rows" >> beam.CombinePerKey(min)
-            complete = first_rows | "Complete" >> beam.Filter(_has_fields, required_kinds)
-            known_items = [AsSingleton(_as_set(complete | beam.Keys(), "Known"))]
-        whole = events | "Order" >> beam.CombinePerKey(sequences.NewestEvents(options.max_events))
-        whole = counted(whole, "Clean", clean, *known_items)
-        steps = list(clean.steps)
+        whole = counted.with_items(events | "By bucket" >> beam.GroupByKey(), "Order", order)
+        steps = ["parsed"]
+
+        def apply(label: str, step: str, function, *side_inputs):
+            nonlocal whole
+            steps.append(step)
+            whole = counted.with_items(whole, label, steps_lib.Apply(self._store, step, function), *side_inputs)
+
+        if options.positive_only:
+            apply("Positive only", "positive only", sequences.positive_only)
+        if options.duplicates != "keep":
+            function = functools.partial(sequences.without_repeats, which=options.duplicates)
+            apply("Duplicates", f"duplicates {options.duplicates}", function)
+        if options.require_items or options.required_item_features:
+            known = items[COMPLETE] | "Complete" >> beam.combiners.ToList() | "All complete" >> beam.Map(_joined)
+            apply("Known items", "items with side information", sequences.of_items, AsSingleton(known))
         if options.min_item_events > 1 or options.min_user_events > 1:
             for number in range(1, options.filter_rounds + 1):
-                rare = counted.items[-1] | f"Rare {number}" >> beam.FlatMap(
-                    _rare_items, steps[-1], options.min_item_events
+                rare = (
+                    counted.items[-1]
+                    | f"Counts {number}" >> beam.combiners.ToDict()
+                    | f"Rare {number}" >> beam.Map(_rare_items, steps[-1], options.min_item_events)
                 )
-                steps.append(f"filter round {number}" if options.filter_rounds > 1 else "filter")
-                filter_round = sequences.FilterRound(steps[-1], options.min_user_events)
-                rare_set = AsSingleton(_as_set(rare, f"Rare set {number}"))
-                whole = counted(whole, f"Filter {number}", filter_round, rare_set)
+                function = functools.partial(sequences.filter_round, min_events=options.min_user_events)
+                whole = self._laid_down(whole, f"Before filter {number}")
+                step = f"filter round {number}" if options.filter_rounds > 1 else "filter"
+                apply(f"Filter {number}", step, function, AsSingleton(rare))
         if options.max_length:
-            steps.append(f"newest {options.max_length}")
-            whole = counted(whole, "Cut", sequences.KeepNewest(steps[-1], options.max_length))
+            function = functools.partial(sequences.newest, limit=options.max_length)
+            apply("Cut", f"newest {options.max_length}", function)
         if options.hold_out_items:
-            steps.append(f"without {options.hold_out_items:g} of the items")
-            whole = counted(whole, "Hold out", sequences.HoldOutItems(steps[-1], options.hold_out_items))
+            function = functools.partial(sequences.hold_out_items, share=options.hold_out_items)
+            apply("Hold out", f"without {options.hold_out_items:g} of the items", function)
         return whole, steps
 
-    def _with_users(self, whole, rows, counted: _Counted):
-        """The sequences with the fields of their users, and what these teach."""
-        # Not CoGroupByKey, which would hold all sessions of a user at once.
-        of_user = (
-            (
-                whole | "By user" >> beam.Map(lambda element: (element[0][1], (None, element))),
-                rows | "Rows of users" >> beam.MapTuple(lambda user, row: (user, (row, None))),
-            )
-            | "Sessions and rows" >> beam.Flatten()
-            | "Group users" >> beam.GroupByKey()
+    def _split(self, whole, counted: _Counted):
+        """The sequences with their records, and the vocabulary."""
+        plan = self._plan
+        boundary = self._boundary(whole)
+        if boundary:
+            whole = self._laid_down(whole, "Before split")
+        split = steps_lib.Split(self._store, plan.splitter, has_time=bool(plan.events.time_format))
+        whole = counted.with_items(whole, "Split", split, *boundary)
+        vocabulary = (
+            counted.items[-1]
+            | "Gather vocabulary" >> beam.combiners.ToDict()
+            | "Order vocabulary"
+            >> beam.Map(write_dataset.order_vocabulary, keep_unseen=plan.options.unseen_items == "keep")
         )
-        features = self._plan.schema.user_features
-        learned = (
-            of_user
-            | "Training users' rows" >> beam.FlatMap(write_dataset.training_user_fields)
-            | "Learn of users" >> beam.CombineGlobally(write_dataset.LearnFeatures(features))
-        )
-        join = write_dataset.JoinUsers(len(features))
-        return counted(of_user, "Join users", join, has_items=False), learned
+        return self._laid_down(whole, "After split"), vocabulary
 
-    def _items(self, vocabulary, rows, counted: _Counted):
-        """The files of the items' side features, by digest, and what the items teach."""
-        grouped = {
-            "id": vocabulary | "Items to ids" >> beam.FlatMap(_ids_and_counts),
-            "rows": rows,
-        } | "Join items" >> beam.CoGroupByKey()
-        features = self._plan.schema.item_features
-        learned = (
-            grouped
-            | "Training items" >> beam.FlatMap(write_dataset.training_fields)
-            | "Learn features" >> beam.CombineGlobally(write_dataset.LearnFeatures(features[1:]))
-        )
-        num_shards = -(-len(self._plan.tables["items"].parts) // _PARTS_A_SHARD)
-        encode = write_dataset.EncodeItems(features, num_shards)
-        num_items = AsSingleton(vocabulary | "Number of items" >> beam.Map(len))
-        encoded = counted(grouped, "Encode items", encode, AsSingleton(learned), num_items, has_items=False)
-        return self._write(encoded, "Items", num_shards), learned
-
-    def _boundary(self, stage) -> list[Any]:
+    def _boundary(self, whole) -> list[Any]:
         """The side input of `Split`, where its rule has one."""
         options = self._plan.options
         if options.split == "last-days":
             newest = (
-                stage
-                | "Last time" >> beam.Map(lambda element: element[1][-1][parsing.TIME])
-                | "Newest time" >> beam.CombineGlobally(_largest)
+                whole
+                | "Newest moments" >> beam.MapTuple(_newest_moment)
+                | "Newest moment" >> beam.CombineGlobally(_latest)
             )
             return [AsSingleton(newest)]
         if options.split == "files" and options.valid_sequences:
-            smallest = (
-                stage
-                | "Training only" >> beam.Filter(lambda element: element[0][0] == "train")
-                | "First position" >> beam.Map(lambda element: element[1][0][parsing.POSITION])
-                | "Last sequences" >> beam.combiners.Top.Largest(options.valid_sequences)
-                | "First of them" >> beam.Map(lambda positions: min(positions, default=None))
+            last = functools.partial(_largest, number=options.valid_sequences)
+            first_of_last = (
+                whole
+                | "Last of each" >> beam.MapTuple(functools.partial(_last_positions, number=options.valid_sequences))
+                | "Last of all" >> beam.CombineGlobally(last)
+                | "First of last" >> beam.Map(min, default=None)
             )
-            return [AsSingleton(smallest)]
+            return [AsSingleton(first_of_last)]
         return []
 
-    def _write(self, encoded, label: str, num_shards: int):
+    def _with_users(self, whole, rows, counted: _Counted):
+        """The sequences with the fields of their users, and what these teach."""
+        features = self._plan.schema.user_features
+        grouped = {"sequences": whole, "rows": rows} | "Users by bucket" >> beam.CoGroupByKey()
+        joined = counted(grouped, "Join users", side_tables.JoinUsers(self._store, features), more=[LEARNED])
+        learned = joined[LEARNED] | "Learn of users" >> beam.CombineGlobally(side_tables.LearnFeatures(features))
+        return self._laid_down(joined["main"], "After join"), learned
+
+    def _first_items(self, begin, rows):
+        """Of each item the first row; its outputs are main and COMPLETE."""
+        plan = self._plan
+        every_bucket = begin | "Item buckets" >> beam.Create([(bucket, None) for bucket in range(plan.num_item_shards)])
+        first = side_tables.FirstItems(
+            self._store, plan.schema.item_features[1:], plan.options.required_item_features
+        )
+        return (
+            (rows, every_bucket)
+            | "Items and buckets" >> beam.Flatten()
+            | "Items by bucket" >> beam.GroupByKey()
+            | "First items" >> beam.ParDo(first).with_outputs(COMPLETE, main="main")
+        )
+
+    def _sequence_files(self, whole, vocabulary, learned_of_users, counted: _Counted):
+        """The files of the splits, by digest."""
+        plan = self._plan
+        encode = write_dataset.EncodeSequences(
+            self._store,
+            plan.schema,
+            num_shards=plan.num_shards,
+            units_per_second=plan.units_per_second,
+            is_by_time=plan.options.record_order == "time",
+        )
+        encoded = counted(whole, "Encode", encode, AsSingleton(vocabulary), AsSingleton(learned_of_users))
+        return self._written(encoded, "Sequences", plan.num_shards)
+
+    def _item_files(self, items, vocabulary, counted: _Counted):
+        """The files of the items' side features, by digest, and what the items teach."""
+        plan = self._plan
+        features, num_shards = plan.schema.item_features, plan.num_item_shards
+        match = side_tables.MatchItems(self._store, features[1:], num_shards)
+        matched = counted(items, "Match items", match, AsSingleton(vocabulary), more=[LEARNED])
+        learned = matched[LEARNED] | "Learn of items" >> beam.CombineGlobally(side_tables.LearnFeatures(features[1:]))
+        num_items = vocabulary | "Number of items" >> beam.Map(lambda counts: len(counts.items))
+        encode = side_tables.EncodeItems(self._store, features, num_shards)
+        encoded = matched["main"] | "Encode items" >> beam.ParDo(encode, AsSingleton(learned), AsSingleton(num_items))
+        return self._written(encoded, "Items", num_shards), learned
+
+    def _written(self, encoded, label: str, num_shards: int):
         return (
             encoded
             | f"{label} by shard" >> beam.GroupByKey()
-            | f"Write {label.lower()}" >> beam.ParDo(write_dataset.WriteShard(self._plan.output, num_shards))
+            | f"Write {label.lower()}"
+            >> beam.ParDo(write_dataset.WriteShard(self._store, self._plan.output, num_shards))
         )
+
+    def _laid_down(self, whole, label: str):
+        """The tables where they wait for a side input: a runner would hold them in its memory."""
+        return whole | label >> beam.MapTuple(functools.partial(_put, store=self._store))
 
 
 class _Read(beam.PTransform):
-    def __init__(self, parts: Sequence[read_events.Range], reader: read_events.ReadRange):
+    def __init__(self, parts: Sequence[Range], reader: read_events.ReadRange):
         super().__init__()
         self._parts = parts
         self._reader = reader
@@ -379,51 +423,38 @@ class _Read(beam.PTransform):
             begin
             | "Ranges" >> beam.Create(self._parts)
             | "Spread" >> beam.Reshuffle()
-            | "Read" >> beam.ParDo(self._reader).with_outputs(COUNTS, ITEMS, REJECTED, LINES, main="main")
+            | "Read" >> beam.ParDo(self._reader).with_outputs(TALLY, REJECTED, LINES, main="main")
         )
 
 
-def _as_set(items, label: str):
-    return items | label >> beam.combiners.ToSet()
+def _put(bucket: int, table: Sequences, store: Store) -> tuple[int, Stored]:
+    return bucket, store.put(table)
 
 
-def _has_fields(row: tuple[str, tuple[int, list[str]]], kinds: Mapping[int, str]) -> bool:
-    _, (_, fields) = row
-    return all(features_lib.parse(kind, fields[place]) not in (None, []) for place, kind in kinds.items())
+def _size(step: str, counts: ItemCounts) -> tuple[str, tuple[int, int]]:
+    return step, (counts.num_items, counts.num_events)
 
 
-def _rare_items(element: tuple[tuple[str, str], int], step: str, least: int):
-    (of_step, item), number = element
-    if of_step == step and number < least:
-        yield item
+def _joined(arrays: Sequence[pa.StringArray]) -> pa.StringArray:
+    return pa.concat_arrays([pa.array([], pa.string()), *arrays])
 
 
-def _vocabulary_counts(element: tuple[tuple[str, str], int], *, keep_unseen: bool):
-    (step, item), number = element
-    if step == "train":
-        yield item, number
-    elif keep_unseen:
-        yield item, 0
+def _rare_items(steps: Mapping[str, ItemCounts], step: str, least: int) -> pa.StringArray:
+    counts = steps.get(step, ItemCounts.sum([]))
+    return counts.items.filter(pa.array(counts.counts < least))
 
 
-def _ids_and_counts(vocabulary: list[tuple[str, int]]):
-    """(item, (id, training events))."""
-    ids = write_dataset.ids_of(vocabulary)
-    for item, count in vocabulary:
-        yield item, (ids[item], count)
+def _newest_moment(bucket: int, whole: Sequences) -> Moment:
+    return sequences.newest_moment(whole)
 
 
-def _training_user(element):
-    """The user of a sequence that has a training record, where sequences say whose they are."""
-    (_, user, _), _, cuts = element
-    if user and any(split == "train" for split, _, _ in cuts):
-        yield user
+def _latest(moments: Iterable[Moment | None]) -> Moment | None:
+    return max((moment for moment in moments if moment is not None), default=None)
 
 
-def _one_item(element: tuple[tuple[str, str], int]) -> tuple[str, tuple[int, int]]:
-    (step, _), number = element
-    return step, (1, number)
+def _last_positions(bucket: int, whole: Sequences, number: int) -> Sequence[int]:
+    return sequences.last_positions(whole, number)
 
 
-def _largest(times) -> float | None:
-    return max((time for time in times if time is not None), default=None)
+def _largest(several: Iterable[Sequence[int]], number: int) -> list[int]:
+    return heapq.nlargest(number, itertools.chain.from_iterable(several))

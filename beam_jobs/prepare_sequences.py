@@ -18,6 +18,7 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,12 +40,13 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 from beam_jobs import storage, write_dataset
 from beam_jobs.options import add_arguments, flag, resolve
 from beam_jobs.pipeline import PrepareSequences, make_plan
+from beam_jobs.tables import Store
 from seqrec_tf import schema as schema_lib
 
 __all__ = ["NEEDS_TENSORFLOW", "TAKES_BEAM_OPTIONS", "add_arguments", "run"]
 
 TAKES_BEAM_OPTIONS = True
-NEEDS_TENSORFLOW = True
+NEEDS_TENSORFLOW = False
 
 # What a dataset folder holds; --overwrite removes nothing else.
 _OF_A_DATASET = {
@@ -77,7 +79,8 @@ def run(args: argparse.Namespace) -> None:
     elif is_there:
         FileSystems.delete(_remote_files(output))
     try:
-        run_pipeline("Prepare" >> PrepareSequences(plan), pipeline_options)
+        with _store(pipeline_options, partial if is_local else None) as store:
+            run_pipeline("Prepare" >> PrepareSequences(plan, store), pipeline_options)
         stats = _read_stats(partial)
         _check_result(stats, partial, output, is_local=is_local)
         if is_local:
@@ -218,6 +221,16 @@ def _progress() -> Iterator[None]:
         logging.getLogger().setLevel(root_level)
         logger.removeHandler(handler)
         logger.propagate = True
+
+
+@contextlib.contextmanager
+def _store(options: PipelineOptions, folder: str | None) -> Iterator[Store]:
+    """Where tables lie between two steps: in files beside what is written, if all workers are on this machine."""
+    if _runner(options) != "direct":
+        yield Store()
+        return
+    with tempfile.TemporaryDirectory(prefix="tables-", dir=folder) as tables:
+        yield Store(tables)
 
 
 def _read_stats(folder: str) -> dict[str, Any]:

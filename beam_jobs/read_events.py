@@ -1,131 +1,69 @@
-"""Reading: files to byte ranges to events, every line accounted for.
+"""Reading: ranges of files to tables of events or of items and users, by bucket, every line accounted for.
 
 The job cuts its text files into ranges itself, instead of using Beam's text source, because it needs what that source
 does not tell: where each line stood. The byte offset orders events with equal times, across files and ranges, and the
 number of lines in the ranges before gives a rejected line its exact number.
 
-A range leaves the reader as one list of events per sequence, not as single events: combiner lifting by hand, so that
-little crosses the shuffle.
+Plain lines become columns at once (`lines`, `columns`); the others go one by one through `parsing`, with the same
+result.
 """
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import dataclasses
-import gzip
-import io
 import itertools
 import json
 import logging
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
-from apache_beam.transforms.window import GlobalWindow
-from apache_beam.utils.timestamp import MIN_TIMESTAMP
-from apache_beam.utils.windowed_value import WindowedValue
 
+from beam_jobs import columns as columns_lib
+from beam_jobs import lines as lines_lib
 from beam_jobs import parsing, storage
+from beam_jobs.counting import Counting
+from beam_jobs.lines import Block, Plain, Range
 from beam_jobs.parsing import Columns, LineError, TextFormat
+from beam_jobs.tables import (
+    FRACTION,
+    LABEL,
+    POSITION,
+    TIME,
+    WEIGHT,
+    Coded,
+    EventRows,
+    FieldRows,
+    Store,
+    bucket_of,
+    time_order,
+)
 from seqrec_tf import features
 
-# Events that a reader holds before it hands them on: some 50 MB.
-EVENTS_HELD = 250_000
 REJECTED_HELD = 1_000
-_BUFFER = 1 << 20
 # A position is the file's rank and the byte offset (in Parquet: the record) in one integer.
 _RANK_SHIFT = 44
+_PARQUET_ROWS_AT_ONCE = 1 << 18
 
-COUNTS, ITEMS, REJECTED, LINES = "counts", "items", "rejected", "lines"
+REJECTED, LINES = "rejected", "lines"
 
 _LOGGER = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """A piece of a file that one worker reads at once.
-
-    Attributes:
-        path: The file.
-        role: The split that the file was given for ("" where the job splits), "items" or "users".
-        rank: Place of the file in the order of the input.
-        number: Place of the range among all ranges.
-        first_number: `number` of the first range of the same file.
-        start: First byte of a text file; first row group of a Parquet file.
-        end: One past the last byte, None for the whole file.
-        first_record: Records of a Parquet file before this range.
-        is_parquet: Whether the file is no text.
-    """
-
-    path: str
-    role: str
-    rank: int
-    number: int
-    first_number: int
-    start: int = 0
-    end: int | None = None
-    first_record: int = 0
-    is_parquet: bool = False
-
-
-def is_gzip(path: str) -> bool:
-    """Whether a file is compressed, by its name."""
-    return path.endswith(".gz")
-
-
-@contextlib.contextmanager
-def open_binary(path: str) -> Iterator[BinaryIO]:
-    """A file of any of Beam's file systems, decompressed where its name ends in .gz."""
-    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
-        if not is_gzip(path):
-            # The readers of object stores have no buffer: they would be read byte by byte to find the end of a line.
-            yield stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream, _BUFFER)
-            return
-        try:
-            with gzip.GzipFile(fileobj=stream) as plain:
-                yield io.BufferedReader(plain, _BUFFER)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise RuntimeError(f"{path} is damaged: {error}.") from error
-
-
-def read_header(path: str, text_format: TextFormat) -> list[str] | None:
-    """The column names in the first line of a file, None where the format has none."""
-    if not text_format.has_header or text_format.format != "csv":
-        return None
-    with open_binary(path) as stream:
-        line = _without_byte_order_mark(stream.readline())
-    try:
-        return text_format.split(text_format.decode(line))
-    except LineError:
-        return []
-
-
-def _without_byte_order_mark(line: bytes) -> bytes:
-    return line.removeprefix(b"\xef\xbb\xbf")
-
-
-def read_lines(part: Range) -> Iterator[tuple[int, bytes]]:
-    """The lines that begin in a range, each with its byte offset in the (decompressed) file."""
-    with open_binary(part.path) as stream:
-        offset = part.start
-        if offset:
-            # The line that contains the byte before the range belongs to the range before.
-            stream.seek(offset - 1)
-            offset += len(stream.readline()) - 1
-        for line in stream:
-            if part.end is not None and offset >= part.end:
-                return
-            yield offset, line if offset else _without_byte_order_mark(line)
-            offset += len(line)
-
-
 def read_parquet(part: Range, columns: Sequence[str | int | None]) -> Iterator[tuple]:
     """The values of `columns` in each record of a range, None for a column that is None."""
+    for arrays in _parquet_arrays(part, columns):
+        yield from _python_rows(arrays)
+
+
+def _parquet_arrays(part: Range, columns: Sequence[str | int | None]) -> Iterator[list[pa.Array]]:
+    """`columns` of a range, many records at a time; nulls for a column that is None."""
     import pyarrow.parquet
 
     with FileSystems.open(part.path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
@@ -133,92 +71,83 @@ def read_parquet(part: Range, columns: Sequence[str | int | None]) -> Iterator[t
         names = [file.schema_arrow.names[c] if isinstance(c, int) else c for c in columns]
         wanted = sorted({name for name in names if name is not None})
         groups = range(part.start, file.num_row_groups if part.end is None else part.end)
-        for batch in file.iter_batches(batch_size=65_536, row_groups=list(groups), columns=wanted):
-            values = {name: _python_values(batch.column(name)) for name in wanted}
-            values[None] = [None] * len(batch)
-            yield from zip(*(values[name] for name in names), strict=True)
+        for batch in file.iter_batches(batch_size=_PARQUET_ROWS_AT_ONCE, row_groups=list(groups), columns=wanted):
+            yield [pa.nulls(len(batch)) if name is None else batch.column(name) for name in names]
 
 
-def _python_values(array: Any) -> list:
-    import pyarrow
+def _python_rows(arrays: Iterable[pa.Array]) -> Iterator[tuple]:
+    return zip(*map(_python_values, arrays), strict=True)
 
-    if pyarrow.types.is_timestamp(array.type):  # nanoseconds have no Python equal
-        array = array.cast(pyarrow.timestamp("us", tz=array.type.tz), safe=False)
+
+def _python_values(array: pa.Array) -> list:
+    if pa.types.is_timestamp(array.type):  # nanoseconds have no Python equal
+        array = array.cast(pa.timestamp("us", tz=array.type.tz), safe=False)
     return array.to_pylist()
 
 
-def _at_the_end(value: Any) -> WindowedValue:
-    return WindowedValue(value, MIN_TIMESTAMP, (GlobalWindow(),))
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Some records of a range.
 
-
-class Counting(beam.DoFn):
-    """A DoFn that adds numbers up within its bundle and sends the sums to the outputs COUNTS and ITEMS.
-
-    COUNTS holds (name, number), a name being a tuple of strings and integers; ITEMS holds ((step, item), events).
+    Attributes:
+        positions: int64 [n], of all records, in the file.
+        parse: From a record as it came to the values of its columns; None where it is no record.
+        records: From the numbers of some records to these as they came.
+        plain: The columns of those that can be taken at once.
+        taken: bool [m], which of the plain ones' values are as most are.
+        first: How many of the records are none, but a header.
+        block: The lines that the records are, None where they are not of a text file.
     """
 
-    def start_bundle(self):
-        """Start from nothing."""
-        self.counts: collections.Counter[tuple] = collections.Counter()
-        self.items: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    positions: np.ndarray
+    parse: Callable[[Any], Sequence[Any] | None]
+    records: Callable[[np.ndarray], Iterator[Any]]
+    plain: Plain
+    taken: np.ndarray
+    first: int = 0
+    block: Block | None = None
 
-    def count_sequence(self, step: str, events: Sequence[parsing.Event]) -> None:
-        """Count one sequence as being there after a step."""
-        self.counts["users", step] += 1
-        self.items[step].update([event[parsing.ITEM] for event in events])
-
-    def fields_of(self, table: str, rows: Iterable[tuple[int, list[str]]], number: int, has_events: bool) -> list[str]:
-        """The fields of one item or user, those of its first row; empty ones where it has none. Counts what is odd.
-
-        Args:
-            table: "items" or "users".
-            rows: (position, fields) of each row.
-            number: Fields of a row.
-            has_events: Whether there is anything that they describe.
-        """
-        rows = sorted(rows)
-        self.counts[table, "duplicates"] += max(len(rows) - 1, 0)
-        if not has_events:
-            self.counts[table, "without_events"] += 1
-        elif not rows:
-            self.counts[table, "without_side_information"] += 1
-        elif any(fields != rows[0][1] for _, fields in rows):
-            self.counts[table, "conflicts"] += 1
-        return rows[0][1] if rows else [""] * number
-
-    def finish_bundle(self):
-        """Send the sums."""
-        windowed = _at_the_end
-        for name, number in self.counts.items():
-            yield beam.pvalue.TaggedOutput(COUNTS, windowed((name, number)))
-        for step, counter in self.items.items():
-            for item, number in counter.items():
-                yield beam.pvalue.TaggedOutput(ITEMS, windowed(((step, item), number)))
+    def others(self, taken: np.ndarray) -> np.ndarray:
+        """The numbers of the records that are not among the plain ones that `taken`, bool [m], says."""
+        is_other = np.ones(len(self.positions), bool)
+        is_other[: self.first] = False
+        is_other[self.plain.lines[taken]] = False
+        return np.flatnonzero(is_other)
 
 
 class ReadRange(Counting):
-    """Ranges to rows; what cannot be read goes to the output REJECTED.
+    """Ranges to (bucket, stored table); what cannot be read goes to the output REJECTED.
 
-    Outputs: main, whatever `handle` and `flush` make; REJECTED, (range number, [(index, reason, detail, text), ...]);
-    LINES, (range number, lines); COUNTS.
+    Outputs beside the main one: REJECTED, (range number, [(index, reason, detail, text), ...]); LINES, (range number,
+    lines); TALLY.
 
     Args:
         text_format: How lines are written, None for Parquet.
         columns: What to take from each line or record.
+        store: Where tables go.
+        num_buckets: How many buckets there are.
     """
 
     _optional_keys = False
 
-    def __init__(self, text_format: TextFormat | None, columns: Sequence[str | int | None]):
+    def __init__(
+        self, text_format: TextFormat | None, columns: Sequence[str | int | None], store: Store, num_buckets: int
+    ):
         self._text_format = text_format
         self._columns = tuple(columns)
+        self._store = store
+        self._num_buckets = num_buckets
 
-    def handle(self, part: Range, position: int, values: Sequence[Any]) -> None:
-        """Take the values of one record; LineError where they are of no use."""
+    def take(self, part: Range, batch: Batch) -> np.ndarray:
+        """Hold the plain records of a batch; gives the numbers of those that `handle` must take."""
         raise NotImplementedError
 
-    def flush(self, *, at_least: int = 0) -> Iterable[Any]:
-        """What `handle` holds back, if that is at least so many events."""
+    def handle(self, part: Range, position: int, values: Sequence[Any]) -> None:
+        """Hold the values of one record; LineError where they are of no use."""
+        raise NotImplementedError
+
+    def flush(self, part: Range) -> Iterator[tuple[int, Any]]:
+        """What is held, by bucket."""
         raise NotImplementedError
 
     def process(self, part: Range) -> Iterator[Any]:
@@ -226,107 +155,307 @@ class ReadRange(Counting):
         kind = part.role if part.role in ("items", "users") else "events"
         rejected: list[tuple[int, str, str, str]] = []
         num_lines = 0
-        parse, records = self._open(part)
-        for offset, record in records:
-            num_lines += 1
-            try:
-                values = parse(record)
-                if values is not None:
-                    self.handle(part, (part.rank << _RANK_SHIFT) + offset, values)
-            except LineError as bad:
-                rejected.append((num_lines - 1, bad.reason, bad.detail, _raw_text(record)))
-                self.counts["rejected", kind, bad.reason] += 1
-                Metrics.counter("seqrec", f"rejected {kind}: {bad.reason}").inc()
-                if len(rejected) >= REJECTED_HELD:
-                    yield beam.pvalue.TaggedOutput(REJECTED, (part.number, rejected))
-                    rejected = []
-            yield from self.flush(at_least=EVENTS_HELD)
-        yield from self.flush()
+        for batch in self._batches(part):
+            others = self.take(part, batch)
+            positions = (batch.positions[others] + (part.rank << _RANK_SHIFT)).tolist()
+            for number, position, record in zip(others.tolist(), positions, batch.records(others), strict=True):
+                try:
+                    values = batch.parse(record)
+                    if values is not None:
+                        self.handle(part, position, values)
+                except LineError as bad:
+                    rejected.append((num_lines + number, bad.reason, bad.detail, _raw_text(record)))
+                    self.tally.rejected[kind, bad.reason] += 1
+                    Metrics.counter("seqrec", f"rejected {kind}: {bad.reason}").inc()
+                    if len(rejected) >= REJECTED_HELD:
+                        yield beam.pvalue.TaggedOutput(REJECTED, (part.number, rejected))
+                        rejected = []
+            num_lines += len(batch.positions)
+            for bucket, table in self.flush(part):
+                yield bucket, self._store.put(table)
         if rejected:
             yield beam.pvalue.TaggedOutput(REJECTED, (part.number, rejected))
-        self.counts["lines", kind] += num_lines
+        self.tally.lines[kind] += num_lines
         yield beam.pvalue.TaggedOutput(LINES, (part.number, num_lines))
         _LOGGER.info("read %s%s: %d lines", part.path, f" from byte {part.start}" if part.start else "", num_lines)
 
-    def _open(self, part: Range) -> tuple[Callable[[Any], Sequence[Any] | None], Iterator[tuple[int, Any]]]:
-        """A parser, giving None for what is no record, and the records with their offsets."""
-        text_format = self._text_format
-        if text_format is None:
-            return lambda record: record, enumerate(read_parquet(part, self._columns), start=part.first_record)
+    def _batches(self, part: Range) -> Iterator[Batch]:
+        if self._text_format is None:
+            yield from self._parquet_batches(part)
+        else:
+            yield from self._text_batches(part, self._text_format)
+
+    def _parquet_batches(self, part: Range) -> Iterator[Batch]:
+        place = part.first_record
+        for arrays in _parquet_arrays(part, self._columns):
+            number = len(arrays[0])
+            plain = [None if column is None else array for column, array in zip(self._columns, arrays, strict=True)]
+            yield Batch(
+                positions=np.arange(place, place + number),
+                parse=lambda record: record,
+                records=lambda rows, arrays=arrays: _python_rows([array.take(pa.array(rows)) for array in arrays]),
+                plain=Plain(plain, np.arange(number)),
+                taken=np.ones(number, bool),
+            )
+            place += number
+
+    def _text_batches(self, part: Range, text_format: TextFormat) -> Iterator[Batch]:
         has_header = text_format.has_header and text_format.format == "csv"
-        parse_row = parsing.row_parser(
-            text_format, self._columns, read_header(part.path, text_format), optional_keys=self._optional_keys
-        )
-        num_seen = 0
+        header = lines_lib.read_header(part.path, text_format)
+        parse_row = parsing.row_parser(text_format, self._columns, header, optional_keys=self._optional_keys)
 
         def parse(line: bytes) -> Sequence[Any] | None:
-            nonlocal num_seen
-            num_seen += 1
-            if (num_seen == 1 and has_header and part.start == 0) or text_format.is_blank(line):
-                return None
-            return parse_row(text_format.decode(line))
+            return None if text_format.is_blank(line) else parse_row(text_format.decode(line))
 
-        return parse, read_lines(part)
+        for block in lines_lib.read_blocks(part):
+            first = int(has_header and block.offset == 0)
+            plain, taken = Plain([None] * len(self._columns), np.zeros(0, np.int64)), []
+            if text_format.format == "csv":
+                plain = lines_lib.plain_csv(block, text_format, self._columns, header, first=first)
+            elif text_format.format == "jsonl" and not self._optional_keys:
+                plain, taken = lines_lib.plain_json(block, text_format, self._columns)
+            yield Batch(
+                positions=block.offsets,
+                parse=parse,
+                records=lambda rows, block=block: map(block.line, rows.tolist()),
+                plain=plain,
+                taken=np.logical_and.reduce([np.ones(len(plain.lines), bool), *taken]),
+                first=first,
+                block=block,
+            )
 
 
 class ReadEvents(ReadRange):
-    """Ranges to (key, [event, ...]).
+    """Ranges to (bucket, stored `EventRows`); a bucket has all events of its users.
 
     Args:
         text_format: How lines are written, None for Parquet.
         columns: What to take from each line; not used where a line is a whole sequence.
+        store: Where tables go.
+        num_buckets: How many buckets there are.
         time_format: One of `parsing.TIME_FORMATS`, "" where events have no time.
         label_threshold: The smallest positive value; None where labels are 0 or 1.
+        max_events: The newest events of a sequence that matter.
     """
 
     def __init__(
         self,
         text_format: TextFormat | None,
         columns: Columns,
+        store: Store,
+        num_buckets: int,
         *,
         time_format: str = "",
         label_threshold: float | None = None,
+        max_events: int,
     ):
-        super().__init__(text_format, tuple(columns))
+        super().__init__(text_format, tuple(columns), store, num_buckets)
+        self._names = columns
+        self._time_format = time_format
+        self._label_threshold = label_threshold
+        self._max_events = max_events
         self._parse_event = parsing.EventParser(columns, time_format=time_format, label_threshold=label_threshold)
         self._lines_are_sequences = text_format is not None and text_format.format == "sequences"
 
     def start_bundle(self):
         """Start from nothing."""
         super().start_bundle()
-        self._events: dict[parsing.Key, list[parsing.Event]] = collections.defaultdict(list)
-        self._num_events = 0
+        self._plain: list[EventRows] = []
+        self._single: list[tuple[parsing.Key, parsing.Event]] = []
+
+    def take(self, part: Range, batch: Batch) -> np.ndarray:
+        """Hold the plain events."""
+        if self._lines_are_sequences:
+            return self._take_sequences(part, batch)
+        plain, names = batch.plain, self._names
+        if not len(plain.lines):
+            return batch.others(np.zeros(0, bool))
+        user, item, time, session, label, weight = plain.arrays
+        taken = batch.taken
+        columns: dict[str, np.ndarray] = {}
+        texts: dict[str, pa.StringArray] = {}
+        for name, array, is_there in (
+            ("users", user, names.user is not None),
+            ("sessions", session, names.session is not None),
+            ("items", item, True),
+        ):
+            if is_there:
+                texts[name], fits = columns_lib.ids(array)
+                taken = taken & fits
+        if self._time_format:
+            columns[TIME], fractions, fits = columns_lib.times(array=time, time_format=self._time_format)
+            taken = taken & fits
+            if fractions is not None:
+                columns[FRACTION] = fractions
+        else:
+            columns[TIME] = np.zeros(len(plain.lines), np.int64)
+        if names.label is not None:
+            columns[LABEL], fits = columns_lib.labels(label, self._label_threshold)
+            taken = taken & fits
+        if names.weight is not None:
+            columns[WEIGHT], fits = columns_lib.weights(weight)
+            taken = taken & fits
+        columns[POSITION] = batch.positions[plain.lines] + (part.rank << _RANK_SHIFT)
+        if not taken.all():
+            chosen = pa.array(taken)
+            texts = {name: column.filter(chosen) for name, column in texts.items()}
+            columns = {name: column[taken] for name, column in columns.items()}
+        if taken.any():
+            coded = [Coded.of(texts[name]) if name in texts else None for name in ("users", "sessions")]
+            self._plain.append(EventRows(part.role, *coded, texts["items"], columns))
+        return batch.others(taken)
+
+    def _take_sequences(self, part: Range, batch: Batch) -> np.ndarray:
+        assert batch.block is not None
+        assert self._text_format is not None
+        items, lines, lengths = lines_lib.plain_sequences(batch.block, self._text_format)
+        items, fits = columns_lib.ids(items)
+        line_of = np.repeat(np.arange(len(lines)), lengths)
+        taken = np.ones(len(lines), bool)
+        taken[line_of[~fits]] = False
+        is_other = np.ones(len(batch.positions), bool)
+        is_other[lines[taken]] = False
+        if taken.any():
+            positions = batch.positions[lines] + (part.rank << _RANK_SHIFT)
+            names = pa.array([_sequence_name(position) for position in positions.tolist()])
+            # Every id takes a byte at least, so these positions are unique.
+            places = np.arange(len(line_of)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            chosen = taken[line_of]
+            line_of, places = line_of[chosen], places[chosen]
+            rows = EventRows(
+                part.role,
+                None,
+                Coded.of(names.take(pa.array(line_of))),
+                items.filter(pa.array(chosen)),
+                {TIME: np.zeros(len(line_of), np.int64), POSITION: positions[line_of] + places},
+            )
+            self._plain.append(rows)
+        return np.flatnonzero(is_other)
 
     def handle(self, part: Range, position: int, values: Sequence[Any]) -> None:
         """Hold the events of one record."""
         if self._lines_are_sequences:
-            ids = [parsing.parse_id(value, "item id") for value in values]
-            # Every id takes a byte at least, so these positions are unique.
-            events: list[parsing.Event] = [(0, position + i, item, None, None) for i, item in enumerate(ids)]
-            self._events[part.role, "", f"{position:020d}"] = events
-            self._num_events += len(events)
+            items = [parsing.parse_id(value, "item id") for value in values]
+            key = part.role, "", _sequence_name(position)
+            self._single += [(key, (0, position + place, item, None, None)) for place, item in enumerate(items)]
         else:
-            key, event = self._parse_event(values, role=part.role, position=position)  # type: ignore[arg-type]
-            self._events[key].append(event)
-            self._num_events += 1
+            self._single.append(self._parse_event(values, role=part.role, position=position))  # type: ignore[arg-type]
 
-    def flush(self, *, at_least: int = 0) -> Iterable[Any]:
-        """The events held, by sequence."""
-        if self._num_events < max(at_least, 1):
-            return ()
-        held = self._events.items()
-        self.counts["events",] += self._num_events
-        self._events, self._num_events = collections.defaultdict(list), 0
-        return held
+    def flush(self, part: Range) -> Iterator[tuple[int, EventRows]]:
+        """The events held, by bucket."""
+        tables, self._plain = self._plain, []
+        if self._single:
+            tables.append(_rows_of(self._single, self._names, self._lines_are_sequences))
+            self._single = []
+        for rows in tables:
+            self.tally.events += len(rows)
+            kept = _newest(rows, self._max_events)
+            self.tally.too_old += len(rows) - len(kept)
+            yield from _by_bucket(kept, self._num_buckets)
+
+
+def _sequence_name(position: int) -> str:
+    return f"{position:020d}"
+
+
+def _rows_of(
+    events: Sequence[tuple[parsing.Key, parsing.Event]], names: Columns, lines_are_sequences: bool
+) -> EventRows:
+    """Events that were parsed one by one, all of one role, as a table."""
+    keys, values = zip(*events, strict=True)
+    roles, users, sessions = zip(*keys, strict=True)
+    times, positions, items, labels, weights = zip(*values, strict=True)
+    floors = [time if isinstance(time, int) else int(time // 1) for time in times]
+    fractions = np.array([time - floor for time, floor in zip(times, floors, strict=True)], np.float64)
+    columns = {TIME: np.array(floors, np.int64), POSITION: np.array(positions, np.int64)}
+    if fractions.any():
+        columns[FRACTION] = fractions
+    if names.label is not None:
+        columns[LABEL] = np.array(labels, np.int8)
+    if names.weight is not None:
+        columns[WEIGHT] = np.array(weights, np.float64)
+    return EventRows(
+        roles[0],
+        Coded.of(pa.array(users, pa.string())) if names.user is not None else None,
+        Coded.of(pa.array(sessions, pa.string())) if names.session is not None or lines_are_sequences else None,
+        pa.array(items, pa.string()),
+        columns,
+    )
+
+
+def _newest(rows: EventRows, limit: int) -> EventRows:
+    """The rows that are among the newest `limit` of their sequence here: others are not among the newest of all."""
+    coded = [column for column in (rows.users, rows.sessions) if column is not None]
+    if any(np.bincount(column.codes).max() <= limit for column in coded):
+        return rows
+    codes = coded[0].codes.astype(np.int64)
+    if len(coded) > 1:
+        codes = np.unique(codes * len(coded[1].values) + coded[1].codes, return_inverse=True)[1]
+    counts = np.bincount(codes)
+    order = time_order(codes, *(rows.columns.get(name) for name in (TIME, FRACTION, POSITION)))  # type: ignore[arg-type]
+    newer = np.repeat(np.cumsum(counts), counts) - np.arange(len(rows))  # of a sequence, itself counted
+    return _take(rows, np.sort(order[newer <= limit]))
+
+
+def _take(rows: EventRows, places: np.ndarray) -> EventRows:
+    return EventRows(
+        rows.role,
+        None if rows.users is None else Coded(rows.users.codes[places], rows.users.values),
+        None if rows.sessions is None else Coded(rows.sessions.codes[places], rows.sessions.values),
+        rows.items.take(pa.array(places)),
+        {name: column[places] for name, column in rows.columns.items()},
+    )
+
+
+def _by_bucket(rows: EventRows, num_buckets: int) -> Iterator[tuple[int, EventRows]]:
+    """The rows by the bucket of their user or, where the data has no users, of their session."""
+    names = rows.sessions if rows.users is None else rows.users
+    assert names is not None
+    if num_buckets == 1:
+        yield 0, rows
+        return
+    buckets = bucket_of(names.values, num_buckets)
+    # The names of a bucket side by side, so that each bucket has its own by cutting.
+    order = np.argsort(buckets, kind="stable")
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
+    name_cuts = np.searchsorted(buckets[order], np.arange(num_buckets + 1))
+    values = names.values.take(pa.array(order))
+    row_buckets = buckets.astype(np.min_scalar_type(num_buckets))[names.codes]
+    row_order = np.argsort(row_buckets, kind="stable")  # of small integers a radix sort
+    cuts = np.searchsorted(row_buckets[row_order], np.arange(num_buckets + 1))
+    rows = _take(rows, row_order)
+    codes = places[names.codes[row_order]].astype(np.int32)
+    for bucket in range(num_buckets):
+        start, end = cuts[bucket], cuts[bucket + 1]
+        if start == end:
+            continue
+        first, last = name_cuts[bucket], name_cuts[bucket + 1]
+        own = Coded(codes[start:end] - np.int32(first), values.slice(first, last - first))
+        sessions = rows.sessions
+        if rows.users is not None and sessions is not None:
+            sessions = Coded.of(sessions.take(np.arange(start, end)))
+        yield (
+            bucket,
+            EventRows(
+                rows.role,
+                None if rows.users is None else own,
+                own if rows.users is None else sessions,
+                rows.items.slice(start, end - start),
+                {name: column[start:end] for name, column in rows.columns.items()},
+            ),
+        )
 
 
 class ReadTable(ReadRange):
-    """Ranges of items or users files to (id, (position, [the other columns as text])).
+    """Ranges of items or users files to (bucket, stored `FieldRows`); a bucket has all rows of its ids.
 
     Args:
         text_format: How lines are written, None for Parquet.
         id_column: Which column is the id.
         columns: The others.
+        store: Where tables go.
+        num_buckets: How many buckets there are.
         kinds: Of the features that the others hold, so that fields that cannot be of them are rejected.
     """
 
@@ -337,45 +466,102 @@ class ReadTable(ReadRange):
         text_format: TextFormat | None,
         id_column: str | int,
         columns: Sequence[str | int],
+        store: Store,
+        num_buckets: int,
         kinds: Sequence[str] = (),
     ):
-        super().__init__(text_format, (id_column, *columns))
+        super().__init__(text_format, (id_column, *columns), store, num_buckets)
         self._kinds = tuple(kinds)
-
-    def peek(self, part: Range, number: int) -> Iterator[list[str]]:
-        """The columns of the first records of a range, as text; what cannot be read is left out."""
-        parse, records = self._open(part)
-        for _, record in itertools.islice(records, number):
-            with contextlib.suppress(LineError):
-                values = parse(record)
-                if values is not None:
-                    yield [_column_text(value) for value in values[1:]]
 
     def start_bundle(self):
         """Start from nothing."""
         super().start_bundle()
-        self._rows: list[tuple[str, tuple[int, list[str]]]] = []
+        self._plain: list[FieldRows] = []
+        self._single: list[tuple[str, int, list[str]]] = []
+
+    def take(self, part: Range, batch: Batch) -> np.ndarray:
+        """Hold the plain rows of CSV; of other formats each value is looked at alone, whatever its type."""
+        plain = batch.plain
+        is_csv = self._text_format is not None and self._text_format.format == "csv"
+        if not is_csv or not len(plain.lines):
+            return batch.others(np.zeros(len(plain.lines), bool))
+        ids, taken = columns_lib.ids(plain.arrays[0])
+        for kind, array in zip(self._kinds, plain.arrays[1:], strict=False):
+            if kind in ("number", "categories"):  # others take any text
+                values = array.unique()
+                bad = [value for value in values.to_pylist() if not _is_of_kind(kind, value)]
+                if bad:
+                    taken &= ~pc.is_in(array, pa.array(bad, pa.string())).to_numpy(zero_copy_only=False)
+        chosen = pa.array(taken)
+        self._plain.append(
+            FieldRows(
+                ids.filter(chosen),
+                batch.positions[plain.lines][taken] + (part.rank << _RANK_SHIFT),
+                tuple(array.filter(chosen) for array in plain.arrays[1:]),
+            )
+        )
+        return batch.others(taken)
 
     def handle(self, part: Range, position: int, values: Sequence[Any]) -> None:
         """Hold one row."""
         key = parsing.parse_id(values[0], f"{part.role.removesuffix('s')} id")
-        fields = [_column_text(value) for value in values[1:]]
+        fields = [column_text(value) for value in values[1:]]
         for kind, field in zip(self._kinds, fields, strict=False):
             try:
                 features.parse(kind, field)
             except ValueError as error:
                 raise LineError(f"bad {kind}", str(error)) from None
-        self._rows.append((key, (position, fields)))
+        self._single.append((key, position, fields))
 
-    def flush(self, *, at_least: int = 0) -> Iterable[Any]:
-        """The rows held."""
-        if len(self._rows) < max(at_least, 1):
-            return ()
-        rows, self._rows = self._rows, []
-        return rows
+    def flush(self, part: Range) -> Iterator[tuple[int, FieldRows]]:
+        """The rows held, by bucket."""
+        tables, self._plain = self._plain, []
+        if self._single:
+            ids, positions, fields = zip(*self._single, strict=True)
+            arrays = tuple(pa.array(field, pa.string()) for field in zip(*fields, strict=True))
+            tables.append(FieldRows(pa.array(ids, pa.string()), np.array(positions, np.int64), arrays))
+            self._single = []
+        for rows in tables:
+            buckets = bucket_of(rows.ids, self._num_buckets)
+            for bucket in np.unique(buckets).tolist():
+                chosen = buckets == bucket
+                kept = pa.array(chosen)
+                fields = tuple(field.filter(kept) for field in rows.fields)
+                yield bucket, FieldRows(rows.ids.filter(kept), rows.positions[chosen], fields)
 
 
-def _column_text(value: Any) -> str:
+def _is_of_kind(kind: str, text: str) -> bool:
+    try:
+        features.parse(kind, text)
+    except ValueError:
+        return False
+    return True
+
+
+def peek_table(
+    part: Range, text_format: TextFormat | None, columns: Sequence[str | int], number: int
+) -> Iterator[list[str]]:
+    """The columns of the first records of a range, as text; what cannot be read is left out."""
+    if text_format is None:
+        for row in itertools.islice(read_parquet(part, columns), number):
+            yield [column_text(value) for value in row]
+        return
+    parse = parsing.row_parser(
+        text_format, columns, lines_lib.read_header(part.path, text_format), optional_keys=True
+    )
+    has_header = text_format.has_header and text_format.format == "csv"
+    with lines_lib.open_binary(part.path) as stream:
+        for line in itertools.islice(lines_lib.without_mark(stream), int(has_header), number):
+            if text_format.is_blank(line):
+                continue
+            try:
+                yield [column_text(value) for value in parse(text_format.decode(line))]
+            except LineError:
+                continue
+
+
+def column_text(value: Any) -> str:
+    """A value of an items or users file as text; LineError where it could not be written again."""
     text = features.text_of(value)
     if not text.isprintable():
         try:

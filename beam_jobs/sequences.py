@@ -1,341 +1,252 @@
-"""What happens to one sequence: ordering, cleaning, filtering, splitting.
+"""What happens to sequences: ordering, cleaning, filtering, splitting.
 
-An element is (key, events), events oldest first, until `Split` adds where to cut it.
+Pure functions of whole tables: each takes `Sequences`, of one bucket of users, and gives what is left of them. `steps`
+says which of them a job needs; Beam is not imported here.
+
+Example: `without_repeats` with "consecutive" makes a b b a c of a b b b a c c ... of every sequence at once.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import itertools
-from collections.abc import Collection, Iterator, Sequence
+import math
+from collections.abc import Sequence
 
-import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from beam_jobs.parsing import ITEM, LABEL, POSITION, TIME, Event, Key
-from beam_jobs.read_events import Counting
-
-UserSequence = tuple[Key, list[Event]]
-# (split, end, target_start): the split's record is events[:end], the events to predict begin at target_start.
-Cut = tuple[str, int, int]
+from beam_jobs.tables import FRACTION, LABEL, POSITION, ROLES, TIME, Sequences
+from seqrec_tf.schema import SPLITS
 
 DUPLICATES = ("keep", "consecutive", "all")
+_TRAIN, _VALID, _TEST = range(3)
 
 
-class NewestEvents(beam.CombineFn):
-    """All lists of events of a sequence to (its newest events oldest first, how many older ones were dropped).
-
-    Never more than twice `limit` events are held, however many a robot or a shared account has.
-    """
-
-    def __init__(self, limit: int):
-        self._limit = limit
-
-    def create_accumulator(self):
-        """No events."""
-        return [], 0
-
-    def add_input(self, accumulator, events):
-        """Add one list."""
-        held, dropped = accumulator
-        held.extend(events)
-        return self._shrink(held, dropped) if len(held) > 2 * self._limit else (held, dropped)
-
-    def merge_accumulators(self, accumulators):
-        """Add the lists up."""
-        held, dropped = self.create_accumulator()
-        for events, number in accumulators:
-            held.extend(events)
-            dropped += number
-            if len(held) > 2 * self._limit:
-                held, dropped = self._shrink(held, dropped)
-        return held, dropped
-
-    def extract_output(self, accumulator):
-        """Sort and cut."""
-        return self._shrink(*accumulator)
-
-    def _shrink(self, held, dropped):
-        held.sort()
-        excess = max(len(held) - self._limit, 0)
-        return held[excess:], dropped + excess
+def newest(sequences: Sequences, limit: int) -> Sequences:
+    """The newest `limit` events of each sequence."""
+    return sequences.keep_events(sequences.places >= np.repeat(sequences.lengths - limit, sequences.lengths))
 
 
-class Clean(Counting):
-    """Drop negative events, duplicates and items without side information.
-
-    Main output: (key, events). Counts users and items after each step.
-
-    Args:
-        positive_only: Drop events with label 0.
-        duplicates: One of `DUPLICATES`; the first occurrence stays.
-        require_items: Drop events of items that are not in the side input.
-    """
-
-    def __init__(self, *, positive_only: bool, duplicates: str, require_items: bool):
-        self._positive_only = positive_only
-        self._duplicates = duplicates
-        self._require_items = require_items
-        # Names of the steps in their order.
-        self.steps = [
-            "parsed",
-            *(["positive only"] if positive_only else []),
-            *([f"duplicates {duplicates}"] if duplicates != "keep" else []),
-            *(["items with side information"] if require_items else []),
-        ]
-
-    def process(self, element, known_items: Collection[str] = ()) -> Iterator[UserSequence]:
-        """Clean one sequence."""
-        key, (events, too_old) = element
-        if too_old:
-            self.counts["too_old",] += too_old
-        steps = iter(self.steps)
-        self.count_sequence(next(steps), events)
-        if self._positive_only:
-            events = [event for event in events if event[LABEL]]
-            self._count(next(steps), events)
-        if self._duplicates != "keep":
-            events = drop_duplicates(events, self._duplicates)
-            self._count(next(steps), events)
-        if self._require_items:
-            events = [event for event in events if event[ITEM] in known_items]
-            self._count(next(steps), events)
-        if events:
-            yield key, events
-
-    def _count(self, step: str, events: Sequence[Event]) -> None:
-        if events:
-            self.count_sequence(step, events)
+def positive_only(sequences: Sequences) -> Sequences:
+    """The events with label 1."""
+    return sequences.keep_events(sequences.columns[LABEL] > 0)
 
 
-def drop_duplicates(events: list[Event], which: str) -> list[Event]:
+def without_repeats(sequences: Sequences, which: str) -> Sequences:
     """The events whose item is not the one before ("consecutive") or not among those before ("all")."""
-    if which == "consecutive":
-        return [next(group) for _, group in itertools.groupby(events, key=lambda event: event[ITEM])]
-    first: dict[str, Event] = {}
-    for event in events:
-        first.setdefault(event[ITEM], event)
-    return list(first.values())
+    again = sequences.is_same_as_before(sequences.items) if which == "consecutive" else repeated(sequences)
+    return sequences.keep_events(~again)
 
 
-class FilterRound(Counting):
-    """Drop sequences that are too short and, of the others, events of rare items.
+def repeated(sequences: Sequences) -> np.ndarray:
+    """bool [E], True where the item of an event occurs before it in its sequence."""
+    num_names, lengths = max(len(sequences.names), 1), sequences.lengths
+    pairs = sequences.sequence_of * num_names + sequences.items
+    place_bits = int(lengths.max(initial=0)).bit_length()
+    again = np.zeros(len(pairs), bool)
+    if (len(sequences) * num_names).bit_length() + place_bits <= 63:
+        # Pair and place in one number: sorted, the first of equal pairs is the earliest.
+        keys = np.sort((pairs << place_bits) | sequences.places)
+        later = keys[1:][(keys[1:] >> place_bits) == (keys[:-1] >> place_bits)]
+        again[sequences.offsets[(later >> place_bits) // num_names] + (later & ((1 << place_bits) - 1))] = True
+    else:
+        rows = np.argsort(pairs, kind="stable")
+        again[rows[1:][pairs[rows[1:]] == pairs[rows[:-1]]]] = True
+    return again
+
+
+def tied(sequences: Sequences) -> np.ndarray:
+    """bool [E], True where an event shares its time with a neighbour, so that only the input's order tells them apart."""
+    times = [sequences.columns[name] for name in (TIME, FRACTION) if name in sequences.columns]
+    later = sequences.is_same_as_before(*times)
+    earlier = np.zeros_like(later)
+    earlier[:-1] = later[1:]
+    return later | earlier
+
+
+def of_items(sequences: Sequences, items: pa.StringArray, *, unless: bool = False) -> Sequences:
+    """The events of these items (`unless` them: of all others)."""
+    if not len(items):
+        return sequences if unless else sequences.keep_events(np.zeros(len(sequences.items), bool))
+    is_one = pc.is_in(sequences.names, items).to_numpy(zero_copy_only=False)
+    return sequences.keep_events((is_one != unless)[sequences.items])
+
+
+def filter_round(sequences: Sequences, rare_items: pa.StringArray, min_events: int) -> Sequences:
+    """The sequences of at least `min_events` events and, of these, the events of items that are not rare.
 
     Both conditions look at the input of the round, as the SASRec paper's preprocessing does: a user with enough events
     stays even where some of them are of rare items.
-
-    Args:
-        step: Name of the round.
-        min_user_events: Events that a sequence must have.
     """
-
-    def __init__(self, step: str, min_user_events: int):
-        self._step = step
-        self._min_user_events = min_user_events
-
-    def process(self, element: UserSequence, rare_items: Collection[str]) -> Iterator[UserSequence]:
-        """Filter one sequence."""
-        key, events = element
-        if len(events) < self._min_user_events:
-            return
-        if rare_items:
-            events = [event for event in events if event[ITEM] not in rare_items]
-        if events:
-            self.count_sequence(self._step, events)
-            yield key, events
+    return of_items(sequences.keep(sequences.lengths >= min_events), rare_items, unless=True)
 
 
-class KeepNewest(Counting):
-    """Cut every sequence to its newest events.
-
-    Args:
-        step: Name of the step.
-        max_length: Events to keep.
-    """
-
-    def __init__(self, step: str, max_length: int):
-        self._step = step
-        self._max_length = max_length
-
-    def process(self, element: UserSequence) -> Iterator[UserSequence]:
-        """Cut one sequence."""
-        key, events = element
-        events = events[-self._max_length :]
-        self.count_sequence(self._step, events)
-        yield key, events
+def hold_out_items(sequences: Sequences, share: float) -> Sequences:
+    """The events of all but a share of the items; of these, the newest event of a sequence that can be for testing."""
+    held_out = np.array([is_chosen(name, share, b"hold-out") for name in sequences.names.to_pylist()], bool)
+    kept = ~held_out[sequences.items]
+    numbers = np.add.reduceat(kept, sequences.offsets[:-1], dtype=np.int64)
+    kept[sequences.last[numbers > 1]] = True
+    return sequences.keep_events(kept)
 
 
-class HoldOutItems(Counting):
-    """Drop events of some items, but not the newest event of a sequence that is long enough to be for testing.
-
-    Args:
-        step: Name of the step.
-        share: Of the items.
-    """
-
-    def __init__(self, step: str, share: float):
-        self._step = step
-        self._share = share
-
-    def process(self, element: UserSequence) -> Iterator[UserSequence]:
-        """Look at one sequence."""
-        key, events = element
-        kept = [event for event in events if not self._is_held_out(event[ITEM])]
-        if len(kept) > 1 and kept[-1] is not events[-1]:
-            kept.append(events[-1])
-        if kept:
-            self.count_sequence(self._step, kept)
-            yield key, kept
-
-    def _is_held_out(self, item: str) -> bool:
-        return _is_chosen(item, self._share, b"hold-out")
-
-
-def _is_chosen(name: str, share: float, purpose: bytes) -> bool:
+def is_chosen(name: str, share: float, purpose: bytes) -> bool:
     """Whether a name is among a share of all names, the same on every worker and in every run."""
     digest = hashlib.blake2b(name.encode(), digest_size=8, person=purpose).digest()
     return int.from_bytes(digest, "big") < share * 2**64
 
 
-class Splitter:
-    """Where to cut a sequence; one subclass a rule."""
+@dataclasses.dataclass(frozen=True, order=True)
+class Moment:
+    """A time in the unit of the input: an integer, and what is beyond it, in [0, 1)."""
 
-    def cuts(self, key: Key, events: Sequence[Event], boundary: float | None) -> list[Cut]:
-        """The records of one sequence: those with a history and a target and, of any training events, that of training.
+    time: int
+    fraction: float = 0.0
+
+    @classmethod
+    def of(cls, number: float) -> Moment:
+        """The moment of a number, exactly."""
+        time = math.floor(number)
+        return cls(time, float(number - time))
+
+
+class Splitter:
+    """Where to cut sequences; one subclass a rule."""
+
+    def cut(self, sequences: Sequences, boundary: Moment | int | None) -> tuple[np.ndarray, np.ndarray]:
+        """The records of each sequence: those with a history and a target and, of any training events, that of training.
 
         Args:
-            key: The sequence's key.
-            events: Its events, oldest first.
+            sequences: Whole ones.
             boundary: What the rule needs to know of all sequences, if anything.
-        """
-        cuts = self._cuts(key, events, boundary)
-        return [(split, end, start) for split, end, start in cuts if end > start or (split == "train" and end)]
 
-    def _cuts(self, key: Key, events: Sequence[Event], boundary: float | None) -> list[Cut]:
+        Returns:
+            starts, ends: int64 [3, S], by split: the record is the events before `ends`, 0 where there is none, and
+            those from `starts` on are to be predicted.
+        """
+        starts, ends = self._cut(sequences, boundary)
+        there = ends > starts
+        there[_TRAIN] |= ends[_TRAIN] > 0
+        return starts, np.where(there, ends, 0)
+
+    def _cut(self, sequences: Sequences, boundary: Moment | int | None) -> tuple[np.ndarray, np.ndarray]:
         """The rule itself, which need not look whether anything is left to predict, or to predict it from."""
         raise NotImplementedError
 
 
+@dataclasses.dataclass(frozen=True)
 class LeaveOneOut(Splitter):
     """The last event is for testing, the one before for validation; sequences with fewer than 3 are for training.
 
-    Args:
+    Attributes:
         valid_share: Of the sequences; of the others all events but the last are for training.
     """
 
-    def __init__(self, valid_share: float = 1.0):
-        self._valid_share = valid_share
+    valid_share: float = 1.0
 
-    def _cuts(self, key, events, boundary):
-        length = len(events)
-        if length < 3:
-            return [("train", length, 1)]
-        test = ("test", length, length - 1)
-        if not _is_chosen("\0".join(key), self._valid_share, b"valid"):
-            return [("train", length - 1, 1), test]
-        return [("train", length - 2, 1), ("valid", length - 1, length - 2), test]
+    def _cut(self, sequences, boundary):
+        lengths = sequences.lengths
+        is_long = lengths >= 3
+        if self.valid_share < 1:
+            is_validated = np.array(
+                [is_chosen("\0".join(key), self.valid_share, b"valid") for key in sequences.keys()], bool
+            )
+        else:
+            is_validated = np.ones(len(sequences), bool)
+        ones = np.ones_like(lengths)
+        starts = np.stack([ones, lengths - 2, lengths - 1])
+        ends = np.stack(
+            [
+                np.where(is_long, lengths - 1 - is_validated, lengths),
+                np.where(is_long & is_validated, lengths - 1, 0),
+                np.where(is_long, lengths, 0),
+            ]
+        )
+        return starts, ends
 
 
+@dataclasses.dataclass(frozen=True)
 class ByTime(Splitter):
     """Events before `valid_from` are for training; no training event is later than any event to predict.
 
     A sequence that begins in a later period gives its first event as history, since nothing can predict it.
 
-    Args:
-        valid_from: Time in the unit of the events; `test_from` where there is no validation.
-        test_from: Time in the unit of the events.
+    Attributes:
+        valid_from: When validation begins; `test_from` where there is none.
+        test_from: When testing begins.
     """
 
-    def __init__(self, valid_from: float, test_from: float):
-        self._valid_from = valid_from
-        self._test_from = test_from
+    valid_from: Moment
+    test_from: Moment
 
-    def _cuts(self, key, events, boundary):
-        num_train = sum(event[TIME] < self._valid_from for event in events)
-        num_before_test = sum(event[TIME] < self._test_from for event in events)
-        return [
-            ("train", num_train, 1),
-            ("valid", num_before_test, max(num_train, 1)),
-            ("test", len(events), max(num_before_test, 1)),
-        ]
+    def _cut(self, sequences, boundary):
+        num_train, num_before_test = (_number_before(sequences, at) for at in (self.valid_from, self.test_from))
+        ones = np.ones_like(num_train)
+        starts = np.stack([ones, np.maximum(num_train, 1), np.maximum(num_before_test, 1)])
+        return starts, np.stack([num_train, num_before_test, sequences.lengths])
 
 
+def _number_before(sequences: Sequences, moment: Moment) -> np.ndarray:
+    """int64 [S], events of each sequence before a moment."""
+    times = sequences.columns[TIME]
+    before = times < moment.time
+    if moment.fraction:
+        before |= (times == moment.time) & (sequences.columns.get(FRACTION, 0.0) < moment.fraction)
+    return np.add.reduceat(before, sequences.offsets[:-1], dtype=np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
 class LastDays(Splitter):
     """Whole sequences by the time of their last event, counted back from the newest event of all (the boundary).
 
-    Args:
+    Attributes:
         valid: Length of the validation period, in the unit of the events.
         test: Length of the test period, in the unit of the events.
     """
 
-    def __init__(self, valid: float, test: float):
-        self._valid = valid
-        self._test = test
+    valid: float
+    test: float
 
-    def _cuts(self, key, events, boundary):
-        age = boundary - events[-1][TIME]
-        split = "test" if age < self._test else "valid" if age < self._test + self._valid else "train"
-        return [(split, len(events), 1)]
+    def _cut(self, sequences, boundary):
+        last = sequences.last
+        ages = boundary.time - sequences.columns[TIME][last]
+        if FRACTION in sequences.columns or boundary.fraction:
+            fractions = sequences.columns.get(FRACTION, np.zeros(len(sequences.items)))[last]
+            ages = (boundary.time + boundary.fraction) - (sequences.columns[TIME][last] + fractions)
+            limits = self.test, self.test + self.valid
+        else:  # whole numbers, compared as such: nanoseconds have more digits than floats
+            limits = math.ceil(self.test), math.ceil(self.test + self.valid)
+        split = np.where(ages < limits[0], _TEST, np.where(ages < limits[1], _VALID, _TRAIN))
+        return _whole(sequences, split)
 
 
 class ByFile(Splitter):
     """Whole sequences by the file they come from; training sequences from position `boundary` on are for validation."""
 
-    def _cuts(self, key, events, boundary):
-        role = key[0]
-        if role == "train" and boundary is not None and events[0][POSITION] >= boundary:
-            role = "valid"
-        return [(role, len(events), 1)]
+    def _cut(self, sequences, boundary):
+        split = sequences.roles.astype(np.int64) - 1
+        if boundary is not None:
+            first = sequences.columns[POSITION][sequences.offsets[:-1]]
+            split = np.where((split == _TRAIN) & (first >= boundary), _VALID, split)
+        return _whole(sequences, split)
 
 
-class Split(Counting):
-    """(key, events) to (key, events, cuts); counts events by split and what is odd about the order.
-
-    Args:
-        splitter: The rule.
-        has_time: Whether times mean anything.
-    """
-
-    def __init__(self, splitter: Splitter, *, has_time: bool):
-        self._splitter = splitter
-        self._has_time = has_time
-
-    def process(
-        self, element: UserSequence, boundary: float | None = None
-    ) -> Iterator[tuple[Key, list[Event], list[Cut]]]:
-        """Split one sequence."""
-        key, events = element
-        cuts = self._splitter.cuts(key, events, boundary)
-        items = [event[ITEM] for event in events]
-        # Every item that any split holds is in the vocabulary; only its training events decide its place there.
-        self.items["all"].update(items[: max((end for _, end, _ in cuts), default=0)])
-        self.items["train"].update(items[: max((end for split, end, _ in cuts if split == "train"), default=0)])
-        counts = self.counts
-        # One training event has nothing to predict it from: it counts as popularity, but makes no record.
-        num_cuts = len(cuts)
-        cuts = [(split, end, start) for split, end, start in cuts if end > start]
-        counts["train_without_target",] += num_cuts - len(cuts)
-        counts["repeated_events",] += len(items) - len(set(items))
-        counts["consecutive_repeats",] += sum(a == b for a, b in itertools.pairwise(items))
-        tied = tied_events(events) if self._has_time else ()
-        if tied:
-            counts["events_with_ties",] += len(tied)
-            counts["sequences_with_ties",] += 1
-        for split, end, start in cuts:
-            if split == "train":
-                continue
-            history = set(items[:start])
-            for target in range(start, end):
-                counts["targets_repeating_history", split] += items[target] in history
-                history.add(items[target])
-                counts["targets_with_ties", split] += target in tied
-        if cuts:
-            yield key, events, cuts
+def _whole(sequences: Sequences, split: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    ends = np.where(split == np.arange(len(SPLITS))[:, None], sequences.lengths, 0)
+    return np.ones_like(ends), ends
 
 
-def tied_events(events: Sequence[Event]) -> Collection[int]:
-    """Positions of events that share their time with a neighbour, so that only the input's order tells them apart."""
-    tied: set[int] = set()
-    for later, (a, b) in enumerate(itertools.pairwise(events), start=1):
-        if a[TIME] == b[TIME]:
-            tied.update((later - 1, later))
-    return tied
+def newest_moment(sequences: Sequences) -> Moment:
+    """The time of the newest event of all."""
+    times = sequences.columns[TIME][sequences.last]
+    time = int(times.max())
+    fractions = sequences.columns.get(FRACTION)
+    return Moment(time, 0.0 if fractions is None else float(fractions[sequences.last][times == time].max()))
+
+
+def last_positions(sequences: Sequences, number: int) -> Sequence[int]:
+    """Where the last training sequences begin in the input, those of the `number` that begin last."""
+    first = sequences.columns[POSITION][sequences.offsets[:-1]][sequences.roles == ROLES.index("train")]
+    return np.sort(first)[max(len(first) - number, 0) :].tolist()

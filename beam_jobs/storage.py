@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+
+from beam_jobs.examples import tfrecord_file
 
 # Ends the name of what is not whole.
 UNFINISHED = ".unfinished"
@@ -37,16 +37,8 @@ def write_text(path: str, text: str) -> None:
         stream.write(text.encode())
 
 
-def write_records(path: str, records: list[bytes]) -> None:
-    """Write a gzipped TFRecord file; the same records give the same bytes."""
-    import tensorflow as tf
-
-    from seqrec_tf import records as records_lib
-
-    # TensorFlow writes to local disk only, whatever file systems it was built with; Beam carries it from there.
-    with tempfile.NamedTemporaryFile() as local:
-        with tf.io.TFRecordWriter(local.name, records_lib.COMPRESSION) as writer:
-            for record in records:
-                writer.write(record)
-        with open(local.name, "rb") as source, create(path) as target:
-            shutil.copyfileobj(source, target, 1 << 20)
+def write_records(path: str, examples: Sequence[bytes]) -> None:
+    """Write a gzipped TFRecord file; the same Examples give the same bytes."""
+    with create(path) as stream:
+        for piece in tfrecord_file(examples):
+            stream.write(piece)

@@ -5,236 +5,180 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
+import itertools
 import json
-import math
-import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 import seqrec_tf
-from beam_jobs import storage
-from beam_jobs.parsing import ITEM, LABEL, POSITION, TIME, WEIGHT, Event, Key
-from beam_jobs.read_events import Counting
-from beam_jobs.sequences import Cut
+from beam_jobs import examples, side_tables, storage
+from beam_jobs.counting import Counting, Tally
+from beam_jobs.tables import LABEL, POSITION, TIME, WEIGHT, ItemCounts, Records, Sequences, Store, Stored
 from seqrec_tf import features, records
 from seqrec_tf import schema as schema_lib
-from seqrec_tf.schema import Feature, Schema
+from seqrec_tf.schema import Schema
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
-def order_vocabulary(items: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
-    """(item, training events) in the order of the ids: frequent first, ties by the string."""
-    return sorted(items, key=lambda item: (-item[1], item[0]))
+def order_vocabulary(steps: Mapping[str, ItemCounts], *, keep_unseen: bool) -> ItemCounts:
+    """Items with their training events, in the order of the ids: frequent first, ties by the string.
 
-
-def ids_of(vocabulary: Sequence[tuple[str, int]]) -> dict[str, int]:
-    """Item to id; 0 is padding."""
-    return {item: number for number, (item, _) in enumerate(vocabulary, start=1)}
+    Args:
+        steps: What `sequences` counted of "all" records and of those of "train".
+        keep_unseen: Whether items without training events are among them.
+    """
+    trained = steps.get("train", ItemCounts.sum([]))
+    counts = trained
+    if keep_unseen:
+        items = steps.get("all", trained).items
+        numbers = pc.index_in(items, trained.items).to_numpy(zero_copy_only=False)
+        is_trained = ~np.isnan(numbers) if numbers.dtype.kind == "f" else np.ones(len(numbers), bool)
+        of_all = np.zeros(len(items), np.int64)
+        of_all[is_trained] = trained.counts[numbers[is_trained].astype(np.int64)]
+        counts = ItemCounts(items, of_all)
+    table = pa.table({"item": counts.items, "count": counts.counts})
+    table = table.sort_by([("count", "descending"), ("item", "ascending")]).combine_chunks()
+    return ItemCounts(table["item"].chunk(0) if len(table) else counts.items, table["count"].to_numpy())
 
 
 class EncodeSequences(Counting):
-    """(key, events, cuts) to ((split, shard), (order in the shard, Example)).
-
-    Where users have features, an element is (key, events, cuts, the user's fields).
+    """(bucket, stored `Sequences` after the split) to ((split, shard), stored `Records`).
 
     Records lie in the order of a hash of their key, so that a file read from its beginning is in random order already;
     or in that of their newest events.
 
     Args:
+        store: Where tables go.
         schema: What a record holds.
         num_shards: Files of a split.
         units_per_second: Of the events' times.
         is_by_time: Whether records lie in the order of time.
     """
 
-    def __init__(self, schema: Schema, *, num_shards: int, units_per_second: int, is_by_time: bool = False):
-        self._features = schema.record_features
-        self._user_features = schema.user_features
-        self._names = {feature.name for feature in self._features}
-        self._encode_user: features.Encoder | None = None
+    def __init__(
+        self, store: Store, schema: Schema, *, num_shards: int, units_per_second: int, is_by_time: bool = False
+    ):
+        self._store = store
+        self._schema = schema
+        self._features = {feature.name: feature for feature in schema.record_features}
         self._num_shards = num_shards
         self._units_per_second = units_per_second
         self._is_by_time = is_by_time
 
     def process(
-        self, element, ids: Mapping[str, int], learned: dict[str, dict[str, Any]]
-    ) -> Iterator[tuple[tuple[str, int], tuple[bytes, bytes]]]:
-        """Encode the records of one sequence; `learned` is of the users' features."""
-        key, events, cuts, *fields = element
-        user: dict[str, Any] = {}
-        if fields:
-            self._encode_user = self._encode_user or features.Encoder(self._user_features, learned)
-            user = self._encode_user(fields[0])
-        order = hashlib.blake2b("\x1f".join(key).encode(), digest_size=16).digest()
-        shard = int.from_bytes(order[:8], "big") % self._num_shards
-        # Which events are of a known item is the same for every cut: all of them unless unseen items are dropped.
-        known = [event for event in events if event[ITEM] in ids]
-        values = self._event_values(known, ids)
-        for split, end, start in cuts:
-            if len(known) < len(events):
-                dropped = sum(event[ITEM] not in ids for event in events[start:end])
-                start, end = (sum(event[ITEM] in ids for event in events[:place]) for place in (start, end))
-                start = max(start, 1)
-                self.counts["dropped_targets", split] += dropped
-                if end <= start:
-                    self.counts["dropped_sequences", split] += 1
-                    continue
-            record = {name: column[:end] for name, column in values.items()}
-            record |= user
-            record[schema_lib.TARGET_START] = start
-            if schema_lib.USER_ID in self._names:
-                record[schema_lib.USER_ID] = key[1]
-            if schema_lib.SESSION_ID in self._names:
-                record[schema_lib.SESSION_ID] = key[2]
-            self.counts["length", split, end] += 1
-            self.counts["targets", split] += end - start
-            place = _moment(known[end - 1]) if self._is_by_time else order
-            yield (split, shard), (place, records.encode_example(record, self._features))
+        self, element: tuple[int, Stored], vocabulary: ItemCounts, learned: dict[str, dict[str, Any]]
+    ) -> Iterator[tuple[tuple[str, int], Stored]]:
+        """Encode the records of one bucket; `learned` is of the users' features."""
+        sequences: Sequences = self._store.take(element[1])
+        numbers = pc.index_in(sequences.names, vocabulary.items).fill_null(-1).to_numpy() + 1
+        sequences = self._known(sequences, numbers > 0)
+        assert sequences.starts is not None
+        assert sequences.ends is not None
+        keys = ["\x1f".join(key).encode() for key in sequences.keys()]
+        hashes = b"".join([hashlib.blake2b(key, digest_size=16).digest() for key in keys])
+        orders = np.frombuffer(hashes, ">u8").reshape(-1, 2).astype(np.uint64)
+        shards = (orders[:, 0] % np.uint64(self._num_shards)).astype(np.int64)
+        writers = [
+            *self._of_events(sequences, numbers),
+            *self._of_sequences(sequences),
+            *side_tables.writers(self._schema.user_features, list(sequences.fields.values()), learned),
+        ]
+        target_start = self._features[schema_lib.TARGET_START]
+        for split, starts, ends in zip(schema_lib.SPLITS, sequences.starts, sequences.ends, strict=True):
+            rows = np.flatnonzero(ends)
+            if not len(rows):
+                continue
+            lengths, counts = np.unique(ends[rows], return_counts=True)
+            for length, count in zip(lengths.tolist(), counts.tolist(), strict=True):
+                self.tally.lengths[split, length] += count
+            self.tally.targets[split] += int((ends - starts)[rows].sum())
+            places = orders
+            if self._is_by_time:
+                newest = sequences.offsets[:-1] + np.maximum(ends, 1) - 1
+                places = _moments(sequences.columns[TIME][newest], sequences.columns[POSITION][newest])
+            rows = rows[np.lexsort([places[rows, 1], places[rows, 0], shards[rows]])]
+            begins = sequences.offsets[rows]
+            spans = list(zip(rows.tolist(), begins.tolist(), (begins + ends[rows]).tolist(), strict=True))
+            of_split = [*writers, (target_start, examples.of_records(target_start, starts.tolist()))]
+            cuts = np.searchsorted(shards[rows], np.arange(self._num_shards + 1)).tolist()
+            for shard, (first, last) in enumerate(itertools.pairwise(cuts)):
+                if last > first:
+                    encoded = examples.write_examples(of_split, spans[first:last])
+                    yield (split, shard), self._store.put(Records.of(places[rows[first:last]], encoded))
 
-    def _event_values(self, events: Sequence[Event], ids: Mapping[str, int]) -> dict[str, Any]:
-        values: dict[str, Any] = {schema_lib.ITEM_IDS: [ids[event[ITEM]] for event in events]}
-        if schema_lib.TIMESTAMPS in self._names:
-            values[schema_lib.TIMESTAMPS] = [math.floor(event[TIME]) // self._units_per_second for event in events]
-        if schema_lib.LABELS in self._names:
-            values[schema_lib.LABELS] = [event[LABEL] for event in events]
-        if schema_lib.WEIGHTS in self._names:
-            values[schema_lib.WEIGHTS] = [event[WEIGHT] for event in events]
-        return values
+    def _known(self, sequences: Sequences, is_known: np.ndarray) -> Sequences:
+        """The sequences without events of items that are not in the vocabulary, and their records as far as left."""
+        known = is_known[sequences.items]
+        if known.all():
+            return sequences
+        known_before = np.append(0, np.cumsum(known))
+        first = sequences.offsets[:-1]
+        starts, ends = sequences.starts.copy(), sequences.ends.copy()  # type: ignore[union-attr]
+        for number, split in enumerate(schema_lib.SPLITS):
+            start, end = starts[number], ends[number]
+            there = end > 0
+            known_start, known_end = (known_before[first + place] - known_before[first] for place in (start, end))
+            unknown = (end - start) - (known_end - known_start)
+            self.tally.dropped_targets[split] += int(unknown[there].sum())
+            starts[number] = np.maximum(known_start, 1)
+            is_empty = there & (known_end <= starts[number])
+            self.tally.dropped_sequences[split] += int(is_empty.sum())
+            ends[number] = np.where(there & ~is_empty, known_end, 0)
+        return dataclasses.replace(sequences, starts=starts, ends=ends).keep_events(known)
 
+    def _of_events(
+        self, sequences: Sequences, numbers: np.ndarray
+    ) -> Iterator[tuple[schema_lib.Feature, examples.Writer]]:
+        for name, column in (
+            (schema_lib.ITEM_IDS, None),
+            (schema_lib.TIMESTAMPS, TIME),
+            (schema_lib.LABELS, LABEL),
+            (schema_lib.WEIGHTS, WEIGHT),
+        ):
+            if name in self._features:
+                values = numbers[sequences.items] if column is None else sequences.columns[column]
+                if column == TIME and self._units_per_second > 1:
+                    values = values // self._units_per_second
+                yield self._features[name], examples.of_events(self._features[name], values)
 
-def _moment(event: Event) -> bytes:
-    """Sorts as the event's time does, equal times in the order of the input."""
-    return struct.pack(">Q", math.floor(event[TIME]) + 2**63) + event[POSITION].to_bytes(16, "big")
-
-
-def training_fields(element) -> Iterator[list[str]]:
-    """The fields of an item that has training events; `element` as in `EncodeItems`."""
-    _, grouped = element
-    if grouped["rows"] and any(count for _, count in grouped["id"]):
-        yield min(grouped["rows"])[1]
-
-
-def training_user_fields(element) -> Iterator[list[str]]:
-    """The fields of a user who has training records; `element` as in `JoinUsers`."""
-    _, values = element
-    rows = [row for row, _ in values if row]
-    if rows and any(split == "train" for _, sequence in values if sequence for split, _, _ in sequence[2]):
-        yield min(rows)[1]
-
-
-class JoinUsers(Counting):
-    """Sequences of a user to the same, each with the user's fields: (key, events, cuts, fields).
-
-    An element is (user, values): of each row (position, fields) beside None, of each sequence None beside (key, events,
-    cuts). The values are gone through again and again, and never held.
-
-    Args:
-        num_fields: Columns beside the id.
-    """
-
-    def __init__(self, num_fields: int):
-        self._num_fields = num_fields
-
-    def process(self, element) -> Iterator[tuple[Key, list[Event], list[Cut], list[str]]]:
-        """Join one user."""
-        _, values = element
-        rows = [row for row, _ in values if row]
-        fields = self.fields_of("users", rows, self._num_fields, any(sequence for _, sequence in values))
-        for _, sequence in values:
-            if sequence:
-                yield *sequence, fields
+    def _of_sequences(self, sequences: Sequences) -> Iterator[tuple[schema_lib.Feature, examples.Writer]]:
+        for name, values in ((schema_lib.USER_ID, sequences.users), (schema_lib.SESSION_ID, sequences.sessions)):
+            if name in self._features and values is not None:
+                yield self._features[name], examples.of_records(self._features[name], values.to_pylist())
 
 
-class LearnFeatures(beam.CombineFn):
-    """Fields of items or users to what was learned of each feature, by its name.
-
-    Args:
-        of: The features, in the order of the fields.
-    """
-
-    def __init__(self, of: Sequence[Feature]):
-        self._features = tuple(of)
-
-    def create_accumulator(self) -> list[features.Learner]:
-        """Nothing learned yet."""
-        return [features.Learner(feature.kind) for feature in self._features]
-
-    def add_input(self, learners: list[features.Learner], fields: Sequence[str]) -> list[features.Learner]:
-        """Learn from one row."""
-        for learner, field in zip(learners, fields, strict=True):
-            learner.add(field)
-        return learners
-
-    def merge_accumulators(self, parts: Iterable[list[features.Learner]]) -> list[features.Learner]:
-        """Learn what all have learned."""
-        merged = self.create_accumulator()
-        for learners in parts:
-            for learner, other in zip(merged, learners, strict=True):
-                learner.merge(other)
-        return merged
-
-    def extract_output(self, learners: list[features.Learner]) -> dict[str, dict[str, Any]]:
-        """What the encoder needs."""
-        return {feature.name: learner.result() for feature, learner in zip(self._features, learners, strict=True)}
-
-
-class EncodeItems(Counting):
-    """Items to ((items folder, shard), (order, Example)).
-
-    An element is (item, {"id": [(id, training events)], "rows": [(position, fields), ...]}).
-
-    Args:
-        item_features: The item's id, then its other columns.
-        num_shards: Files, each with a run of ids.
-    """
-
-    def __init__(self, item_features: Sequence[Feature], num_shards: int):
-        self._features = tuple(item_features)
-        self._num_shards = num_shards
-        self._encode: features.Encoder | None = None
-
-    def process(
-        self, element, learned: dict[str, dict[str, Any]], num_items: int
-    ) -> Iterator[tuple[tuple[str, int], tuple[bytes, bytes]]]:
-        """Encode one item; `num_items` is how many ids there are."""
-        item, grouped = element
-        ids = list(grouped["id"])
-        self._encode = self._encode or features.Encoder(self._features[1:], learned)
-        fields = self.fields_of("items", grouped["rows"], len(self._features) - 1, bool(ids))
-        if not ids:
-            return
-        record = {self._features[0].name: item, **self._encode(fields)}
-        number, _ = ids[0]
-        order = number.to_bytes(8, "big")
-        shard = (number - 1) * self._num_shards // num_items
-        yield (schema_lib.ITEMS_FOLDER, shard), (order, records.encode_example(record, self._features))
+def _moments(times: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """uint64 [n, 2], which sort as the times do, equal times in the order of the input."""
+    return np.stack([times.view(np.uint64) ^ np.uint64(1 << 63), positions.astype(np.uint64)], axis=1)
 
 
 class WriteShard(beam.DoFn):
-    """((folder, shard), (order, Example) pairs) to a TFRecord file; gives (path in the dataset, digest).
+    """((folder, shard), stored `Records`s) to a TFRecord file; gives (path in the dataset, digest).
 
     Args:
+        store: Where tables are.
         output: The dataset folder.
         num_shards: Files of a folder. A shard without records has no file.
     """
 
-    def __init__(self, output: str, num_shards: int):
+    def __init__(self, store: Store, output: str, num_shards: int):
+        self._store = store
         self._output = output
         self._num_shards = num_shards
 
-    def process(self, element) -> Iterator[tuple[str, str]]:
+    def process(self, element: tuple[tuple[str, int], Iterable[Stored]]) -> Iterator[tuple[str, str]]:
         """Write one file."""
-        (folder, shard), pairs = element
-        examples = [example for _, example in sorted(pairs)]
+        (folder, shard), parts = element
+        encoded = Records.merged([self._store.take(part) for part in parts])
         name = f"{folder}/{records.shard_name(shard, self._num_shards)}"
-        storage.write_records(f"{self._output}/{name}", examples)
-        digest = hashlib.sha256()
-        for example in examples:
-            digest.update(len(example).to_bytes(8, "big") + example)
-        yield name, digest.hexdigest()
+        storage.write_records(f"{self._output}/{name}", encoded)
+        yield name, examples.digest(encoded)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,31 +208,29 @@ class Finish:
     def __call__(
         self,
         _: Any,
-        vocabulary: list[tuple[str, int]],
-        num_users: int,
+        vocabulary: ItemCounts,
         learned: dict[str, dict[str, Any]],
         learned_of_users: dict[str, dict[str, Any]],
-        counts: dict[tuple, int],
+        tally: Tally,
         step_items: dict[str, tuple[int, int]],
         digests: dict[str, str],
         rejected_files: list[str],
     ) -> None:
         """Write the files; the arguments are what the job has counted."""
-        lengths: dict[str, collections.Counter[int]] = collections.defaultdict(collections.Counter)
-        for name, number in counts.items():
-            if name[0] == "length":
-                lengths[name[1]][name[2]] += number
+        lengths: dict[str, collections.Counter[int]] = {split: collections.Counter() for split in schema_lib.SPLITS}
+        for (split, length), number in tally.lengths.items():
+            lengths[split][length] += number
         schema = dataclasses.replace(
             self.schema,
-            num_items=len(vocabulary),
-            num_users=num_users,
+            num_items=len(vocabulary.items),
+            num_users=tally.training_users,
             item_features=features.with_sizes(self.schema.item_features, learned),
             user_features=features.with_sizes(self.schema.user_features, learned_of_users),
             max_len=max((length for counter in lengths.values() for length in counter), default=0),
         )
-        vocabulary_text = "".join(f"{item}\n" for item, _ in vocabulary)
-        counts_text = "".join(f"{number}\n" for _, number in vocabulary)
-        stats = self._stats(vocabulary, counts, step_items, lengths)
+        vocabulary_text = "".join(f"{item}\n" for item in vocabulary.items.to_pylist())
+        counts_text = "".join(f"{number}\n" for number in vocabulary.counts.tolist())
+        stats = self._stats(vocabulary, tally, step_items, lengths)
         stats["fingerprint"] = hashlib.sha256(
             json.dumps(
                 [schema.to_dict(), vocabulary_text, counts_text, learned, learned_of_users, sorted(digests.items())]
@@ -314,36 +256,34 @@ class Finish:
 
     def _stats(
         self,
-        vocabulary: Sequence[tuple[str, int]],
-        counts: dict[tuple, int],
+        vocabulary: ItemCounts,
+        tally: Tally,
         step_items: dict[str, tuple[int, int]],
         lengths: dict[str, collections.Counter[int]],
     ) -> dict[str, Any]:
-        def count(*name) -> int:
-            return counts.get(name, 0)
+        def by_split(counter: collections.Counter[str]) -> dict[str, int]:
+            return {split: counter[split] for split in ("valid", "test")}
 
-        def by_split(name) -> dict[str, int]:
-            return {split: count(name, split) for split in ("valid", "test")}
-
-        def rejected(kind) -> dict[str, Any]:
-            reasons = {name[2]: number for name, number in counts.items() if name[:2] == ("rejected", kind)}
+        def rejected(kind: str) -> dict[str, Any]:
+            reasons = {reason: number for (of, reason), number in tally.rejected.items() if of == kind}
             return {
-                "lines": count("lines", kind),
+                "lines": tally.lines[kind],
                 "rejected": sum(reasons.values()),
                 "rejected_by_reason": dict(sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))),
             }
 
+        num_items = len(vocabulary.items)
         items = {
-            "vocabulary": len(vocabulary),
-            "without_training_events": sum(number == 0 for _, number in vocabulary),
-            "dropped_as_unseen": step_items.get("all", (0, 0))[0] - len(vocabulary),
+            "vocabulary": num_items,
+            "without_training_events": num_items - vocabulary.num_items,
+            "dropped_as_unseen": step_items.get("all", (0, 0))[0] - num_items,
         }
         described = {
             table: {
-                "without_side_information": count(table, "without_side_information"),
-                f"in_{table}_file_without_events": count(table, "without_events"),
-                f"duplicates_in_{table}_file": count(table, "duplicates"),
-                f"conflicting_in_{table}_file": count(table, "conflicts"),
+                "without_side_information": tally.without_side_information[table],
+                f"in_{table}_file_without_events": tally.without_events[table],
+                f"duplicates_in_{table}_file": tally.duplicates[table],
+                f"conflicting_in_{table}_file": tally.conflicts[table],
             }
             for table in self.tables
         }
@@ -352,41 +292,41 @@ class Finish:
             "options": self.options,
             "input": {
                 "files": self.num_files,
-                "events": count("events"),
-                "events_beyond_the_newest": count("too_old"),
+                "events": tally.events,
+                "events_beyond_the_newest": tally.too_old,
                 **rejected("events"),
                 **{f"{table}_file": rejected(table) for table in self.tables},
             },
             "steps": [
                 {
                     "step": step,
-                    "users": count("users", step),
+                    "users": tally.sequences[step],
                     **dict(zip(("items", "events"), step_items.get(step, (0, 0)), strict=True)),
                 }
                 for step in self.steps
             ],
             "ties": {
-                "events_sharing_a_time_with_a_neighbour": count("events_with_ties"),
-                "sequences_with_ties": count("sequences_with_ties"),
-                "targets_with_ties": by_split("targets_with_ties"),
+                "events_sharing_a_time_with_a_neighbour": tally.events_with_ties,
+                "sequences_with_ties": tally.sequences_with_ties,
+                "targets_with_ties": by_split(tally.targets_with_ties),
             },
             "repeats": {
-                "repeated_events": count("repeated_events"),
-                "consecutive_repeats": count("consecutive_repeats"),
-                "targets_repeating_history": by_split("targets_repeating_history"),
+                "repeated_events": tally.repeated_events,
+                "consecutive_repeats": tally.consecutive_repeats,
+                "targets_repeating_history": by_split(tally.targets_repeating_history),
             },
             "splits": {
                 split: {
                     "sequences": lengths[split].total(),
                     "events": sum(length * number for length, number in lengths[split].items()),
-                    "targets": count("targets", split),
-                    "dropped_sequences": count("dropped_sequences", split),
-                    "dropped_targets": count("dropped_targets", split),
+                    "targets": tally.targets[split],
+                    "dropped_sequences": tally.dropped_sequences[split],
+                    "dropped_targets": tally.dropped_targets[split],
                     "length": describe_lengths(lengths[split]),
                 }
                 for split in schema_lib.SPLITS
             },
-            "training_sequences_of_one_event": count("train_without_target"),
+            "training_sequences_of_one_event": tally.train_without_target,
             "items": items | described.get("items", {}),
             **({"users": described["users"]} if "users" in described else {}),
         }

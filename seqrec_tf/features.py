@@ -203,9 +203,10 @@ class Encoder:
     def __call__(self, fields: Sequence[str]) -> dict[str, Any]:
         """One item's values by the names of the features, from its fields in the same order."""
         pairs = zip(self._features, fields, strict=True)
-        return {feature.name: self._encode(feature, text) for feature, text in pairs}
+        return {feature.name: self.value(feature, text) for feature, text in pairs}
 
-    def _encode(self, feature: Feature, text: str) -> Any:
+    def value(self, feature: Feature, text: str) -> Any:
+        """The value of one field."""
         value = parse(feature.kind, text)
         if feature.kind == "number":
             learned = self._learned[feature.name]

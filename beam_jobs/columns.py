@@ -1,0 +1,244 @@
+"""Columns of values, as files have them, to columns of events: many rows at once, without a Python call a value.
+
+Each function takes an Arrow array and gives values with `taken`, bool [n], False where it leaves a row to `parsing`.
+That takes rows one by one, is slow, and decides: what is taken here gives what `parsing` gives, and whatever could be
+taken in two ways (blanks, signs, exponents, more digits than a float has) is left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_jobs import parsing
+
+# Digits of an integer that fits in 64 bits, and of one that is exact as a float.
+_INTEGER_DIGITS, _FLOAT_DIGITS = 18, 15
+_EXACT = 1 << 53
+_NEGATIVE = f"^-[0-9]{{1,{_INTEGER_DIGITS}}}$"
+_DECIMAL = f"^-?[0-9]{{1,{_FLOAT_DIGITS}}}\\.[0-9]{{1,{_FLOAT_DIGITS}}}$"
+_DAY = "[12][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+_CLOCK = "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})?"
+_ISO = f"^{_DAY}([T ]{_CLOCK})?$"
+_ISO_WITH_ZONE = f"^{_DAY}[T ]{_CLOCK}(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+# Days that not every month has.
+_LATE_DAY = "^.{8}(29|30|31)"
+_MICROSECONDS_A_DAY = 86_400_000_000
+
+_WHITESPACE = np.array([chr(byte).isspace() for byte in range(128)] + [True] * 128)
+
+
+def ids(array: pa.Array) -> tuple[pa.StringArray, np.ndarray]:
+    """Ids as text, as `parsing.parse_id` gives them, and which rows are taken."""
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    taken = _present(array)
+    if pa.types.is_floating(array.type):
+        numbers = _numpy(array, np.float64)
+        with np.errstate(invalid="ignore"):
+            taken = taken & (np.floor(numbers) == numbers) & (np.abs(numbers) < _EXACT)
+        array = pa.array(np.where(taken, numbers, 0).astype(np.int64))
+    if pa.types.is_integer(array.type):
+        return array.cast(pa.string()).fill_null(""), taken
+    if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
+        return _no_strings(len(array)), np.zeros(len(array), bool)
+    strings = array.cast(pa.string()).fill_null("")
+    offsets, data = _buffers(strings)
+    lengths = np.diff(offsets)
+    doubtful = lengths == 0
+    if len(data):
+        doubtful |= _WHITESPACE[data[np.minimum(offsets[:-1], len(data) - 1)]]  # its first character, or of several bytes
+        breaks = np.flatnonzero((data == 10) | (data == 13))
+        taken[_rows_of(breaks, offsets)] = False
+    if doubtful.any():
+        values = strings.filter(pa.array(doubtful)).unique()
+        empty = [value for value in values.to_pylist() if not value or value.isspace()]
+        if empty:
+            taken &= ~_numpy(pc.is_in(strings, pa.array(empty, pa.string())), bool)
+    return strings, taken
+
+
+def times(array: pa.Array, time_format: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Times in the unit of the input, as `parsing.time_parser` gives them.
+
+    Returns:
+        int64 [n], rounded down; float64 [n], what that left of each, None where it left nothing of any; which are taken.
+    """
+    if time_format == "iso":
+        values, taken = _iso_times(array)
+        return values, None, taken
+    integers, floats, taken = _numbers(array)
+    first, limit = parsing.bounds(time_format)
+
+    def in_unit(numbers: np.ndarray) -> np.ndarray:
+        return ((numbers >= first) & (numbers < limit)) | (numbers < parsing.bounds("s")[0])
+
+    if floats is None:
+        return integers, None, taken & in_unit(integers)
+    is_float = ~np.isnan(floats)
+    whole = np.trunc(floats)
+    with np.errstate(invalid="ignore"):
+        fits = in_unit(floats) & (np.abs(floats) < _EXACT)
+        if time_format == "order":
+            fits &= whole == floats
+    taken = taken & np.where(is_float, fits, in_unit(integers))
+    fractions = None
+    if time_format == "s":
+        whole = np.floor(floats)
+        fractions = np.where(taken & is_float, floats - whole, 0.0)
+        if not fractions.any():
+            fractions = None
+    return np.where(is_float, np.where(taken & is_float, whole, 0).astype(np.int64), integers), fractions, taken
+
+
+def labels(array: pa.Array, threshold: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Labels as int8, 1 where positive, and which rows are taken."""
+    if pa.types.is_boolean(array.type):
+        taken = _present(array)
+        integers, floats = _numpy(array, bool).astype(np.int64), None
+    else:
+        integers, floats, taken = _numbers(array)
+    numbers = integers if floats is None else np.where(np.isnan(floats), integers, floats)
+    if threshold is not None:
+        return (numbers >= threshold).astype(np.int8), taken
+    positive = numbers == 1
+    return positive.astype(np.int8), taken & (positive | (numbers == 0))
+
+
+def weights(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Weights as float64, and which rows are taken."""
+    integers, floats, taken = _numbers(array)
+    if floats is None:
+        return integers.astype(np.float64), taken
+    return np.where(np.isnan(floats), integers, floats), taken
+
+
+def of_values(values: Sequence[Any]) -> tuple[pa.Array, np.ndarray]:
+    """An array of the values of JSON, and which are of the type that most of them have."""
+    kinds = set(map(type, values))
+    if kinds == {int, float}:
+        kinds = {float}
+    if len(kinds) > 1:
+        most = max(kinds, key=lambda kind: sum(type(value) is kind for value in values))
+        taken = np.array([type(value) is most for value in values], bool)
+        values = [value if type(value) is most else None for value in values]
+        kinds = {most}
+    else:
+        taken = np.ones(len(values), bool)
+    kind = next(iter(kinds), type(None))
+    if kind not in (str, int, float, bool):
+        return pa.nulls(len(values)), np.zeros(len(values), bool)
+    if kind in (int, float):
+        fits = np.array([value is not None and -_EXACT < value < _EXACT for value in values], bool)
+        if not fits.all():
+            values = [value if is_one else None for value, is_one in zip(values, fits.tolist(), strict=True)]
+            taken &= fits
+    of_kind = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}[kind]
+    return pa.array(values, of_kind), taken
+
+
+def _numbers(array: pa.Array) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Finite numbers, as `parsing.parse_number` gives them.
+
+    Returns:
+        int64 [n]; float64 [n], NaN where the number is an integer, None where all are; which are taken.
+    """
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        return _numbers_of_text(array.cast(pa.string()))
+    taken = _present(array)
+    if pa.types.is_integer(array.type):
+        if pa.types.is_uint64(array.type):
+            taken &= _numpy(array, np.uint64) < 1 << 63
+            array = pa.array(np.where(taken, _numpy(array, np.uint64), 0))
+        return _numpy(array.cast(pa.int64()), np.int64), None, taken
+    zeros = np.zeros(len(array), np.int64)
+    if pa.types.is_floating(array.type):
+        floats = _numpy(array.cast(pa.float64()), np.float64)
+        finite = np.isfinite(floats)
+        return zeros, np.where(finite, floats, 0.0), taken & finite
+    return zeros, None, np.zeros(len(array), bool)
+
+
+def _numbers_of_text(strings: pa.StringArray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    offsets, data = _buffers(strings)
+    lengths = np.diff(offsets)
+    taken = (lengths > 0) & (lengths <= _INTEGER_DIGITS) & _present(strings)
+    others = np.flatnonzero((data - np.uint8(48)) > 9)  # unsigned, so that what is below "0" is large
+    taken[_rows_of(others, offsets)] = False
+    if taken.all():
+        return _numpy(strings.cast(pa.int64()), np.int64), None, taken
+    integers = np.zeros(len(strings), np.int64)
+    integers[taken] = _numpy(strings.filter(pa.array(taken)).cast(pa.int64()), np.int64)
+    rest = np.flatnonzero(~taken)
+    of_rest = strings.take(pa.array(rest))
+    floats = None
+    for pattern, type_, into in ((_NEGATIVE, pa.int64(), integers), (_DECIMAL, pa.float64(), None)):
+        fits = _numpy(pc.match_substring_regex(of_rest, pattern).fill_null(False), bool)
+        if fits.any():
+            if into is None:
+                into = floats = np.full(len(strings), math.nan)
+            into[rest[fits]] = _numpy(of_rest.filter(pa.array(fits)).cast(type_), into.dtype)
+            taken[rest[fits]] = True
+    return integers, floats, taken
+
+
+def _iso_times(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Microseconds since 1970, as `parsing.parse_iso` gives them, and which rows are taken."""
+    taken = _present(array)
+    if pa.types.is_timestamp(array.type):
+        array = array.cast(pa.timestamp("us", tz=array.type.tz), safe=False)
+        return _numpy(array.cast(pa.int64()), np.int64), taken
+    if pa.types.is_date(array.type):
+        days = array.cast(pa.date32()).cast(pa.int32()).cast(pa.int64())
+        return _numpy(days, np.int64) * _MICROSECONDS_A_DAY, taken
+    values, taken = np.zeros(len(array), np.int64), np.zeros(len(array), bool)
+    if not pa.types.is_string(array.type):
+        return values, taken
+    for pattern, zone in ((_ISO, None), (_ISO_WITH_ZONE, "UTC")):
+        fits = _numpy(pc.match_substring_regex(array, pattern).fill_null(False), bool)
+        try:
+            moments = array.filter(pa.array(fits)).cast(pa.timestamp("us", tz=zone))
+        except pa.ArrowInvalid:  # a day that its month does not have
+            fits &= ~_numpy(pc.match_substring_regex(array, _LATE_DAY).fill_null(False), bool)
+            moments = array.filter(pa.array(fits)).cast(pa.timestamp("us", tz=zone))
+        values[fits] = _numpy(moments.cast(pa.int64()), np.int64)
+        taken |= fits
+    return values, taken
+
+
+def _present(array: pa.Array) -> np.ndarray:
+    """bool [n], True where there is a value."""
+    return np.ones(len(array), bool) if not array.null_count else _numpy(array.is_valid(), bool)
+
+
+def _numpy(array: pa.Array, dtype: Any) -> np.ndarray:
+    """The values of an array, 0 where there is none."""
+    if array.null_count:
+        array = array.fill_null(False if dtype is bool else 0)
+    return array.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
+
+
+def _no_strings(number: int) -> pa.StringArray:
+    return pa.array([""] * number, pa.string())
+
+
+def _buffers(strings: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each string begins, int64 [n + 1], and the bytes of all, uint8."""
+    _, offsets, data = strings.buffers()
+    places = np.frombuffer(offsets, np.int32)[strings.offset : strings.offset + len(strings) + 1].astype(np.int64)
+    if not len(places):
+        return np.zeros(1, np.int64), np.zeros(0, np.uint8)
+    used = np.frombuffer(data, np.uint8)[places[0] : places[-1]] if data is not None else np.zeros(0, np.uint8)
+    return places - places[0], used
+
+
+def _rows_of(places: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """The rows that hold these bytes."""
+    return np.searchsorted(offsets, places, side="right") - 1

@@ -1,0 +1,137 @@
+"""What the job counts, and how the counts of its steps come together."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import MIN_TIMESTAMP
+from apache_beam.utils.windowed_value import WindowedValue
+
+from beam_jobs.tables import ItemCounts, Sequences
+
+# Names of the outputs of a step that counts, beside its main one.
+TALLY, ITEM_COUNTS = "tally", "item counts"
+
+
+def _counter() -> Any:
+    return dataclasses.field(default_factory=collections.Counter)
+
+
+@dataclasses.dataclass
+class Tally:
+    """Every number that the job counts, declared once: a misspelt one is an error, not a zero.
+
+    Attributes:
+        lines: Lines (in Parquet: records) by what they are of: "events", "items" or "users".
+        rejected: Of these, by (what they are of, reason).
+        events: Events that were read.
+        too_old: Events beyond the newest --max-events of a sequence.
+        sequences: By step, sequences that are there after it.
+        training_users: Users with a training record.
+        events_with_ties: Events that share their time with a neighbour.
+        sequences_with_ties: Sequences that have such events.
+        repeated_events: Events whose item occurs before in their sequence.
+        consecutive_repeats: Events whose item is that of the event before.
+        targets_with_ties: By split, targets among the events with ties.
+        targets_repeating_history: By split, targets among the repeated events.
+        train_without_target: Training sequences of one event.
+        lengths: Records by (split, events).
+        targets: By split, events to predict.
+        dropped_targets: By split, targets dropped as unseen items.
+        dropped_sequences: By split, records dropped as all their targets were.
+        duplicates: By table ("items" or "users"), rows of an id after its first.
+        conflicts: By table, ids with events whose rows differ.
+        without_events: By table, ids that have rows alone.
+        without_side_information: By table, ids that have events alone.
+    """
+
+    lines: collections.Counter[str] = _counter()
+    rejected: collections.Counter[tuple[str, str]] = _counter()
+    events: int = 0
+    too_old: int = 0
+    sequences: collections.Counter[str] = _counter()
+    training_users: int = 0
+    events_with_ties: int = 0
+    sequences_with_ties: int = 0
+    repeated_events: int = 0
+    consecutive_repeats: int = 0
+    targets_with_ties: collections.Counter[str] = _counter()
+    targets_repeating_history: collections.Counter[str] = _counter()
+    train_without_target: int = 0
+    lengths: collections.Counter[tuple[str, int]] = _counter()
+    targets: collections.Counter[str] = _counter()
+    dropped_targets: collections.Counter[str] = _counter()
+    dropped_sequences: collections.Counter[str] = _counter()
+    duplicates: collections.Counter[str] = _counter()
+    conflicts: collections.Counter[str] = _counter()
+    without_events: collections.Counter[str] = _counter()
+    without_side_information: collections.Counter[str] = _counter()
+
+    @classmethod
+    def sum(cls, parts: Iterable[Tally]) -> Tally:
+        """All that several have counted."""
+        total = cls()
+        for part in parts:
+            for field in dataclasses.fields(cls):
+                value = getattr(part, field.name)
+                if isinstance(value, int):
+                    setattr(total, field.name, getattr(total, field.name) + value)
+                else:
+                    getattr(total, field.name).update(value)
+        return total
+
+
+class Counting(beam.DoFn):
+    """A step that counts: `self.tally` goes to the output TALLY at the end of each bundle.
+
+    The output ITEM_COUNTS holds (step, `ItemCounts`).
+    """
+
+    def start_bundle(self):
+        """Start from nothing."""
+        self.tally = Tally()
+
+    def counted(self, step: str, sequences: Sequences) -> Iterator[Any]:
+        """Count what is there after a step, for the outputs of `process`."""
+        self.tally.sequences[step] += len(sequences)
+        yield beam.pvalue.TaggedOutput(ITEM_COUNTS, (step, sequences.count_items()))
+
+    def finish_bundle(self):
+        """Send the tally."""
+        yield beam.pvalue.TaggedOutput(TALLY, WindowedValue(self.tally, MIN_TIMESTAMP, (GlobalWindow(),)))
+
+
+class SumItems(beam.CombineFn):
+    """`ItemCounts` of parts of the data to that of all of it; never holds many times as many items as there are."""
+
+    def create_accumulator(self) -> list[ItemCounts]:
+        """Nothing counted."""
+        return []
+
+    def add_input(self, held: list[ItemCounts], counts: ItemCounts) -> list[ItemCounts]:
+        """Add one part."""
+        held.append(counts)
+        if sum(len(part.items) for part in held) > 4 * len(held[0].items) + 1_000_000:
+            return [ItemCounts.sum(held)]
+        return held
+
+    def merge_accumulators(self, accumulators: Iterable[list[ItemCounts]]) -> list[ItemCounts]:
+        """Add several."""
+        held: list[ItemCounts] = []
+        for parts in accumulators:
+            for part in parts:
+                held = self.add_input(held, part)
+        return held
+
+    def compact(self, held: list[ItemCounts]) -> list[ItemCounts]:
+        """As few rows as there are items, before they go to another worker."""
+        return [ItemCounts.sum(held)]
+
+    def extract_output(self, held: list[ItemCounts]) -> ItemCounts:
+        """The sum."""
+        return ItemCounts.sum(held)

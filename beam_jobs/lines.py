@@ -1,0 +1,406 @@
+"""Pieces of text files as lines, and the fast way from lines to columns.
+
+Most lines are plain: so many fields, no quote in the middle of one. Those become Arrow columns all at once. The others
+are left, by their numbers, to the parser of single lines (`parsing`), which knows what each of them is, and why it may
+be of no use.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import dataclasses
+import functools
+import gzip
+import io
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from beam_jobs import columns, parsing
+from beam_jobs.parsing import LineError, TextFormat
+
+_BUFFER = 1 << 20
+# How much of a compressed file is looked at at once.
+_BLOCK_BYTES = 16 << 20
+_JSON_LINES_AT_ONCE = 20_000
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_QUOTE, _LINE_FEED, _CARRIAGE_RETURN, _BLANK = b'"\n\r '
+# Stands for a delimiter of several characters, in lines that do not hold it.
+_UNIT_SEPARATOR = b"\x1f"
+# What `str.split` takes for blanks, but for the space itself and the ends of lines.
+_OTHER_BLANKS = np.frombuffer(b"\t\x0b\x0c\x1c\x1d\x1e\x1f", np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """A piece of a file that one worker reads at once.
+
+    Attributes:
+        path: The file.
+        role: The split that the file was given for ("" where the job splits), "items" or "users".
+        rank: Place of the file in the order of the input.
+        number: Place of the range among all ranges.
+        first_number: `number` of the first range of the same file.
+        start: First byte of a text file; first row group of a Parquet file.
+        end: One past the last byte, None for the whole file.
+        first_record: Records of a Parquet file before this range.
+        is_parquet: Whether the file is no text.
+    """
+
+    path: str
+    role: str
+    rank: int
+    number: int
+    first_number: int
+    start: int = 0
+    end: int | None = None
+    first_record: int = 0
+    is_parquet: bool = False
+
+
+def is_gzip(path: str) -> bool:
+    """Whether a file is compressed, by its name."""
+    return path.endswith(".gz")
+
+
+@contextlib.contextmanager
+def open_binary(path: str) -> Iterator[BinaryIO]:
+    """A file of any of Beam's file systems, decompressed where its name ends in .gz."""
+    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+        if not is_gzip(path):
+            # The readers of object stores have no buffer: they would be read byte by byte to find the end of a line.
+            yield stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream, _BUFFER)
+            return
+        try:
+            with gzip.GzipFile(fileobj=stream) as plain:
+                yield io.BufferedReader(plain, _BUFFER)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise RuntimeError(f"{path} is damaged: {error}.") from error
+
+
+def without_mark(stream: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a file, the first without a byte order mark."""
+    lines = iter(stream)
+    for line in lines:
+        yield line.removeprefix(_BYTE_ORDER_MARK)
+        yield from lines
+
+
+def read_header(path: str, text_format: TextFormat) -> list[str] | None:
+    """The column names in the first line of a file, None where the format has none."""
+    if not text_format.has_header or text_format.format != "csv":
+        return None
+    with open_binary(path) as stream:
+        line = stream.readline().removeprefix(_BYTE_ORDER_MARK)
+    try:
+        return text_format.split(text_format.decode(line))
+    except LineError:
+        return []
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Whole lines that follow each other in a file.
+
+    Attributes:
+        data: The lines, without a byte order mark.
+        offset: Of the first line, in the (decompressed) file.
+        mark: Bytes of the byte order mark that stood before the first line.
+    """
+
+    data: bytes
+    offset: int
+    mark: int = 0
+
+    @functools.cached_property
+    def bytes(self) -> np.ndarray:
+        """The lines as uint8."""
+        return np.frombuffer(self.data, np.uint8)
+
+    @functools.cached_property
+    def starts(self) -> np.ndarray:
+        """int64 [n], where each line begins in `data`."""
+        ends = np.flatnonzero(self.bytes == _LINE_FEED) + 1
+        if not len(ends) or ends[-1] < len(self.data):
+            ends = np.append(ends, len(self.data))
+        return np.append(0, ends[:-1])
+
+    @functools.cached_property
+    def ends(self) -> np.ndarray:
+        """int64 [n], where each line ends, its line break included."""
+        return np.append(self.starts[1:], len(self.data))
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """int64 [n], where each line begins in the file."""
+        offsets = self.starts + (self.offset + self.mark)
+        offsets[0] -= self.mark
+        return offsets
+
+    def line(self, number: int) -> bytes:
+        """One line."""
+        return self.data[self.starts[number] : self.ends[number]]
+
+    def without(self, lines: np.ndarray) -> bytes:
+        """All but these lines, which ascend."""
+        if not len(lines):
+            return self.data
+        starts = [0, *self.ends[lines].tolist()]
+        ends = [*self.starts[lines].tolist(), len(self.data)]
+        return b"".join([self.data[start:end] for start, end in zip(starts, ends, strict=True)])
+
+    def lines_with(self, places: np.ndarray) -> np.ndarray:
+        """The lines that hold these bytes."""
+        return np.searchsorted(self.starts, places, side="right") - 1
+
+
+def read_blocks(part: Range) -> Iterator[Block]:
+    """The lines that begin in a range, many at a time."""
+    with open_binary(part.path) as stream:
+        offset, mark = part.start, 0
+        if offset:
+            # The line that contains the byte before the range belongs to the range before.
+            stream.seek(offset - 1)
+            offset += len(stream.readline()) - 1
+        else:
+            mark = len(_BYTE_ORDER_MARK) if stream.peek(3).startswith(_BYTE_ORDER_MARK) else 0  # type: ignore[attr-defined]
+            stream.read(mark)
+        while True:
+            size = _BLOCK_BYTES if part.end is None else part.end - offset - mark
+            if size <= 0:
+                return
+            data = stream.read(size)
+            if not data:
+                return
+            if not data.endswith(b"\n"):
+                data += stream.readline()
+            yield Block(data, offset, mark)
+            offset, mark = offset + mark + len(data), 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """What the plain lines of a block hold.
+
+    Attributes:
+        arrays: An Arrow array a column; None for a column that is not wanted, or where no line is plain.
+        lines: int64 [n], the numbers of the plain lines, ascending.
+    """
+
+    arrays: Sequence[pa.Array | None]
+    lines: np.ndarray
+
+
+def _nothing(wanted: Sequence[Any]) -> Plain:
+    return Plain([None] * len(wanted), np.zeros(0, np.int64))
+
+
+def plain_csv(
+    block: Block,
+    text_format: TextFormat,
+    wanted: Sequence[str | int | None],
+    header: Sequence[str] | None,
+    *,
+    first: int,
+) -> Plain:
+    """The columns `wanted` of the plain lines, as text.
+
+    Args:
+        block: The lines.
+        text_format: How they are written.
+        wanted: Names or numbers of columns, None for one that is not there.
+        header: The names in the file's first line, None where it has none.
+        first: Lines of the block that are no records.
+    """
+    import pyarrow.csv
+
+    try:
+        numbers, num_columns = parsing.column_numbers(text_format, wanted, header)
+    except LineError:
+        return _nothing(wanted)
+    if num_columns == 1 or text_format.delimiter == '"':
+        return _nothing(wanted)
+    left = np.union1d(np.arange(first), _odd_lines(block, text_format))
+    data = block.without(left)
+    lines = np.setdiff1d(np.arange(len(block)), left, assume_unique=True)
+    delimiter = text_format.delimiter.encode(text_format.encoding)
+    if len(delimiter) > 1:
+        data, delimiter = data.replace(delimiter, _UNIT_SEPARATOR), _UNIT_SEPARATOR
+    if not data:
+        return _nothing(wanted)
+    names = [str(number) for number in range(num_columns)]
+    uneven: list[int] = []
+
+    def leave(row: Any) -> str:
+        uneven.append(row.number - 1)
+        return "skip"
+
+    table = pyarrow.csv.read_csv(
+        pa.BufferReader(data),
+        pyarrow.csv.ReadOptions(use_threads=False, column_names=names, block_size=len(data) + 1),
+        pyarrow.csv.ParseOptions(
+            delimiter=delimiter.decode("latin-1"),
+            quote_char='"' if _has_quotes(text_format) else False,
+            ignore_empty_lines=False,
+            invalid_row_handler=leave,
+        ),
+        pyarrow.csv.ConvertOptions(
+            include_columns=sorted({names[number] for number in numbers if number >= 0}),
+            column_types=dict.fromkeys(names, pa.string()),
+            check_utf8=False,
+            strings_can_be_null=False,
+        ),
+    )
+    lines = np.delete(lines, uneven)
+    if table.num_rows != len(lines):
+        return _nothing(wanted)
+    table = table.combine_chunks()
+    arrays = [table[names[number]].chunk(0) if number >= 0 and len(lines) else None for number in numbers]
+    return Plain(arrays, lines)
+
+
+def _has_quotes(text_format: TextFormat) -> bool:
+    return text_format.quoted and text_format.delimiter != " "
+
+
+def _odd_lines(block: Block, text_format: TextFormat) -> np.ndarray:
+    """The lines, ascending, that might be read in two ways."""
+    data, values = block.data, block.bytes
+    odd = [_not_text(block, text_format)]
+    if b"\r" in data:
+        returns = np.flatnonzero(values == _CARRIAGE_RETURN)
+        odd.append(block.lines_with(returns[_bytes_at(values, returns + 1) != _LINE_FEED]))
+    if len(text_format.delimiter) > 1 and _UNIT_SEPARATOR in data:
+        odd.append(block.lines_with(np.flatnonzero(values == _UNIT_SEPARATOR[0])))
+    if text_format.delimiter == " ":
+        odd.append(_uneven_blanks(block))
+    elif text_format.quoted and b'"' in data:
+        odd.append(_uneven_quotes(block, text_format.delimiter.encode()[0]))
+    return np.unique(np.concatenate(odd))
+
+
+def _not_text(block: Block, text_format: TextFormat) -> np.ndarray:
+    """The lines with other characters than ASCII, unless they are surely UTF-8."""
+    if block.data.isascii():
+        return np.zeros(0, np.int64)
+    if codecs.lookup(text_format.encoding).name == "utf-8" and text_format.delimiter != " ":
+        with contextlib.suppress(UnicodeDecodeError):
+            block.data.decode()
+            return np.zeros(0, np.int64)
+    return block.lines_with(np.flatnonzero(block.bytes >= 128))
+
+
+def _uneven_blanks(block: Block) -> np.ndarray:
+    """The lines with other than single spaces between fields."""
+    values = block.bytes
+    blanks = np.flatnonzero(values == _BLANK)
+    beside = np.frombuffer(b" \r\n", np.uint8)
+    uneven = np.isin(_bytes_at(values, blanks + 1), beside) | np.isin(_bytes_at(values, blanks - 1), beside)
+    return np.concatenate([block.lines_with(blanks[uneven]), _lines_with_any(block, _OTHER_BLANKS)])
+
+
+def _lines_with_any(block: Block, characters: np.ndarray) -> np.ndarray:
+    if not any(bytes([character]) in block.data for character in characters.tolist()):
+        return np.zeros(0, np.int64)
+    return block.lines_with(np.flatnonzero(np.isin(block.bytes, characters)))
+
+
+def _uneven_quotes(block: Block, delimiter: int) -> np.ndarray:
+    """The lines with other quotes than those around whole fields."""
+    values = block.bytes
+    quotes = np.flatnonzero(values == _QUOTE)
+    lines = block.lines_with(quotes)
+    numbers = np.arange(len(quotes)) - np.searchsorted(lines, lines)  # of each quote in its line
+    opens = numbers % 2 == 0
+    outside = _bytes_at(values, np.where(opens, quotes - 1, quotes + 1))
+    is_even = (np.bincount(lines, minlength=len(block)) % 2 == 0)[lines]
+    fits = np.isin(outside, np.array([delimiter, _LINE_FEED, _CARRIAGE_RETURN], np.uint8)) & is_even
+    return lines[~fits]
+
+
+def _bytes_at(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The bytes at these places; line breaks before the first and after the last."""
+    inside = (places >= 0) & (places < len(values))
+    return np.where(inside, values[np.where(inside, places, 0)], _LINE_FEED).astype(np.uint8)
+
+
+def plain_json(
+    block: Block, text_format: TextFormat, wanted: Sequence[str | int | None]
+) -> tuple[Plain, list[np.ndarray]]:
+    """The columns `wanted` of the lines that hold them all, and which of their values are as most are, bool [n] each."""
+    import orjson
+
+    if codecs.lookup(text_format.encoding).name != "utf-8":
+        return _nothing(wanted), []
+    texts = block.data.split(b"\n")
+    names = [name for name in wanted if name is not None]
+    values: list[list[Any]] = [[] for _ in names]
+    lines: list[np.ndarray] = []
+    for start in range(0, len(block), _JSON_LINES_AT_ONCE):
+        some = texts[start : min(start + _JSON_LINES_AT_ONCE, len(block))]
+        try:
+            rows = list(map(orjson.loads, some))
+            columns_of_rows = [[row[name] for row in rows] for name in names]
+            numbers = np.arange(start, start + len(rows))
+        except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
+            kept = [(number, row) for number, row in enumerate(map(_object, some), start) if _has_all(row, names)]
+            columns_of_rows = [[row[name] for _, row in kept] for name in names]
+            numbers = np.array([number for number, _ in kept], np.int64)
+        lines.append(numbers)
+        for into, column in zip(values, columns_of_rows, strict=True):
+            into += column
+    typed = iter([columns.of_values(column) for column in values])
+    pairs = [(None, None) if name is None else next(typed) for name in wanted]
+    taken = [flags for _, flags in pairs if flags is not None]
+    return Plain([array for array, _ in pairs], np.concatenate(lines)), taken
+
+
+def _object(text: bytes) -> Any:
+    import orjson
+
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _has_all(row: Any, names: Sequence[Any]) -> bool:
+    return isinstance(row, dict) and all(name in row for name in names)
+
+
+def plain_sequences(block: Block, text_format: TextFormat) -> tuple[pa.StringArray, np.ndarray, np.ndarray]:
+    """The fields of the plain lines, of lines that are one sequence of item ids each.
+
+    Returns:
+        string [E], the fields of one line after the other; int64 [n], the plain lines; int64 [n], fields of each.
+    """
+    left = _odd_lines(block, dataclasses.replace(text_format, quoted=False))
+    delimiter = text_format.delimiter.encode(text_format.encoding)
+    if len(delimiter) > 1:
+        left = np.arange(len(block))
+    elif b'"' in block.data and _has_quotes(text_format):
+        left = np.union1d(left, block.lines_with(np.flatnonzero(block.bytes == _QUOTE)))
+    left = np.union1d(left, np.flatnonzero(block.ends - block.starts <= 1))  # empty lines
+    data = block.without(left).replace(b"\r\n", b"\n")
+    lines = np.setdiff1d(np.arange(len(block)), left, assume_unique=True)
+    if not data:
+        return pa.array([], pa.string()), lines, np.zeros(0, np.int64)
+    if not data.endswith(b"\n"):
+        data += b"\n"
+    values = np.frombuffer(data, np.uint8)
+    breaks = np.flatnonzero((values == _LINE_FEED) | (values == delimiter[0]))
+    number = np.diff(np.flatnonzero(values[breaks] == _LINE_FEED), prepend=-1)
+    # The text between two breaks is a field: the bytes without the breaks, cut where those were.
+    offsets = np.append(0, breaks - np.arange(len(breaks))).astype(np.int32)
+    text = np.delete(values, breaks)
+    fields = pa.StringArray.from_buffers(len(breaks), pa.py_buffer(offsets), pa.py_buffer(text))
+    return fields, lines, number

@@ -1,0 +1,277 @@
+"""Items and users files to side features: rows that meet what they describe, and what these teach."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_jobs import examples
+from beam_jobs.counting import Counting, Tally
+from beam_jobs.tables import Coded, FieldRows, ItemCounts, Records, Sequences, Store, Stored, bucket_of
+from seqrec_tf import features
+from seqrec_tf import schema as schema_lib
+from seqrec_tf.schema import Feature
+
+# Name of the output with what rows teach: lists of `features.Learner`.
+LEARNED = "learned"
+# And of that with the items that have what is required of them.
+COMPLETE = "complete"
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstRows:
+    """Of several rows of one id the first, in the order of the input.
+
+    Attributes:
+        ids: string [n], each once.
+        fields: The other columns, each string [n].
+        num_rows: int64 [n], rows of the id.
+        conflicts: bool [n], whether these differ.
+    """
+
+    ids: pa.StringArray
+    fields: tuple[pa.StringArray, ...]
+    num_rows: np.ndarray
+    conflicts: np.ndarray
+
+    def fields_of(self, ids: pa.StringArray) -> tuple[list[pa.StringArray], np.ndarray]:
+        """The fields of each id, "" where it has no row, and bool [n] whether it has one."""
+        places = pc.index_in(ids, self.ids)
+        return [field.take(places).fill_null("") for field in self.fields], _bools(places.is_valid())
+
+    def count(self, tally: Tally, table: str, ids: pa.StringArray) -> None:
+        """Count what is odd about the rows, `ids`, each once, being those that have events."""
+        has_events = _bools(pc.is_in(self.ids, ids))
+        tally.duplicates[table] += int((self.num_rows - 1).sum())
+        tally.without_events[table] += int((~has_events).sum())
+        tally.conflicts[table] += int((self.conflicts & has_events).sum())
+        tally.without_side_information[table] += len(ids) - int(has_events.sum())
+
+
+def first_rows(parts: Sequence[FieldRows], num_fields: int) -> FirstRows:
+    """The first row of each id."""
+    ids = Coded.of(pa.chunked_array([part.ids for part in parts], pa.string()))
+    positions = np.concatenate([np.zeros(0, np.int64), *(part.positions for part in parts)])
+    order = np.lexsort([positions, ids.codes])
+    codes = ids.codes[order]
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    num_rows = np.diff(np.append(starts, len(codes)))
+    firsts = order[starts]
+    conflicts = np.zeros(len(starts), bool)
+    fields = []
+    for number in range(num_fields):
+        field = Coded.of(pa.chunked_array([part.fields[number] for part in parts], pa.string()))
+        fields.append(field.take(firsts))
+        differs = field.codes[order] != np.repeat(field.codes[firsts], num_rows)
+        np.logical_or.at(conflicts, np.repeat(np.arange(len(starts)), num_rows)[differs], True)
+    return FirstRows(ids.take(firsts), tuple(fields), num_rows, conflicts)
+
+
+def _bools(array: pa.BooleanArray) -> np.ndarray:
+    return array.to_numpy(zero_copy_only=False).astype(bool)
+
+
+def learn(of: Sequence[Feature], fields: Sequence[pa.StringArray]) -> list[features.Learner]:
+    """What some rows teach of each feature."""
+    learners = []
+    for feature, field in zip(of, fields, strict=True):
+        learner = features.Learner(feature.kind)
+        for text in field.to_pylist():
+            learner.add(text)
+        learners.append(learner)
+    return learners
+
+
+def writers(
+    of: Sequence[Feature], fields: Sequence[pa.StringArray], learned: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[Feature, examples.Writer]]:
+    """Each feature with what writes it, from its fields, one a record. Equal fields are encoded once."""
+    encoder = features.Encoder(of, learned)
+    pairs = []
+    for feature, field in zip(of, fields, strict=True):
+        coded = Coded.of(field)
+        values = [encoder.value(feature, text) for text in coded.values.to_pylist()]
+        pairs.append((feature, examples.of_records(feature, [values[code] for code in coded.codes.tolist()])))
+    return pairs
+
+
+class LearnFeatures(beam.CombineFn):
+    """What parts of the rows taught to what was learned of each feature, by its name.
+
+    Args:
+        of: The features, in the order of the fields.
+    """
+
+    def __init__(self, of: Sequence[Feature]):
+        self._features = tuple(of)
+
+    def create_accumulator(self) -> list[features.Learner]:
+        """Nothing learned yet."""
+        return [features.Learner(feature.kind) for feature in self._features]
+
+    def add_input(self, learners: list[features.Learner], others: list[features.Learner]) -> list[features.Learner]:
+        """Learn what others have learned."""
+        for learner, other in zip(learners, others, strict=True):
+            learner.merge(other)
+        return learners
+
+    def merge_accumulators(self, parts: Iterable[list[features.Learner]]) -> list[features.Learner]:
+        """Learn what all have learned."""
+        merged = self.create_accumulator()
+        for learners in parts:
+            merged = self.add_input(merged, learners)
+        return merged
+
+    def extract_output(self, learners: list[features.Learner]) -> dict[str, dict[str, Any]]:
+        """What the encoder needs."""
+        return {feature.name: learner.result() for feature, learner in zip(self._features, learners, strict=True)}
+
+
+class FirstItems(beam.DoFn):
+    """(bucket, stored `FieldRows`s, and None once) to (bucket, stored `FirstRows`).
+
+    Outputs beside the main one: COMPLETE, the ids of the items that have all required features.
+
+    Args:
+        store: Where tables are.
+        of: The features of items, without the item itself.
+        required: Names of those that an item must have.
+    """
+
+    def __init__(self, store: Store, of: Sequence[Feature], required: Sequence[str]):
+        self._store = store
+        self._features = tuple(of)
+        self._required = tuple(required)
+
+    def process(self, element: tuple[int, Iterable[Stored | None]]) -> Iterator[Any]:
+        """Look at the items of one bucket."""
+        bucket, parts = element
+        rows = first_rows([self._store.take(stored) for stored in parts if stored], len(self._features))
+        is_complete = np.ones(len(rows.ids), bool)
+        for feature, field in zip(self._features, rows.fields, strict=True):
+            if feature.name in self._required:
+                empty = [text for text in field.unique().to_pylist() if features.parse(feature.kind, text) in (None, [])]
+                is_complete &= ~_bools(pc.is_in(field, pa.array(empty, pa.string())))
+        yield beam.pvalue.TaggedOutput(COMPLETE, rows.ids.filter(pa.array(is_complete)))
+        yield bucket, self._store.put(rows)
+
+
+class JoinUsers(Counting):
+    """The sequences and the rows of the users of a bucket to the sequences with the fields of their users.
+
+    An element is (bucket, {"sequences": [stored `Sequences`], "rows": stored `FieldRows`s}). Outputs beside the main
+    one: LEARNED, of users with training records.
+
+    Args:
+        store: Where tables are.
+        of: The features of users.
+    """
+
+    def __init__(self, store: Store, of: Sequence[Feature]):
+        self._store = store
+        self._features = tuple(of)
+
+    def process(self, element: tuple[int, Mapping[str, Iterable[Stored]]]) -> Iterator[Any]:
+        """Join one bucket."""
+        bucket, grouped = element
+        rows = first_rows([self._store.take(stored) for stored in grouped["rows"]], len(self._features))
+        several: list[Sequences] = [self._store.take(stored) for stored in grouped["sequences"]]  # one, or none
+        users = several[0].users.unique() if several else pa.array([], pa.string())
+        rows.count(self.tally, "users", users)
+        for sequences in several:
+            fields, _ = rows.fields_of(sequences.users)
+            names = [feature.name for feature in self._features]
+            trained = sequences.users.filter(pa.array(sequences.ends[0] > 0)).unique()
+            yield beam.pvalue.TaggedOutput(LEARNED, learn_from(self._features, rows, trained))
+            yield bucket, dataclasses.replace(sequences, fields=dict(zip(names, fields, strict=True)))
+
+
+def learn_from(of: Sequence[Feature], rows: FirstRows, ids: pa.StringArray) -> list[features.Learner]:
+    """What the rows of these ids, of those that have some, teach."""
+    fields, has_row = rows.fields_of(ids)
+    chosen = pa.array(has_row)
+    return learn(of, [field.filter(chosen) for field in fields])
+
+
+class MatchItems(Counting):
+    """(bucket, stored `FirstRows`) and the items of the vocabulary that belong there to (bucket, stored `MatchedItems`).
+
+    Outputs beside the main one: LEARNED, of items with training events.
+
+    Args:
+        store: Where tables are.
+        of: The features of items, without the item itself.
+        num_buckets: How many buckets there are.
+    """
+
+    def __init__(self, store: Store, of: Sequence[Feature], num_buckets: int):
+        self._store = store
+        self._features = tuple(of)
+        self._num_buckets = num_buckets
+
+    def process(self, element: tuple[int, Stored], vocabulary: ItemCounts) -> Iterator[Any]:
+        """Match one bucket."""
+        bucket, stored = element
+        rows: FirstRows = self._store.take(stored)
+        is_here = bucket_of(vocabulary.items, self._num_buckets) == bucket
+        items = vocabulary.items.filter(pa.array(is_here))
+        rows.count(self.tally, "items", items)
+        trained = items.filter(pa.array(vocabulary.counts[is_here] > 0))
+        yield beam.pvalue.TaggedOutput(LEARNED, learn_from(self._features, rows, trained))
+        if len(items):
+            fields, _ = rows.fields_of(items)
+            yield bucket, self._store.put(MatchedItems(np.flatnonzero(is_here) + 1, items, tuple(fields)))
+
+
+@dataclasses.dataclass(frozen=True)
+class MatchedItems:
+    """Items of the vocabulary with their fields.
+
+    Attributes:
+        numbers: int64 [n], their ids.
+        items: string [n].
+        fields: The other columns, each string [n].
+    """
+
+    numbers: np.ndarray
+    items: pa.StringArray
+    fields: tuple[pa.StringArray, ...]
+
+
+class EncodeItems(beam.DoFn):
+    """(bucket, stored `MatchedItems`) to ((items folder, shard), stored `Records`).
+
+    Args:
+        store: Where tables are.
+        item_features: The item's id, then its other columns.
+        num_shards: Files, each with a run of ids.
+    """
+
+    def __init__(self, store: Store, item_features: Sequence[Feature], num_shards: int):
+        self._store = store
+        self._features = tuple(item_features)
+        self._num_shards = num_shards
+
+    def process(
+        self, element: tuple[int, Stored], learned: dict[str, dict[str, Any]], num_items: int
+    ) -> Iterator[tuple[tuple[str, int], Stored]]:
+        """Encode the items of one bucket; `num_items` is how many ids there are."""
+        matched: MatchedItems = self._store.take(element[1])
+        item = self._features[0]
+        all_writers = [
+            (item, examples.of_records(item, matched.items.to_pylist())),
+            *writers(self._features[1:], matched.fields, learned),
+        ]
+        shards = (matched.numbers - 1) * self._num_shards // num_items
+        for shard in np.unique(shards).tolist():
+            rows = np.flatnonzero(shards == shard)
+            encoded = examples.write_examples(all_writers, [(row, 0, 0) for row in rows.tolist()])
+            numbers = matched.numbers[rows].astype(np.uint64)
+            places = np.stack([np.zeros_like(numbers), numbers], axis=1)
+            yield (schema_lib.ITEMS_FOLDER, shard), self._store.put(Records.of(places, encoded))

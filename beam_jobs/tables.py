@@ -1,0 +1,457 @@
+"""What flows between the steps of the job: tables of many sequences, where they lie meanwhile, and what steps count.
+
+Nobody handles single events here. A reader makes `EventRows` of a piece of a file; all rows of the users of one bucket
+come together as `Sequences`, on which each step works as a whole; `Records` leave for the files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import pickle
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+# Names of the columns that an event may have beside its item. Time is in the unit of the input, rounded down to an
+# integer; FRACTION is what that left of it, in [0, 1), where some time has one. POSITION orders events of equal times
+# as the input does: the rank of the file, and the byte offset of the line (in Parquet: the record) in it.
+TIME, FRACTION, POSITION, LABEL, WEIGHT = "time", "fraction", "position", "label", "weight"
+
+# What a column holds where the events of some files have none.
+_DTYPES = {TIME: np.int64, FRACTION: np.float64, POSITION: np.int64, LABEL: np.int8, WEIGHT: np.float64}
+
+# The split that a file was given for; the first where the job splits.
+ROLES = ("", "train", "valid", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Coded:
+    """A column of strings as numbers: row k is `values[codes[k]]`.
+
+    Attributes:
+        codes: int32 [n].
+        values: string [m], each once.
+    """
+
+    codes: np.ndarray
+    values: pa.StringArray
+
+    @classmethod
+    def of(cls, strings: pa.Array | pa.ChunkedArray) -> Coded:
+        """The codes of strings."""
+        coded = strings.dictionary_encode()
+        if isinstance(coded, pa.ChunkedArray):
+            coded = _one_chunk(coded)
+        return cls(coded.indices.to_numpy(zero_copy_only=False), coded.dictionary)
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[Coded]) -> Coded:
+        """One column after the other, with common values."""
+        arrays = [pa.DictionaryArray.from_arrays(pa.array(part.codes), part.values) for part in parts]
+        column = _one_chunk(pa.chunked_array(arrays, pa.dictionary(pa.int32(), pa.string())).unify_dictionaries())
+        return cls(column.indices.to_numpy(), column.dictionary)
+
+    def take(self, rows: np.ndarray) -> pa.StringArray:
+        """The strings of some rows."""
+        return self.values.take(pa.array(self.codes[rows]))
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+@dataclasses.dataclass(frozen=True)
+class EventRows:
+    """Events as they were read, a row each, in any order.
+
+    Attributes:
+        role: One of `ROLES`, of all of them.
+        users: Coded [n], None where the data has no users.
+        sessions: Coded [n], None where the data has no sessions.
+        items: string [n].
+        columns: Name to numpy [n], of what else events have.
+    """
+
+    role: str
+    users: Coded | None
+    sessions: Coded | None
+    items: pa.StringArray
+    columns: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequences:
+    """Whole sequences, each a user's or a session's; its events lie side by side, oldest first.
+
+    Attributes:
+        roles: uint8 [S], places in `ROLES`.
+        users: string [S], None where the data has no users.
+        sessions: string [S], None where the data has no sessions.
+        offsets: int64 [S + 1]; the events of sequence k are `offsets[k]` to `offsets[k + 1]`.
+        items: int32 [E], places in `names`.
+        names: string [V], the items.
+        columns: Name to numpy [E], of what else events have.
+        starts: int64 [3, S], for each of `schema.SPLITS` where the targets of its record begin; None before the split.
+        ends: int64 [3, S], and where the record ends, counted from the sequence's first event; 0 where it has none.
+        fields: Name of a feature of users to string [S]; none where the users have no files.
+    """
+
+    roles: np.ndarray
+    users: pa.StringArray | None
+    sessions: pa.StringArray | None
+    offsets: np.ndarray
+    items: np.ndarray
+    names: pa.StringArray
+    columns: Mapping[str, np.ndarray]
+    starts: np.ndarray | None = None
+    ends: np.ndarray | None = None
+    fields: Mapping[str, pa.StringArray] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.roles)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [S], events of each sequence."""
+        return np.diff(self.offsets)
+
+    @property
+    def last(self) -> np.ndarray:
+        """int64 [S], the row of the newest event of each sequence."""
+        return self.offsets[1:] - 1
+
+    @property
+    def sequence_of(self) -> np.ndarray:
+        """int64 [E], the sequence of each event."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    @property
+    def places(self) -> np.ndarray:
+        """int64 [E], place of each event in its sequence, from 0."""
+        return np.arange(len(self.items)) - np.repeat(self.offsets[:-1], self.lengths)
+
+    def is_same_as_before(self, *columns: np.ndarray) -> np.ndarray:
+        """bool [E], True where an event has an event before it in its sequence, and all columns repeat its values."""
+        same = np.ones(len(self.items), bool)
+        for column in columns:
+            same[1:] &= column[1:] == column[:-1]
+        same[self.offsets[:-1]] = False
+        return same
+
+    def count_items(self, rows: np.ndarray | None = None) -> ItemCounts:
+        """Events of each item, of those events alone that `rows`, bool [E], says."""
+        items = self.items if rows is None else self.items[rows]
+        return ItemCounts(self.names, np.bincount(items, minlength=len(self.names)))
+
+    def keys(self) -> Iterator[tuple[str, str, str]]:
+        """Role, user and session of each sequence, "" where the data has none."""
+        nothing = [""] * len(self)
+        users = nothing if self.users is None else self.users.to_pylist()
+        sessions = nothing if self.sessions is None else self.sessions.to_pylist()
+        return zip([ROLES[role] for role in self.roles.tolist()], users, sessions, strict=True)
+
+    def without(self, column: str) -> Sequences:
+        """The same without a column that no later step needs."""
+        return dataclasses.replace(self, columns={name: of for name, of in self.columns.items() if name != column})
+
+    def keep_events(self, rows: np.ndarray) -> Sequences:
+        """The events that `rows`, bool [E], says, and the sequences of which some are left. Not after the split."""
+        if rows.all():
+            return self
+        lengths = np.add.reduceat(rows, self.offsets[:-1], dtype=np.int64) if len(self) else self.lengths
+        kept = dataclasses.replace(
+            self,
+            offsets=_offsets(lengths),
+            items=self.items[rows],
+            columns={name: column[rows] for name, column in self.columns.items()},
+        )
+        return kept._without_events_of_others(lengths > 0)
+
+    def keep(self, sequences: np.ndarray) -> Sequences:
+        """The sequences that `sequences`, bool [S], says, with all their events."""
+        if sequences.all():
+            return self
+        rows = np.repeat(sequences, self.lengths)
+        kept = dataclasses.replace(
+            self,
+            offsets=_offsets(np.where(sequences, self.lengths, 0)),
+            items=self.items[rows],
+            columns={name: column[rows] for name, column in self.columns.items()},
+        )
+        return kept._without_events_of_others(sequences)
+
+    def _without_events_of_others(self, sequences: np.ndarray) -> Sequences:
+        """The sequences that `sequences` says, where the others have no events."""
+        chosen = pa.array(sequences)
+        return dataclasses.replace(
+            self,
+            roles=self.roles[sequences],
+            users=None if self.users is None else self.users.filter(chosen),
+            sessions=None if self.sessions is None else self.sessions.filter(chosen),
+            offsets=np.append(self.offsets[:-1][sequences], self.offsets[-1:]),
+            starts=None if self.starts is None else self.starts[:, sequences],
+            ends=None if self.ends is None else self.ends[:, sequences],
+            fields={name: column.filter(chosen) for name, column in self.fields.items()},
+        )
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+def group(parts: Sequence[EventRows]) -> Sequences:
+    """Rows of the same users, from all over the input, as sequences.
+
+    Args:
+        parts: Of the same columns, but that some may lack FRACTION.
+    """
+    names = {name: None for part in parts for name in part.columns}
+    columns = {name: np.concatenate([_column(part, name) for part in parts]) for name in names}
+    items = Coded.of(pa.chunked_array([part.items for part in parts]))
+    users = _coded([part.users for part in parts])
+    sessions = _coded([part.sessions for part in parts])
+    roles = np.concatenate([np.full(len(part), ROLES.index(part.role), np.uint8) for part in parts])
+    codes = np.zeros(len(roles), np.int64)
+    for more, number in (
+        (None if users is None else users.codes, 0 if users is None else len(users.values)),
+        (None if sessions is None else sessions.codes, 0 if sessions is None else len(sessions.values)),
+        (roles if len(set(part.role for part in parts)) > 1 else None, len(ROLES)),
+    ):
+        if more is not None:
+            codes = codes * number + more
+    rows = time_order(codes, *(columns.get(name) for name in (TIME, FRACTION, POSITION)))
+    codes = codes[rows]
+    is_first = np.ones(len(codes), bool)
+    is_first[1:] = codes[1:] != codes[:-1]
+    firsts = np.flatnonzero(is_first)
+    first_rows = rows[firsts]
+    return Sequences(
+        roles=roles[first_rows],
+        users=None if users is None else users.take(first_rows),
+        sessions=None if sessions is None else sessions.take(first_rows),
+        offsets=np.append(firsts, len(codes)),
+        items=items.codes[rows],
+        names=items.values,
+        columns={name: column[rows] for name, column in columns.items()},
+    )
+
+
+def _column(part: EventRows, name: str) -> np.ndarray:
+    column = part.columns.get(name)
+    return np.zeros(len(part), _DTYPES[name]) if column is None else column
+
+
+def _coded(parts: Sequence[Coded | None]) -> Coded | None:
+    present = [part for part in parts if part is not None]
+    return Coded.concatenated(present) if present else None
+
+
+def time_order(
+    codes: np.ndarray, times: np.ndarray, fractions: np.ndarray | None, positions: np.ndarray
+) -> np.ndarray:
+    """The rows in the order of (code, time, fraction, position): as `np.lexsort`, but in a tenth of its time.
+
+    One 64-bit key holds code and time, NumPy's vectorised sort puts that in order, and only rows with equal keys are
+    looked at again.
+    """
+    least = int(times.min(initial=0))
+    time_bits = (int(times.max(initial=0)) - least).bit_length()
+    if time_bits + int(codes.max(initial=0)).bit_length() > 63:
+        return np.lexsort([positions, *([] if fractions is None else [fractions]), times, codes])
+    keys = (codes << time_bits) | (times - least)
+    rows = np.argsort(keys)
+    keys = keys[rows]
+    equal = keys[1:] == keys[:-1]
+    if equal.any():
+        tied = np.zeros(len(keys), bool)
+        tied[1:] |= equal
+        tied[:-1] |= equal
+        places = np.flatnonzero(tied)
+        of = rows[places]
+        rows[places] = of[np.lexsort([positions[of], *([] if fractions is None else [fractions[of]]), keys[places]])]
+    return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemCounts:
+    """Events of each item.
+
+    Attributes:
+        items: string [n], each once.
+        counts: int64 [n].
+    """
+
+    items: pa.StringArray
+    counts: np.ndarray
+
+    @classmethod
+    def sum(cls, parts: Sequence[ItemCounts]) -> ItemCounts:
+        """All counts of each item together; items without events are left out."""
+        coded = Coded.of(pa.chunked_array([part.items for part in parts], pa.string()))
+        weights = np.concatenate([part.counts for part in parts]) if parts else None
+        counts = np.bincount(coded.codes, weights, minlength=len(coded.values)).astype(np.int64)  # exact below 2^53
+        present = counts > 0
+        return cls(coded.values.filter(pa.array(present)), counts[present])
+
+    @property
+    def num_items(self) -> int:
+        """How many items have events."""
+        return int(np.count_nonzero(self.counts))
+
+    @property
+    def num_events(self) -> int:
+        """Events of all items."""
+        return int(self.counts.sum())
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldRows:
+    """Rows of an items or users file.
+
+    Attributes:
+        ids: string [n], of items or users.
+        positions: int64 [n], orders them as the input does.
+        fields: The other columns, each string [n].
+    """
+
+    ids: pa.StringArray
+    positions: np.ndarray
+    fields: tuple[pa.StringArray, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """Examples for one file, in the order in which they lie there.
+
+    Attributes:
+        places: uint64 [n, 2], what orders them.
+        sizes: int64 [n], bytes of each.
+        data: One after the other.
+    """
+
+    places: np.ndarray
+    sizes: np.ndarray
+    data: bytes
+
+    @classmethod
+    def of(cls, places: np.ndarray, examples: Sequence[bytes]) -> Records:
+        """Examples in their order."""
+        return cls(places, np.array([len(example) for example in examples], np.int64), b"".join(examples))
+
+    @classmethod
+    def merged(cls, parts: Sequence[Records]) -> list[bytes]:
+        """The Examples of several, in order."""
+        examples: list[bytes] = []
+        for part in parts:
+            ends = np.cumsum(part.sizes).tolist()
+            examples += [part.data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        if len(parts) == 1:
+            return examples
+        places = np.concatenate([part.places for part in parts])
+        return [examples[row] for row in np.lexsort([places[:, 1], places[:, 0]]).tolist()]
+
+
+def bucket_of(ids: pa.StringArray, num_buckets: int) -> np.ndarray:
+    """int64 [n], in which bucket the rows of each id meet: the same everywhere and always.
+
+    A sum of the id's bytes, each times an odd number for its place, mixed so that all bits count.
+    """
+    if num_buckets == 1:
+        return np.zeros(len(ids), np.int64)
+    offsets = np.frombuffer(ids.buffers()[1], np.int32)[ids.offset : ids.offset + len(ids) + 1].astype(np.int64)
+    data = np.frombuffer(ids.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].astype(np.uint64)
+    lengths = np.diff(offsets)
+    starts = offsets[:-1] - offsets[0]
+    places = (np.arange(len(data)) - np.repeat(starts, lengths)).astype(np.uint64)
+    places = (places + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    places = (places ^ (places >> np.uint64(29))) | np.uint64(1)
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((data + np.uint64(1)) * places, dtype=np.uint64)])
+    hashes = sums[starts + lengths] - sums[starts]  # unsigned, so that it wraps around
+    for shift in (np.uint64(32), np.uint64(29)):
+        hashes = (hashes ^ (hashes >> shift)) * np.uint64(0xBF58476D1CE4E5B9)
+    return ((hashes >> np.uint64(33)) % np.uint64(num_buckets)).astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A table that lies somewhere: its bytes, or the file that has them."""
+
+    where: bytes | str
+
+
+class Store:
+    """Where tables lie between two steps.
+
+    A runner that is spread over machines moves them itself, so their bytes, compressed, are what is handed on. A local
+    one would hold all of them in memory, so there they lie in files, and only the files' names are handed on.
+
+    Args:
+        folder: Of this machine, for the files; None where the bytes are handed on.
+    """
+
+    def __init__(self, folder: str | None = None):
+        self._folder = folder
+
+    def put(self, table: Any) -> Stored:
+        """Lay a table down."""
+        stream = io.BytesIO()
+        _Pickler(stream, 5).dump(table)
+        if self._folder is None:
+            return Stored(pa.compress(stream.getbuffer(), "zstd", asbytes=True) + stream.tell().to_bytes(8, "big"))
+        path = os.path.join(self._folder, uuid.uuid4().hex)
+        try:
+            with open(path, "wb") as file:
+                file.write(stream.getbuffer())
+        except OSError as error:
+            raise RuntimeError(
+                f"Tables between two steps are kept in {self._folder}, and that cannot be written: {error.strerror}."
+            ) from None
+        return Stored(path)
+
+    def take(self, stored: Any) -> Any:
+        """Pick a table up, once: it is not there any more. One that was handed on as it is, is given as it is."""
+        if not isinstance(stored, Stored):
+            return stored
+        if isinstance(stored.where, bytes):
+            size = int.from_bytes(stored.where[-8:], "big")
+            return pickle.loads(pa.decompress(stored.where[:-8], size, "zstd"))
+        with open(stored.where, "rb") as file:
+            table = pickle.load(file)
+        os.remove(stored.where)
+        return table
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles integers in as few bytes as they need."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if type(value) is np.ndarray and value.ndim == 1 and len(value):
+            least, most = value.min(), value.max()
+            if least == most:
+                return _repeated, (least, len(value))
+            if value.dtype == np.int64:
+                dtype = np.min_scalar_type(int(most) - int(least))
+                if dtype.itemsize < 8:
+                    return _widened, (int(least), (value - least).astype(dtype))
+        return NotImplemented
+
+
+def _repeated(value: Any, number: int) -> np.ndarray:
+    return np.full(number, value)
+
+
+def _widened(least: int, differences: np.ndarray) -> np.ndarray:
+    return differences.astype(np.int64) + least
