@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs import parsing
+from beam_jobs.tables import string_buffers
 
 # Digits of an integer that fits in 64 bits, and of one that is exact as a float.
 _INTEGER_DIGITS, _FLOAT_DIGITS = 18, 15
@@ -48,7 +49,7 @@ def ids(array: pa.Array) -> tuple[pa.StringArray, np.ndarray]:
     if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
         return _no_strings(len(array)), np.zeros(len(array), bool)
     strings = array.cast(pa.string()).fill_null("")
-    offsets, data = _buffers(strings)
+    offsets, data = string_buffers(strings)
     lengths = np.diff(offsets)
     doubtful = lengths == 0
     if len(data):
@@ -167,7 +168,7 @@ def _numbers(array: pa.Array) -> tuple[np.ndarray, np.ndarray | None, np.ndarray
 
 
 def _numbers_of_text(strings: pa.StringArray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    offsets, data = _buffers(strings)
+    offsets, data = string_buffers(strings)
     lengths = np.diff(offsets)
     taken = (lengths > 0) & (lengths <= _INTEGER_DIGITS) & _present(strings)
     others = np.flatnonzero((data - np.uint8(48)) > 9)  # unsigned, so that what is below "0" is large
@@ -227,16 +228,6 @@ def _numpy(array: pa.Array, dtype: Any) -> np.ndarray:
 
 def _no_strings(number: int) -> pa.StringArray:
     return pa.array([""] * number, pa.string())
-
-
-def _buffers(strings: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each string begins, int64 [n + 1], and the bytes of all, uint8."""
-    _, offsets, data = strings.buffers()
-    places = np.frombuffer(offsets, np.int32)[strings.offset : strings.offset + len(strings) + 1].astype(np.int64)
-    if not len(places):
-        return np.zeros(1, np.int64), np.zeros(0, np.uint8)
-    used = np.frombuffer(data, np.uint8)[places[0] : places[-1]] if data is not None else np.zeros(0, np.uint8)
-    return places - places[0], used
 
 
 def _rows_of(places: np.ndarray, offsets: np.ndarray) -> np.ndarray:

@@ -78,32 +78,35 @@ def _entry_head(feature: Feature) -> Callable[[int], bytes]:
     return head
 
 
-# From the number of a record, the first and one past the last of its events, to the bytes of its entry.
-Writer = Callable[[int, int, int], bytes]
+# Pieces of the entries of one feature, in their order: lists of as many byte strings as there are records.
+Pieces = list[list[bytes]]
 
 
-def of_events(feature: Feature, values: np.ndarray) -> Writer:
+def of_events(feature: Feature, values: np.ndarray) -> Callable[[np.ndarray, np.ndarray], Pieces]:
     """Writes a feature of one value an event.
 
     Args:
         feature: Of int64 or float32.
         values: [E], of all events of all records.
+
+    Returns:
+        A function from the first events of records, and one past their last, to the records' entries.
     """
     head = _entry_head(feature)
     if feature.dtype == "float32":
-        data = values.astype("<f4").tobytes()
-        return lambda record, first, end: head((end - first) * 4) + data[first * 4 : end * 4]
-    data, places = varints(values)
-    offsets = places.tolist()
+        data, offsets = values.astype("<f4").tobytes(), np.arange(len(values) + 1) * 4
+    else:
+        data, offsets = varints(values)
 
-    def write(record: int, first: int, end: int) -> bytes:
-        start, stop = offsets[first], offsets[end]
-        return head(stop - start) + data[start:stop]
+    def write(firsts: np.ndarray, ends: np.ndarray) -> Pieces:
+        starts, stops = offsets[firsts], offsets[ends]
+        spans = zip(starts.tolist(), stops.tolist(), strict=True)
+        return [list(map(head, (stops - starts).tolist())), [data[start:stop] for start, stop in spans]]
 
     return write
 
 
-def of_records(feature: Feature, values: Sequence[Any]) -> Writer:
+def of_records(feature: Feature, values: Iterable[Any]) -> Pieces:
     """Writes a feature of one value (or one list) a record; equal values are encoded once.
 
     Args:
@@ -112,7 +115,6 @@ def of_records(feature: Feature, values: Sequence[Any]) -> Writer:
     """
     head = _entry_head(feature)
 
-    @functools.lru_cache(100_000)
     def entry(value: Any) -> bytes:
         several = value if isinstance(value, tuple) else (value,)
         if feature.dtype == "string":
@@ -124,27 +126,17 @@ def of_records(feature: Feature, values: Sequence[Any]) -> Writer:
             payload = b"".join(map(varint, several))
         return head(len(payload)) + payload
 
-    make = entry.__wrapped__ if feature.dtype == "float32" else entry  # 0.0 and -0.0 are equal, but not their bytes
-    entries = [make(tuple(value) if isinstance(value, list) else value) for value in values]
-    return lambda record, first, end: entries[record]
+    # Of floats each is encoded: 0.0 and -0.0 are equal, but their bytes are not.
+    make = entry if feature.dtype == "float32" else functools.lru_cache(100_000)(entry)
+    return [[make(tuple(value) if isinstance(value, list) else value) for value in values]]
 
 
-def write_examples(
-    writers: Sequence[tuple[Feature, Writer]], spans: Iterable[tuple[int, int, int]]
-) -> list[bytes]:
-    """Serialised Examples.
-
-    Args:
-        writers: Each feature with what writes it.
-        spans: For each Example the number of its record, the first and one past the last of its events.
-    """
+def write_examples(features: Iterable[tuple[Feature, Pieces]]) -> list[bytes]:
+    """Serialised Examples: each feature of theirs with its pieces."""
     # In the order that protobuf has for maps: of two names that begin alike, the longer comes first.
-    ordered = [write for _, write in sorted(writers, key=lambda pair: pair[0].name.encode() + b"\xff")]
-    examples = []
-    for record, first, end in spans:
-        body = b"".join([write(record, first, end) for write in ordered])
-        examples.append(_FIRST + varint(len(body)) + body)
-    return examples
+    ordered = sorted(features, key=lambda pair: pair[0].name.encode() + b"\xff")
+    bodies = map(b"".join, zip(*(column for _, pieces in ordered for column in pieces), strict=True))
+    return [_FIRST + varint(len(body)) + body for body in bodies]
 
 
 def digest(examples: Sequence[bytes]) -> str:

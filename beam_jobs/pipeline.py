@@ -22,6 +22,7 @@ from beam_jobs.options import Options, check_options
 from beam_jobs.read_events import LINES, REJECTED
 from beam_jobs.sequences import Moment
 from beam_jobs.side_tables import COMPLETE, LEARNED
+from beam_jobs.storage import RecordFiles
 from beam_jobs.tables import ItemCounts, Sequences, Store, Stored
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import Schema
@@ -377,15 +378,18 @@ class PrepareSequences(beam.PTransform):
     def _sequence_files(self, whole, vocabulary, learned_of_users, counted: _Counted):
         """The files of the splits, by digest."""
         plan = self._plan
-        encode = write_dataset.EncodeSequences(
+        number = write_dataset.NumberItems(self._store, plan.num_shards)
+        write = write_dataset.WriteSequences(
             self._store,
             plan.schema,
-            num_shards=plan.num_shards,
+            RecordFiles(plan.output, plan.num_shards),
             units_per_second=plan.units_per_second,
             is_by_time=plan.options.record_order == "time",
         )
-        encoded = counted(whole, "Encode", encode, AsSingleton(vocabulary), AsSingleton(learned_of_users))
-        return self._written(encoded, "Sequences", plan.num_shards)
+        by_shard = (
+            counted(whole, "Number items", number, AsSingleton(vocabulary)) | "Sequences by shard" >> beam.GroupByKey()
+        )
+        return counted(by_shard, "Write sequences", write, AsSingleton(learned_of_users))
 
     def _item_files(self, items, vocabulary, counted: _Counted):
         """The files of the items' side features, by digest, and what the items teach."""
@@ -394,18 +398,13 @@ class PrepareSequences(beam.PTransform):
         match = side_tables.MatchItems(self._store, features[1:], num_shards)
         matched = counted(items, "Match items", match, AsSingleton(vocabulary), more=[LEARNED])
         learned = matched[LEARNED] | "Learn of items" >> beam.CombineGlobally(side_tables.LearnFeatures(features[1:]))
-        num_items = vocabulary | "Number of items" >> beam.Map(lambda counts: len(counts.items))
-        encode = side_tables.EncodeItems(self._store, features, num_shards)
-        encoded = matched["main"] | "Encode items" >> beam.ParDo(encode, AsSingleton(learned), AsSingleton(num_items))
-        return self._written(encoded, "Items", num_shards), learned
-
-    def _written(self, encoded, label: str, num_shards: int):
-        return (
-            encoded
-            | f"{label} by shard" >> beam.GroupByKey()
-            | f"Write {label.lower()}"
-            >> beam.ParDo(write_dataset.WriteShard(self._store, self._plan.output, num_shards))
+        write = side_tables.WriteItems(self._store, features, RecordFiles(plan.output, num_shards))
+        files = (
+            matched["main"]
+            | "Items by shard" >> beam.GroupByKey()
+            | "Write items" >> beam.ParDo(write, AsSingleton(learned))
         )
+        return files, learned
 
     def _laid_down(self, whole, label: str):
         """The tables where they wait for a side input: a runner would hold them in its memory."""

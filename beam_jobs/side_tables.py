@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from beam_jobs import examples
 from beam_jobs.counting import Counting, Tally
-from beam_jobs.tables import Coded, FieldRows, ItemCounts, Records, Sequences, Store, Stored, bucket_of
+from beam_jobs.storage import RecordFiles
+from beam_jobs.tables import Coded, FieldRows, ItemCounts, Sequences, Store, Stored, bucket_of
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import Feature
@@ -88,10 +89,10 @@ def learn(of: Sequence[Feature], fields: Sequence[pa.StringArray]) -> list[featu
     return learners
 
 
-def writers(
+def encoded(
     of: Sequence[Feature], fields: Sequence[pa.StringArray], learned: Mapping[str, Mapping[str, Any]]
-) -> list[tuple[Feature, examples.Writer]]:
-    """Each feature with what writes it, from its fields, one a record. Equal fields are encoded once."""
+) -> list[tuple[Feature, examples.Pieces]]:
+    """Each feature with its entries, from its fields, one a record. Equal fields are encoded once."""
     encoder = features.Encoder(of, learned)
     pairs = []
     for feature, field in zip(of, fields, strict=True):
@@ -200,14 +201,14 @@ def learn_from(of: Sequence[Feature], rows: FirstRows, ids: pa.StringArray) -> l
 
 
 class MatchItems(Counting):
-    """(bucket, stored `FirstRows`) and the items of the vocabulary that belong there to (bucket, stored `MatchedItems`).
+    """(bucket, stored `FirstRows`) and the items of the vocabulary that belong there to (shard, stored `MatchedItems`).
 
-    Outputs beside the main one: LEARNED, of items with training events.
+    A shard has a run of ids. Outputs beside the main one: LEARNED, of items with training events.
 
     Args:
         store: Where tables are.
         of: The features of items, without the item itself.
-        num_buckets: How many buckets there are.
+        num_buckets: How many buckets there are, and shards.
     """
 
     def __init__(self, store: Store, of: Sequence[Feature], num_buckets: int):
@@ -224,9 +225,13 @@ class MatchItems(Counting):
         rows.count(self.tally, "items", items)
         trained = items.filter(pa.array(vocabulary.counts[is_here] > 0))
         yield beam.pvalue.TaggedOutput(LEARNED, learn_from(self._features, rows, trained))
-        if len(items):
-            fields, _ = rows.fields_of(items)
-            yield bucket, self._store.put(MatchedItems(np.flatnonzero(is_here) + 1, items, tuple(fields)))
+        fields, _ = rows.fields_of(items)
+        numbers = np.flatnonzero(is_here)
+        shards = numbers * self._num_buckets // max(len(vocabulary.items), 1)
+        for shard in np.unique(shards).tolist():
+            chosen = pa.array(shards == shard)
+            kept = tuple(field.filter(chosen) for field in fields)
+            yield shard, self._store.put(MatchedItems(numbers[shards == shard], items.filter(chosen), kept))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +239,7 @@ class MatchedItems:
     """Items of the vocabulary with their fields.
 
     Attributes:
-        numbers: int64 [n], their ids.
+        numbers: int64 [n], their places in the vocabulary.
         items: string [n].
         fields: The other columns, each string [n].
     """
@@ -244,34 +249,31 @@ class MatchedItems:
     fields: tuple[pa.StringArray, ...]
 
 
-class EncodeItems(beam.DoFn):
-    """(bucket, stored `MatchedItems`) to ((items folder, shard), stored `Records`).
+class WriteItems(beam.DoFn):
+    """(shard, stored `MatchedItems`s) to a file of the items folder; gives (its path in the dataset, its digest).
 
     Args:
         store: Where tables are.
         item_features: The item's id, then its other columns.
-        num_shards: Files, each with a run of ids.
+        write: Takes a folder, a shard and Examples.
     """
 
-    def __init__(self, store: Store, item_features: Sequence[Feature], num_shards: int):
+    def __init__(self, store: Store, item_features: Sequence[Feature], write: RecordFiles):
         self._store = store
         self._features = tuple(item_features)
-        self._num_shards = num_shards
+        self._write = write
 
     def process(
-        self, element: tuple[int, Stored], learned: dict[str, dict[str, Any]], num_items: int
-    ) -> Iterator[tuple[tuple[str, int], Stored]]:
-        """Encode the items of one bucket; `num_items` is how many ids there are."""
-        matched: MatchedItems = self._store.take(element[1])
-        item = self._features[0]
-        all_writers = [
-            (item, examples.of_records(item, matched.items.to_pylist())),
-            *writers(self._features[1:], matched.fields, learned),
-        ]
-        shards = (matched.numbers - 1) * self._num_shards // num_items
-        for shard in np.unique(shards).tolist():
-            rows = np.flatnonzero(shards == shard)
-            encoded = examples.write_examples(all_writers, [(row, 0, 0) for row in rows.tolist()])
-            numbers = matched.numbers[rows].astype(np.uint64)
-            places = np.stack([np.zeros_like(numbers), numbers], axis=1)
-            yield (schema_lib.ITEMS_FOLDER, shard), self._store.put(Records.of(places, encoded))
+        self, element: tuple[int, Iterable[Stored]], learned: dict[str, dict[str, Any]]
+    ) -> Iterator[tuple[str, str]]:
+        """Write one file."""
+        shard, parts = element
+        matched: list[MatchedItems] = [self._store.take(part) for part in parts]
+        order = np.argsort(np.concatenate([part.numbers for part in matched]))
+        items, *fields = (
+            pa.concat_arrays(arrays).take(pa.array(order))
+            for arrays in zip(*((part.items, *part.fields) for part in matched), strict=True)
+        )
+        item = self._features[0], examples.of_records(self._features[0], items.to_pylist())
+        written = examples.write_examples([item, *encoded(self._features[1:], fields, learned)])
+        yield self._write(schema_lib.ITEMS_FOLDER, shard, written)

@@ -59,7 +59,7 @@ class Apply(Counting):
         self._step = step
         self._function = function
 
-    def process(self, element: tuple[int, Sequences | Stored], *side_inputs: Any) -> Iterator[Any]:
+    def process(self, element: tuple[int, Sequences | Stored], *side_inputs) -> Iterator[Any]:
         """Apply the function to one bucket."""
         bucket, sequences = element
         left = self._function(self._store.take(sequences), *side_inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import uuid
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,8 @@ from typing import BinaryIO
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from beam_jobs.examples import tfrecord_file
+from beam_jobs.examples import digest, tfrecord_file
+from seqrec_tf import records
 
 # Ends the name of what is not whole.
 UNFINISHED = ".unfinished"
@@ -42,3 +44,22 @@ def write_records(path: str, examples: Sequence[bytes]) -> None:
     with create(path) as stream:
         for piece in tfrecord_file(examples):
             stream.write(piece)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordFiles:
+    """Writes the files of the folders of a dataset.
+
+    Attributes:
+        output: The dataset folder.
+        num_shards: Files of a folder. A shard without records has no file.
+    """
+
+    output: str
+    num_shards: int
+
+    def __call__(self, folder: str, shard: int, examples: Sequence[bytes]) -> tuple[str, str]:
+        """Write one; gives its path in the dataset and the digest of what it holds."""
+        name = f"{folder}/{records.shard_name(shard, self.num_shards)}"
+        write_records(f"{self.output}/{name}", examples)
+        return name, digest(examples)

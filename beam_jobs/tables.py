@@ -1,7 +1,7 @@
 """What flows between the steps of the job: tables of many sequences, where they lie meanwhile, and what steps count.
 
 Nobody handles single events here. A reader makes `EventRows` of a piece of a file; all rows of the users of one bucket
-come together as `Sequences`, on which each step works as a whole; `Records` leave for the files.
+come together as `Sequences`, on which each step works as a whole. 
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+# What Arrow's own allocator gives back to the system after each table, it must ask for, and have cleared, at the next.
+pa.set_memory_pool(pa.system_memory_pool())
+
 # Names of the columns that an event may have beside its item. Time is in the unit of the input, rounded down to an
 # integer; FRACTION is what that left of it, in [0, 1), where some time has one. POSITION orders events of equal times
 # as the input does: the rank of the file, and the byte offset of the line (in Parquet: the record) in it.
@@ -24,6 +27,11 @@ TIME, FRACTION, POSITION, LABEL, WEIGHT = "time", "fraction", "position", "label
 
 # What a column holds where the events of some files have none.
 _DTYPES = {TIME: np.int64, FRACTION: np.float64, POSITION: np.int64, LABEL: np.int8, WEIGHT: np.float64}
+
+_HASHED_BYTES = 512
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+# Masks of the first so many bytes of eight.
+_LOW_BYTES = np.array([(1 << 8 * number) - 1 for number in range(9)], np.uint64)
 
 # The split that a file was given for; the first where the job splits.
 ROLES = ("", "train", "valid", "test")
@@ -99,7 +107,7 @@ class Sequences:
         sessions: string [S], None where the data has no sessions.
         offsets: int64 [S + 1]; the events of sequence k are `offsets[k]` to `offsets[k + 1]`.
         items: int32 [E], places in `names`.
-        names: string [V], the items.
+        names: string [V], the items; empty once `items` are ids of the vocabulary.
         columns: Name to numpy [E], of what else events have.
         starts: int64 [3, S], for each of `schema.SPLITS` where the targets of its record begin; None before the split.
         ends: int64 [3, S], and where the record ends, counted from the sequence's first event; 0 where it has none.
@@ -189,6 +197,15 @@ class Sequences:
             columns={name: column[rows] for name, column in self.columns.items()},
         )
         return kept._without_events_of_others(sequences)
+
+    def by(self, groups: np.ndarray) -> Iterator[tuple[int, np.ndarray, Sequences]]:
+        """The sequences of each group, with their numbers here; `groups` is int64 [S]."""
+        order = np.argsort(groups, kind="stable")
+        numbers, firsts = np.unique(groups[order], return_index=True)
+        for number, chosen in zip(numbers.tolist(), np.split(order, firsts[1:]), strict=True):
+            is_chosen = np.zeros(len(self), bool)
+            is_chosen[chosen] = True
+            yield number, chosen, self.keep(is_chosen)
 
     def _without_events_of_others(self, sequences: np.ndarray) -> Sequences:
         """The sequences that `sequences` says, where the others have no events."""
@@ -332,57 +349,34 @@ class FieldRows:
         return len(self.ids)
 
 
-@dataclasses.dataclass(frozen=True)
-class Records:
-    """Examples for one file, in the order in which they lie there.
-
-    Attributes:
-        places: uint64 [n, 2], what orders them.
-        sizes: int64 [n], bytes of each.
-        data: One after the other.
-    """
-
-    places: np.ndarray
-    sizes: np.ndarray
-    data: bytes
-
-    @classmethod
-    def of(cls, places: np.ndarray, examples: Sequence[bytes]) -> Records:
-        """Examples in their order."""
-        return cls(places, np.array([len(example) for example in examples], np.int64), b"".join(examples))
-
-    @classmethod
-    def merged(cls, parts: Sequence[Records]) -> list[bytes]:
-        """The Examples of several, in order."""
-        examples: list[bytes] = []
-        for part in parts:
-            ends = np.cumsum(part.sizes).tolist()
-            examples += [part.data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-        if len(parts) == 1:
-            return examples
-        places = np.concatenate([part.places for part in parts])
-        return [examples[row] for row in np.lexsort([places[:, 1], places[:, 0]]).tolist()]
-
-
 def bucket_of(ids: pa.StringArray, num_buckets: int) -> np.ndarray:
     """int64 [n], in which bucket the rows of each id meet: the same everywhere and always.
 
-    A sum of the id's bytes, each times an odd number for its place, mixed so that all bits count.
+    A hash of the id's first `_HASHED_BYTES`, of eight at a time.
     """
-    if num_buckets == 1:
+    if num_buckets == 1 or not len(ids):
         return np.zeros(len(ids), np.int64)
-    offsets = np.frombuffer(ids.buffers()[1], np.int32)[ids.offset : ids.offset + len(ids) + 1].astype(np.int64)
-    data = np.frombuffer(ids.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].astype(np.uint64)
-    lengths = np.diff(offsets)
-    starts = offsets[:-1] - offsets[0]
-    places = (np.arange(len(data)) - np.repeat(starts, lengths)).astype(np.uint64)
-    places = (places + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    places = (places ^ (places >> np.uint64(29))) | np.uint64(1)
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((data + np.uint64(1)) * places, dtype=np.uint64)])
-    hashes = sums[starts + lengths] - sums[starts]  # unsigned, so that it wraps around
-    for shift in (np.uint64(32), np.uint64(29)):
-        hashes = (hashes ^ (hashes >> shift)) * np.uint64(0xBF58476D1CE4E5B9)
-    return ((hashes >> np.uint64(33)) % np.uint64(num_buckets)).astype(np.int64)
+    offsets, data = string_buffers(ids)
+    padded = np.append(data, np.zeros(8, np.uint8))
+    words = np.ndarray(len(padded) - 7, "<u8", padded, strides=(1,))  # that begin at each byte
+    starts, lengths = offsets[:-1], np.diff(offsets)
+    hashes = lengths.astype(np.uint64)
+    for place in range(0, min(int(lengths.max()), _HASHED_BYTES), 8):
+        rows = slice(None) if place == 0 else np.flatnonzero(lengths > place)
+        used = _LOW_BYTES[np.minimum(lengths[rows] - place, 8)]
+        mixed = (hashes[rows] ^ (words[starts[rows] + place] & used)) * _MULTIPLIER
+        hashes[rows] = mixed ^ (mixed >> np.uint64(32))
+    return ((hashes * _MULTIPLIER >> np.uint64(33)) % np.uint64(num_buckets)).astype(np.int64)
+
+
+def string_buffers(strings: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each string begins, int64 [n + 1], and the bytes of all, uint8."""
+    _, offsets, data = strings.buffers()
+    if not len(strings):
+        return np.zeros(1, np.int64), np.zeros(0, np.uint8)
+    places = np.frombuffer(offsets, np.int32)[strings.offset : strings.offset + len(strings) + 1].astype(np.int64)
+    used = np.zeros(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)[places[0] : places[-1]]
+    return places - places[0], used
 
 
 @dataclasses.dataclass(frozen=True)
@@ -435,7 +429,7 @@ class Store:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles integers in as few bytes as they need."""
+    """Pickles numbers in as few bytes as they need, and of strings cut from a longer array those alone."""
 
     def reducer_override(self, value: Any) -> Any:
         if type(value) is np.ndarray and value.ndim == 1 and len(value):
@@ -446,6 +440,9 @@ class _Pickler(pickle.Pickler):
                 dtype = np.min_scalar_type(int(most) - int(least))
                 if dtype.itemsize < 8:
                     return _widened, (int(least), (value - least).astype(dtype))
+        if type(value) is pa.StringArray and not value.null_count:
+            offsets, data = string_buffers(value)
+            return _strings, (np.diff(offsets), data)
         return NotImplemented
 
 
@@ -455,3 +452,8 @@ def _repeated(value: Any, number: int) -> np.ndarray:
 
 def _widened(least: int, differences: np.ndarray) -> np.ndarray:
     return differences.astype(np.int64) + least
+
+
+def _strings(lengths: np.ndarray, data: np.ndarray) -> pa.StringArray:
+    offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)])
+    return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(data))

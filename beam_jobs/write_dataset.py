@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
-import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -18,11 +17,14 @@ import pyarrow.compute as pc
 import seqrec_tf
 from beam_jobs import examples, side_tables, storage
 from beam_jobs.counting import Counting, Tally
-from beam_jobs.tables import LABEL, POSITION, TIME, WEIGHT, ItemCounts, Records, Sequences, Store, Stored
-from seqrec_tf import features, records
+from beam_jobs.storage import RecordFiles
+from beam_jobs.tables import LABEL, POSITION, TIME, WEIGHT, ItemCounts, Sequences, Store, Stored
+from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import Schema
 
+# Where the values of a record's features are.
+_COLUMN_OF = {schema_lib.TIMESTAMPS: TIME, schema_lib.LABELS: LABEL, schema_lib.WEIGHTS: WEIGHT}
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
@@ -47,70 +49,44 @@ def order_vocabulary(steps: Mapping[str, ItemCounts], *, keep_unseen: bool) -> I
     return ItemCounts(table["item"].chunk(0) if len(table) else counts.items, table["count"].to_numpy())
 
 
-class EncodeSequences(Counting):
-    """(bucket, stored `Sequences` after the split) to ((split, shard), stored `Records`).
+@dataclasses.dataclass(frozen=True)
+class Numbered:
+    """Sequences whose items are ids of the vocabulary, with what says where their records go.
 
-    Records lie in the order of a hash of their key, so that a file read from its beginning is in random order already;
-    or in that of their newest events.
-
-    Args:
-        store: Where tables go.
-        schema: What a record holds.
-        num_shards: Files of a split.
-        units_per_second: Of the events' times.
-        is_by_time: Whether records lie in the order of time.
+    Attributes:
+        sequences: After the split.
+        hashes: uint64 [S, 2], of each sequence's key.
     """
 
-    def __init__(
-        self, store: Store, schema: Schema, *, num_shards: int, units_per_second: int, is_by_time: bool = False
-    ):
-        self._store = store
-        self._schema = schema
-        self._features = {feature.name: feature for feature in schema.record_features}
-        self._num_shards = num_shards
-        self._units_per_second = units_per_second
-        self._is_by_time = is_by_time
+    sequences: Sequences
+    hashes: np.ndarray
 
-    def process(
-        self, element: tuple[int, Stored], vocabulary: ItemCounts, learned: dict[str, dict[str, Any]]
-    ) -> Iterator[tuple[tuple[str, int], Stored]]:
-        """Encode the records of one bucket; `learned` is of the users' features."""
+
+class NumberItems(Counting):
+    """(bucket, stored `Sequences` after the split) to (shard, stored `Numbered`).
+
+    Args:
+        store: Where tables are.
+        num_shards: Files of a split.
+    """
+
+    def __init__(self, store: Store, num_shards: int):
+        self._store = store
+        self._num_shards = num_shards
+
+    def process(self, element: tuple[int, Stored], vocabulary: ItemCounts) -> Iterator[tuple[int, Stored]]:
+        """Number the items of one bucket."""
         sequences: Sequences = self._store.take(element[1])
         numbers = pc.index_in(sequences.names, vocabulary.items).fill_null(-1).to_numpy() + 1
         sequences = self._known(sequences, numbers > 0)
-        assert sequences.starts is not None
-        assert sequences.ends is not None
+        nothing = pa.array([], pa.string())
+        sequences = dataclasses.replace(sequences, items=numbers[sequences.items], names=nothing)
         keys = ["\x1f".join(key).encode() for key in sequences.keys()]
-        hashes = b"".join([hashlib.blake2b(key, digest_size=16).digest() for key in keys])
-        orders = np.frombuffer(hashes, ">u8").reshape(-1, 2).astype(np.uint64)
-        shards = (orders[:, 0] % np.uint64(self._num_shards)).astype(np.int64)
-        writers = [
-            *self._of_events(sequences, numbers),
-            *self._of_sequences(sequences),
-            *side_tables.writers(self._schema.user_features, list(sequences.fields.values()), learned),
-        ]
-        target_start = self._features[schema_lib.TARGET_START]
-        for split, starts, ends in zip(schema_lib.SPLITS, sequences.starts, sequences.ends, strict=True):
-            rows = np.flatnonzero(ends)
-            if not len(rows):
-                continue
-            lengths, counts = np.unique(ends[rows], return_counts=True)
-            for length, count in zip(lengths.tolist(), counts.tolist(), strict=True):
-                self.tally.lengths[split, length] += count
-            self.tally.targets[split] += int((ends - starts)[rows].sum())
-            places = orders
-            if self._is_by_time:
-                newest = sequences.offsets[:-1] + np.maximum(ends, 1) - 1
-                places = _moments(sequences.columns[TIME][newest], sequences.columns[POSITION][newest])
-            rows = rows[np.lexsort([places[rows, 1], places[rows, 0], shards[rows]])]
-            begins = sequences.offsets[rows]
-            spans = list(zip(rows.tolist(), begins.tolist(), (begins + ends[rows]).tolist(), strict=True))
-            of_split = [*writers, (target_start, examples.of_records(target_start, starts.tolist()))]
-            cuts = np.searchsorted(shards[rows], np.arange(self._num_shards + 1)).tolist()
-            for shard, (first, last) in enumerate(itertools.pairwise(cuts)):
-                if last > first:
-                    encoded = examples.write_examples(of_split, spans[first:last])
-                    yield (split, shard), self._store.put(Records.of(places[rows[first:last]], encoded))
+        digests = b"".join([hashlib.blake2b(key, digest_size=16).digest() for key in keys])
+        hashes = np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64)
+        shards = (hashes[:, 0] % np.uint64(self._num_shards)).astype(np.int64)
+        for shard, chosen, some in sequences.by(shards):
+            yield shard, self._store.put(Numbered(some, hashes[chosen]))
 
     def _known(self, sequences: Sequences, is_known: np.ndarray) -> Sequences:
         """The sequences without events of items that are not in the vocabulary, and their records as far as left."""
@@ -132,53 +108,96 @@ class EncodeSequences(Counting):
             ends[number] = np.where(there & ~is_empty, known_end, 0)
         return dataclasses.replace(sequences, starts=starts, ends=ends).keep_events(known)
 
-    def _of_events(
-        self, sequences: Sequences, numbers: np.ndarray
-    ) -> Iterator[tuple[schema_lib.Feature, examples.Writer]]:
-        for name, column in (
-            (schema_lib.ITEM_IDS, None),
-            (schema_lib.TIMESTAMPS, TIME),
-            (schema_lib.LABELS, LABEL),
-            (schema_lib.WEIGHTS, WEIGHT),
-        ):
-            if name in self._features:
-                values = numbers[sequences.items] if column is None else sequences.columns[column]
-                if column == TIME and self._units_per_second > 1:
-                    values = values // self._units_per_second
-                yield self._features[name], examples.of_events(self._features[name], values)
 
-    def _of_sequences(self, sequences: Sequences) -> Iterator[tuple[schema_lib.Feature, examples.Writer]]:
-        for name, values in ((schema_lib.USER_ID, sequences.users), (schema_lib.SESSION_ID, sequences.sessions)):
-            if name in self._features and values is not None:
-                yield self._features[name], examples.of_records(self._features[name], values.to_pylist())
+class WriteSequences(Counting):
+    """(shard, stored `Numbered`s) to a file of each split; gives (its path in the dataset, its digest).
+
+    Records lie in the order of a hash of their key, so that a file read from its beginning is in random order already;
+    or in that of their newest events.
+
+    Args:
+        store: Where tables are.
+        schema: What a record holds.
+        write: Takes a folder, a shard and Examples.
+        units_per_second: Of the events' times.
+        is_by_time: Whether records lie in the order of time.
+    """
+
+    def __init__(
+        self, store: Store, schema: Schema, write: RecordFiles, *, units_per_second: int, is_by_time: bool = False
+    ):
+        self._store = store
+        self._schema = schema
+        self._features = {feature.name: feature for feature in schema.features}
+        self._write = write
+        self._units_per_second = units_per_second
+        self._is_by_time = is_by_time
+
+    def process(
+        self, element: tuple[int, Iterable[Stored]], learned: dict[str, dict[str, Any]]
+    ) -> Iterator[tuple[str, str]]:
+        """Write the files of one shard; `learned` is of the users' features."""
+        shard, parts = element
+        written: dict[str, list[tuple[np.ndarray, list[bytes]]]] = collections.defaultdict(list)
+        for part in parts:
+            for split, places, encoded in self._encoded(self._store.take(part), learned):
+                written[split].append((places, encoded))
+        for split, of_split in written.items():
+            places = np.concatenate([places for places, _ in of_split])
+            encoded = [example for _, some in of_split for example in some]
+            order = np.lexsort([places[:, 1], places[:, 0]]).tolist()
+            yield self._write(split, shard, [encoded[row] for row in order])
+
+    def _encoded(
+        self, numbered: Numbered, learned: dict[str, dict[str, Any]]
+    ) -> Iterator[tuple[str, np.ndarray, list[bytes]]]:
+        """Of each split with records its name, uint64 [n, 2] that orders the records, and the records."""
+        sequences = numbered.sequences
+        assert sequences.starts is not None
+        assert sequences.ends is not None
+        of_events = [(feature, examples.of_events(feature, self._values(sequences, name)))
+                     for name, feature in self._features.items() if feature.shape == (None,)]
+        of_sequences = [
+            (self._features[name], examples.of_records(self._features[name], values.to_pylist()))
+            for name, values in ((schema_lib.USER_ID, sequences.users), (schema_lib.SESSION_ID, sequences.sessions))
+            if name in self._features and values is not None
+        ]
+        fields = list(sequences.fields.values())
+        of_sequences += side_tables.encoded(self._schema.user_features, fields, learned)
+        target_start = self._features[schema_lib.TARGET_START]
+        for split, starts, ends in zip(schema_lib.SPLITS, sequences.starts, sequences.ends, strict=True):
+            rows = np.flatnonzero(ends)
+            if not len(rows):
+                continue
+            starts, ends = starts[rows], ends[rows]
+            lengths, counts = np.unique(ends, return_counts=True)
+            for length, count in zip(lengths.tolist(), counts.tolist(), strict=True):
+                self.tally.lengths[split, length] += count
+            self.tally.targets[split] += int((ends - starts).sum())
+            firsts = sequences.offsets[rows]
+            chosen = rows.tolist()
+            pieces = [
+                *((feature, write(firsts, firsts + ends)) for feature, write in of_events),
+                *((feature, [[entries[row] for row in chosen]]) for feature, (entries,) in of_sequences),
+                (target_start, examples.of_records(target_start, starts.tolist())),
+            ]
+            places = numbered.hashes[rows]
+            if self._is_by_time:
+                newest = firsts + ends - 1
+                places = _moments(sequences.columns[TIME][newest], sequences.columns[POSITION][newest])
+            yield split, places, examples.write_examples(pieces)
+
+    def _values(self, sequences: Sequences, name: str) -> np.ndarray:
+        """The values of a feature of events."""
+        if name == schema_lib.ITEM_IDS:
+            return sequences.items
+        values = sequences.columns[_COLUMN_OF[name]]
+        return values // self._units_per_second if name == schema_lib.TIMESTAMPS else values
 
 
 def _moments(times: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """uint64 [n, 2], which sort as the times do, equal times in the order of the input."""
     return np.stack([times.view(np.uint64) ^ np.uint64(1 << 63), positions.astype(np.uint64)], axis=1)
-
-
-class WriteShard(beam.DoFn):
-    """((folder, shard), stored `Records`s) to a TFRecord file; gives (path in the dataset, digest).
-
-    Args:
-        store: Where tables are.
-        output: The dataset folder.
-        num_shards: Files of a folder. A shard without records has no file.
-    """
-
-    def __init__(self, store: Store, output: str, num_shards: int):
-        self._store = store
-        self._output = output
-        self._num_shards = num_shards
-
-    def process(self, element: tuple[tuple[str, int], Iterable[Stored]]) -> Iterator[tuple[str, str]]:
-        """Write one file."""
-        (folder, shard), parts = element
-        encoded = Records.merged([self._store.take(part) for part in parts])
-        name = f"{folder}/{records.shard_name(shard, self._num_shards)}"
-        storage.write_records(f"{self._output}/{name}", encoded)
-        yield name, examples.digest(encoded)
 
 
 @dataclasses.dataclass(frozen=True)

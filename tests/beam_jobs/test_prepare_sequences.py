@@ -672,9 +672,9 @@ def test_items_held_out_do_not_train_as_the_newest_of_short_sequences(prepare):
     events = [f"u{user} i{item} {time}" for user in range(30) for time, item in enumerate([user, user + 1])]
     outcome = prepare(log(*events, "v i1 1", "v i2 2", "v i3 3", "v i4 4"), "--hold-out-items 0.3")
     assert outcome.status == 0, outcome.err
-    from beam_jobs.sequences import HoldOutItems
+    from beam_jobs.sequences import is_chosen
 
-    held_out = {f"i{item}" for item in range(31) if HoldOutItems("step", 0.3)._is_held_out(f"i{item}")}
+    held_out = {f"i{item}" for item in range(31) if is_chosen(f"i{item}", 0.3, b"hold-out")}
     assert 3 <= len(held_out) <= 20
     trained = {item for row in outcome.records("train") for item in row["items"]}
     assert not held_out & trained
@@ -851,7 +851,7 @@ def test_what_reads_without_a_buffer_is_not_read_byte_by_byte(monkeypatch):
     """As Beam's readers of object stores do."""
     from apache_beam.io.filesystems import FileSystems
 
-    from beam_jobs import read_events
+    from beam_jobs import lines as lines_lib
 
     class Remote(io.BufferedIOBase):
         def __init__(self):
@@ -872,10 +872,10 @@ def test_what_reads_without_a_buffer_is_not_read_byte_by_byte(monkeypatch):
 
     remote = Remote()
     monkeypatch.setattr(FileSystems, "open", lambda path, **_: remote)
-    part = read_events.Range("gs://bucket/events.csv", "", 0, 0, 0, start=6_001, end=59_990)
-    lines = list(read_events.read_lines(part))
-    assert [offset for offset, _ in lines] == list(range(6_006, 59_990, 6))
-    assert {line for _, line in lines} == {b"u,a,1\n"}
+    part = lines_lib.Range("gs://bucket/events.csv", "", 0, 0, 0, start=6_001, end=59_990)
+    (block,) = lines_lib.read_blocks(part)
+    assert block.offsets.tolist() == list(range(6_006, 59_990, 6))
+    assert {block.line(number) for number in range(len(block))} == {b"u,a,1\n"}
     assert remote.reads < 5
 
 
