@@ -174,15 +174,12 @@ def read_blocks(part: Range) -> Iterator[Block]:
         else:
             mark = len(_BYTE_ORDER_MARK) if stream.peek(3).startswith(_BYTE_ORDER_MARK) else 0  # type: ignore[attr-defined]
             stream.read(mark)
-        while True:
-            size = _BLOCK_BYTES if part.end is None else part.end - offset - mark
-            if size <= 0:
-                return
-            data = stream.read(size)
-            if not data:
-                return
+        while part.end is None or offset < part.end:
+            data = stream.read(_BLOCK_BYTES if part.end is None else max(part.end - offset - mark, 0))
             if not data.endswith(b"\n"):
                 data += stream.readline()
+            if not data:
+                return
             yield Block(data, offset, mark)
             offset, mark = offset + mark + len(data), 0
 
@@ -232,9 +229,10 @@ def plain_csv(
     left = np.union1d(np.arange(first), _odd_lines(block, text_format))
     data = block.without(left)
     lines = np.setdiff1d(np.arange(len(block)), left, assume_unique=True)
-    delimiter = text_format.delimiter.encode(text_format.encoding)
-    if len(delimiter) > 1:
-        data, delimiter = data.replace(delimiter, _UNIT_SEPARATOR), _UNIT_SEPARATOR
+    delimiter = text_format.delimiter
+    if not _is_one_byte(text_format):
+        encoded = delimiter.encode(text_format.encoding).removeprefix(_BYTE_ORDER_MARK)
+        data, delimiter = data.replace(encoded, _UNIT_SEPARATOR), _UNIT_SEPARATOR.decode()
     if not data:
         return _nothing(wanted)
     names = [str(number) for number in range(num_columns)]
@@ -248,7 +246,7 @@ def plain_csv(
         pa.BufferReader(data),
         pyarrow.csv.ReadOptions(use_threads=False, column_names=names, block_size=len(data) + 1),
         pyarrow.csv.ParseOptions(
-            delimiter=delimiter.decode("latin-1"),
+            delimiter=delimiter,
             quote_char='"' if _has_quotes(text_format) else False,
             ignore_empty_lines=False,
             invalid_row_handler=leave,
@@ -268,6 +266,11 @@ def plain_csv(
     return Plain(arrays, lines)
 
 
+def _is_one_byte(text_format: TextFormat) -> bool:
+    """Whether the delimiter is a character of ASCII."""
+    return len(text_format.delimiter) == 1 and text_format.delimiter.isascii()
+
+
 def _has_quotes(text_format: TextFormat) -> bool:
     return text_format.quoted and text_format.delimiter != " "
 
@@ -279,12 +282,12 @@ def _odd_lines(block: Block, text_format: TextFormat) -> np.ndarray:
     if b"\r" in data:
         returns = np.flatnonzero(values == _CARRIAGE_RETURN)
         odd.append(block.lines_with(returns[_bytes_at(values, returns + 1) != _LINE_FEED]))
-    if len(text_format.delimiter) > 1 and _UNIT_SEPARATOR in data:
+    if not _is_one_byte(text_format) and _UNIT_SEPARATOR in data:
         odd.append(block.lines_with(np.flatnonzero(values == _UNIT_SEPARATOR[0])))
     if text_format.delimiter == " ":
         odd.append(_uneven_blanks(block))
     elif text_format.quoted and b'"' in data:
-        odd.append(_uneven_quotes(block, text_format.delimiter.encode()[0]))
+        odd.append(_uneven_quotes(block, text_format.delimiter))
     return np.unique(np.concatenate(odd))
 
 
@@ -314,16 +317,18 @@ def _lines_with_any(block: Block, characters: np.ndarray) -> np.ndarray:
     return block.lines_with(np.flatnonzero(np.isin(block.bytes, characters)))
 
 
-def _uneven_quotes(block: Block, delimiter: int) -> np.ndarray:
+def _uneven_quotes(block: Block, delimiter: str) -> np.ndarray:
     """The lines with other quotes than those around whole fields."""
     values = block.bytes
     quotes = np.flatnonzero(values == _QUOTE)
     lines = block.lines_with(quotes)
+    if not delimiter.isascii():
+        return lines
     numbers = np.arange(len(quotes)) - np.searchsorted(lines, lines)  # of each quote in its line
     opens = numbers % 2 == 0
     outside = _bytes_at(values, np.where(opens, quotes - 1, quotes + 1))
     is_even = (np.bincount(lines, minlength=len(block)) % 2 == 0)[lines]
-    fits = np.isin(outside, np.array([delimiter, _LINE_FEED, _CARRIAGE_RETURN], np.uint8)) & is_even
+    fits = np.isin(outside, np.array([ord(delimiter), _LINE_FEED, _CARRIAGE_RETURN], np.uint8)) & is_even
     return lines[~fits]
 
 
@@ -384,8 +389,7 @@ def plain_sequences(block: Block, text_format: TextFormat) -> tuple[pa.StringArr
         string [E], the fields of one line after the other; int64 [n], the plain lines; int64 [n], fields of each.
     """
     left = _odd_lines(block, dataclasses.replace(text_format, quoted=False))
-    delimiter = text_format.delimiter.encode(text_format.encoding)
-    if len(delimiter) > 1:
+    if not _is_one_byte(text_format):
         left = np.arange(len(block))
     elif b'"' in block.data and _has_quotes(text_format):
         left = np.union1d(left, block.lines_with(np.flatnonzero(block.bytes == _QUOTE)))
@@ -397,7 +401,7 @@ def plain_sequences(block: Block, text_format: TextFormat) -> tuple[pa.StringArr
     if not data.endswith(b"\n"):
         data += b"\n"
     values = np.frombuffer(data, np.uint8)
-    breaks = np.flatnonzero((values == _LINE_FEED) | (values == delimiter[0]))
+    breaks = np.flatnonzero((values == _LINE_FEED) | (values == ord(text_format.delimiter)))
     number = np.diff(np.flatnonzero(values[breaks] == _LINE_FEED), prepend=-1)
     # The text between two breaks is a field: the bytes without the breaks, cut where those were.
     offsets = np.append(0, breaks - np.arange(len(breaks))).astype(np.int32)

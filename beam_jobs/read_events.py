@@ -541,7 +541,14 @@ def _is_of_kind(kind: str, text: str) -> bool:
 def peek_table(
     part: Range, text_format: TextFormat | None, columns: Sequence[str | int], number: int
 ) -> Iterator[list[str]]:
-    """The columns of the first records of a range, as text; what cannot be read is left out."""
+    """The columns of the first records of a range, as text; what cannot be read is left out.
+
+    Args:
+        part: One that its file begins with.
+        text_format: How lines are written, None for Parquet.
+        columns: What to take.
+        number: Lines to look at.
+    """
     if text_format is None:
         for row in itertools.islice(read_parquet(part, columns), number):
             yield [column_text(value) for value in row]
@@ -550,9 +557,13 @@ def peek_table(
         text_format, columns, lines_lib.read_header(part.path, text_format), optional_keys=True
     )
     has_header = text_format.has_header and text_format.format == "csv"
+    offset = 0
     with lines_lib.open_binary(part.path) as stream:
-        for line in itertools.islice(lines_lib.without_mark(stream), int(has_header), number):
-            if text_format.is_blank(line):
+        for place, line in enumerate(itertools.islice(lines_lib.without_mark(stream), number)):
+            if part.end is not None and offset >= part.end:
+                return
+            offset += len(line)
+            if text_format.is_blank(line) or (has_header and not place):
                 continue
             try:
                 yield [column_text(value) for value in parse(text_format.decode(line))]

@@ -128,8 +128,8 @@ class Splitter:
         """
         starts, ends = self._cut(sequences, boundary)
         there = ends > starts
-        there[_TRAIN] |= ends[_TRAIN] > 0
-        return starts, np.where(there, ends, 0)
+        there[_TRAIN] = ends[_TRAIN] > 0
+        return starts, np.where(there & (ends > 0), ends, 0)
 
     def _cut(self, sequences: Sequences, boundary: Moment | int | None) -> tuple[np.ndarray, np.ndarray]:
         """The rule itself, which need not look whether anything is left to predict, or to predict it from."""

@@ -96,7 +96,7 @@ class Split(Counting):
             rows = sequences.places < np.repeat(upto, sequences.lengths)
             yield beam.pvalue.TaggedOutput(ITEM_COUNTS, (step, sequences.count_items(rows)))
         # One training event has nothing to predict it from: it counts as popularity, but makes no record.
-        has_record = ends > starts
+        has_record = (ends > starts) & (ends > 0)
         self.tally.train_without_target += int(((ends > 0) & ~has_record).sum())
         ends = np.where(has_record, ends, 0)
         self._audit(sequences, starts, ends)

@@ -610,6 +610,15 @@ def test_features_of_users_are_in_their_records_and_learned_from_training_users_
     assert "users files: 1 users have no row, 1 rows have no events" in outcome.out
 
 
+def test_users_without_records_have_no_events(prepare, tmp_path):
+    (tmp_path / "users.csv").write_text("user_id,country\none,no\ntwo,no\nthree,no\nnobody,no\n")
+    text = log("one a 1", "two a 1", "two b 2", "three a 1", "three b 2", "three c 3", "four a 1", "five a 1", "five b 2")
+    outcome = prepare(text, "--users", str(tmp_path / "users.csv"), "--user-feature country:category")
+    assert outcome.stats["users"]["in_users_file_without_events"] == 2  # one and nobody
+    assert outcome.stats["users"]["without_side_information"] == 1  # five
+    assert outcome.folder.schema.num_users == 2  # the training sequence of three is of one event
+
+
 def test_users_files_do_not_change_the_sequences(prepare, tmp_path):
     (tmp_path / "users.csv").write_text("user_id,country\nann,no\n")
     plain = prepare(THREE_USERS, output="plain")
@@ -887,6 +896,26 @@ def test_dataflow_needs_the_package_on_its_workers():
         check_reachable(beam_options(options, "prepare"), {"output": ["gs://bucket/shop"]})
     for given in ("--setup_file=./setup.py", "--sdk_container_image=image", "--extra_package=seqrec_tf.whl"):
         check_reachable(beam_options([*options, given], "prepare"), {"output": ["gs://bucket/shop"]})
+
+
+def test_preparation_needs_no_tensorflow(tmp_path):
+    """Which takes seconds to import, on every worker."""
+    import subprocess
+
+    (tmp_path / "events.csv").write_text(THREE_USERS)
+    (tmp_path / "items.csv").write_text("item_id,name\na,Apple\n")
+    (tmp_path / "users.csv").write_text("user_id,age\nu,5\n")
+    code = (
+        "import sys\n"
+        "from seqrec_tf import cli\n"
+        "status = cli.main(['prepare', *sys.argv[1:]])\n"
+        "loaded = {'tensorflow', 'keras'} & sys.modules.keys()\n"
+        "sys.exit(' '.join(sorted(loaded)) or status)\n"
+    )
+    options = f"--input {tmp_path}/events.csv --items {tmp_path}/items.csv --users {tmp_path}/users.csv"
+    command = [sys.executable, "-c", code, *options.split(), "--output", str(tmp_path / "dataset")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_input_without_a_line_is_refused(prepare):

@@ -1,0 +1,350 @@
+"""Reading many lines at once gives what reading line by line gives: each event, each reason, each line number."""
+
+import datetime
+import decimal
+import json
+import random
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from beam_jobs import lines as lines_lib
+from beam_jobs import tables
+from beam_jobs.lines import Range
+from beam_jobs.parsing import Columns, TextFormat
+from beam_jobs.read_events import LINES, REJECTED, ReadEvents, ReadTable
+from beam_jobs.tables import Store
+
+EVENT_COLUMNS = Columns("user", "item", "time", None, "label", "weight")
+
+
+class LineByLine(ReadEvents):
+    """The same, but every record goes through the parser of single lines."""
+
+    def take(self, part, batch):
+        return batch.others(np.zeros(len(batch.plain.lines), bool))
+
+
+class TableLineByLine(ReadTable):
+    """The same, but every record goes through the parser of single lines."""
+
+    take = LineByLine.take
+
+
+def read(reader, ranges):
+    """All events, in order, as tuples; all rejected lines with their range and number; lines of each range."""
+    store = reader._store
+    events, rejected, num_lines = [], [], {}
+    reader.start_bundle()
+    for part in ranges:
+        for element in reader.process(part):
+            if getattr(element, "tag", None) == REJECTED:
+                number, rows = element.value
+                rejected += [(number, *row) for row in rows]
+            elif getattr(element, "tag", None) == LINES:
+                num_lines |= dict([element.value])
+            else:
+                events += rows_of(store.take(element[1]))
+    return sorted(events, key=repr), sorted(rejected), num_lines, reader.tally
+
+
+def rows_of(table):
+    if isinstance(table, tables.FieldRows):
+        return list(zip(table.ids.to_pylist(), table.positions.tolist(), *(f.to_pylist() for f in table.fields), strict=True))
+    number = np.arange(len(table))
+    texts = [[""] * len(table) if c is None else c.take(number).to_pylist() for c in (table.users, table.sessions)]
+    numbers = [
+        table.columns.get(name, np.zeros(len(table))).tolist()
+        for name in (tables.TIME, tables.FRACTION, tables.POSITION, tables.LABEL, tables.WEIGHT)
+    ]
+    return [(table.role, *row) for row in zip(*texts, table.items.to_pylist(), *numbers, strict=True)]
+
+
+def assert_both_ways_agree(text_format, ranges, columns=EVENT_COLUMNS, **options):
+    store = Store()
+    fast = read(ReadEvents(text_format, columns, store, 1, max_events=10**9, **options), ranges)
+    slow = read(LineByLine(text_format, columns, store, 1, max_events=10**9, **options), ranges)
+    assert fast == slow
+    return fast
+
+
+def ranges_of(path, generator, size):
+    """The file, cut somewhere."""
+    cuts = sorted({0, 1, *(generator.randrange(1, max(size, 2)) for _ in range(3))})
+    ends = [*cuts[1:], size]
+    return [
+        Range(str(path), "", 3, number, 0, start, end) for number, (start, end) in enumerate(zip(cuts, ends, strict=True))
+    ]
+
+
+IDS = [
+    *("u1", "u2", "u3", "7", "07", "7.0", "nan", "NULL", "a b", "ü", "日本", "a\u00a0b", "0x1F", "-1", "'x'", "\ufeff"),
+    *("", " ", "\t", "\u00a0", "\u2003", " u1", "u1 ", '"u1"', '"a,b"', '""', '"a""b"', '"a', 'a"', 'a"b"', '"a"b'),
+    *("\x00", "a\x00b", "a\rb", "a\x1fb", "\x1c", "a:b", "::", "a|b", "a;b", "\\", "a\x0bb", "a\u2028b", "\u0301"),
+]
+NUMBERS = [
+    *("978300760", "978300761", "0978300762", "978300760.25", "978300760.0", "978300760.", ".5", "5", "-5", "-5.75"),
+    *("+978300760", " 978300760", "978300760 ", "1_000", "0x10", "1e9", "1E3", "nan", "inf", "-inf", "", "soon", "٣"),
+    *("978300760123", "978300760123456", "978300760123456789", "9783007601234567890", "99999999999", "100000000000"),
+    *("978300760.123456789012345678901", "0", "1", "2", "-0", "-0.0", "1.0", "0.5", "4.5", "True", "true", "null", '"1"'),
+    *("99999999", "100000000", "2.50", "1,5", "--5", "5-", "1.2.3", "\x0012", "12\r", "000000000000000000000000001"),
+]
+MOMENTS = [
+    *("2024-01-01", "2024-02-29", "2023-02-29", "2024-02-30", "2024-13-01", "2024-00-10", "0001-01-01", "2024-1-1"),
+    *("2024-01-01T10:00:00", "2024-01-01 10:00:00", "2024-01-01T10:00:00Z", "2024-01-01T10:00:00.5", "20240101"),
+    *("2024-01-01T10:00:00.123456", "2024-01-01T10:00:00.123456789", "2024-01-01T10:00:00+01:00", "2024-01-01T10:00"),
+    *("2024-01-01T10:00:00.25-05:30", "2024-01-01T24:00:00", "2024-01-01T23:59:60", "2024-01-01_10:00:00", "1969-12-31"),
+    *("1969-12-31T23:59:59.999999", "2024-01-01T10:00:00 +01:00", "2024-01-01T10:00:00z", "2024-W01-1", "", "soon", "5"),
+    *("2024-04-31T10:00:00Z", "9999-12-31T23:59:59", "2024-01-01T10:00:00+0100", "2024-01-01T10:00:00+23:59", "1900-02-29"),
+]
+
+
+def some_lines(generator, delimiter, times, *, odd_share, number=300):
+    """Lines of user, item, time, label, weight: most of them plain."""
+
+    def pick(pool, plain):
+        return generator.choice(pool) if generator.random() < odd_share else plain
+
+    rows = []
+    for _ in range(number):
+        fields = [
+            pick(IDS, f"u{generator.randrange(9)}"),
+            pick(IDS, f"i{generator.randrange(99)}"),
+            pick(times, generator.choice(times[:2])),
+            pick(NUMBERS, generator.choice("01")),
+            pick(NUMBERS, generator.choice(["1", "0.5", "2.25"])),
+        ]
+        if generator.random() < odd_share:
+            fields = generator.choice([fields[:4], [*fields, "x"], [""], ["  "], ["\t\t"], [], [""] * 5])
+        end = generator.choice(["\n", "\r\n", "\n\n", "\r\r\n", " \n"]) if generator.random() < odd_share else "\n"
+        line = (delimiter.join(fields) + end).encode()
+        if generator.random() < odd_share / 3:
+            place = generator.randrange(len(line))
+            line = line[:place] + generator.choice([b"\xff", b"\xe9", b"\xc3", b"\xed\xa0\x80"]) + line[place:]
+        rows.append(line)
+    return b"".join(rows)[: -1 if generator.random() < 0.3 else None]
+
+
+FORMATS = [
+    ("csv", ",", True),
+    ("csv", ",", False),
+    ("csv", "\t", True),
+    ("csv", "::", False),
+    ("csv", " ", False),
+    ("csv", "|", True),
+    ("csv", "¦", False),
+    ("csv", "¦", True),
+    ("csv", "\x1f", True),
+    ("csv", ";", True),
+]
+
+
+@pytest.mark.parametrize(("name", "delimiter", "quoted"), FORMATS)
+@pytest.mark.parametrize("seed", range(6))
+def test_text_with_every_oddity_is_read_as_line_by_line(tmp_path, name, delimiter, quoted, seed):
+    generator = random.Random(f"{delimiter} {quoted} {seed}")
+    is_iso = seed % 2 == 1
+    odd_share = [0.02, 0.4, 0][seed % 3]
+    text = some_lines(generator, delimiter, MOMENTS if is_iso else NUMBERS, odd_share=odd_share)
+    has_header = seed % 4 < 2
+    if has_header:
+        text = delimiter.join(["user", "item", "time", "label", "weight"]).encode() + b"\r\n" + text
+    if generator.random() < 0.5:
+        text = b"\xef\xbb\xbf" + text
+    path = tmp_path / "events.csv"
+    path.write_bytes(text)
+    text_format = TextFormat(
+        name, delimiter, generator.choice(["utf-8", "latin-1", "utf-8-sig"]), has_header, 0 if has_header else 5, quoted=quoted
+    )
+    columns = EVENT_COLUMNS if has_header else Columns(0, 1, 2, None, 3, 4)
+    options = {"time_format": "iso" if is_iso else generator.choice(["s", "ms", "ns", "order"])}
+    options["label_threshold"] = generator.choice([None, 0.5, 4])
+    events, _, lines, _ = assert_both_ways_agree(
+        text_format, ranges_of(path, generator, len(text)), columns, **options
+    )
+    assert sum(lines.values()) == text.count(b"\n") + (not text.endswith(b"\n"))
+    if odd_share == 0 and options["time_format"] in ("s", "iso", "order") and delimiter not in " ¦":
+        assert len(events) == 300
+
+
+@pytest.mark.parametrize("quoted", [True, False])
+def test_plain_lines_are_not_read_one_by_one(tmp_path, monkeypatch, quoted):
+    """Nor is a file whose every field is in quotes."""
+    text = "".join(f'u{k % 7},"i{k}, x",{978300760 + k}.5,1,{k}\n' for k in range(100))
+    text = text if quoted else text.replace('"', "").replace(", x", " x")
+    (tmp_path / "events.csv").write_text(text)
+    monkeypatch.setattr(ReadEvents, "handle", lambda *_: pytest.fail("a plain line was parsed alone"))
+    reader = ReadEvents(
+        TextFormat("csv", num_columns=5, quoted=quoted), Columns(0, 1, 2, None, 3, 4), Store(), 1,
+        time_format="s", max_events=10,
+    )  # fmt: skip
+    events, rejected, *_ = read(reader, [Range(str(tmp_path / "events.csv"), "", 0, 0, 0, 0, 1 << 20)])
+    assert len(events) == 70  # the newest ten of each
+    assert rejected == []
+    assert {event[3] for event in events} >= {"i99, x" if quoted else "i99 x"}
+
+
+VALUES = [
+    *("u1", "", " ", "ü", "7", "978300760", "978300760.5", "a\nb", "2024-01-01T10:00:00", 7, 7.0, 7.5, -0.0, True, False),
+    *(None, 978300760, 978300760.25, 2**53, 2**53 + 1, float(2**53), 2**63, 2**64, 10**30, -(2**63), 1e300, [], [1], {}),
+    *({"a": 1}, "\ud800", "nan", 0, 1, 2, 0.5, 4, "\u00a0", "True", "a\x00b", "-0"),
+]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_json_with_every_oddity_is_read_as_line_by_line(tmp_path, seed):
+    generator = random.Random(seed)
+    odd_share = [0.02, 0.4, 0, 1][seed % 4]
+    plain = [(f"u{k}" if seed % 3 else k, f"i{k}", [978300760, 978300760 + k / 4][seed % 2], k % 2, 1.5) for k in range(5)]
+    lines = []
+    for _ in range(200):
+        values = list(generator.choice(plain))
+        if generator.random() < odd_share:
+            values[generator.randrange(5)] = generator.choice(VALUES)
+        line = json.dumps(dict(zip(["user", "item", "time", "label", "weight"], values, strict=True)))
+        if generator.random() < odd_share:
+            line = generator.choice([
+                line[:-1], line.replace("time", "when"), "[1]", "7", "null", "", "  ", line + "x", line + "\r", " " + line,
+                line.replace('"label": ', '"label": NaN, "user": "u2", "label": '), '"text"', line.replace("{", '{"user": "u9",', 1),
+                line.replace('"i', '"i\\ud83d\\ude00'), line.replace('"i', '"\t'), line.replace("1.5", "1.50e0"), line.replace("1.5", "01"),
+                line.replace("1.5", "Infinity"), line + "{}", "[" * 2000, line.replace("978300760", "978300760" * 5),
+            ])  # fmt: skip
+        lines.append(line.encode("utf-8", "surrogatepass"))
+    path = tmp_path / "events.jsonl"
+    text = b"\n".join(lines)
+    path.write_bytes(text)
+    text_format = TextFormat("jsonl", encoding=generator.choice(["utf-8", "utf-8", "latin-1"]))
+    options = {"time_format": generator.choice(["s", "order", "iso"]), "label_threshold": generator.choice([None, 0.5])}
+    events, *_ = assert_both_ways_agree(text_format, ranges_of(path, generator, len(text)), **options)
+    assert options["time_format"] != "s" or odd_share or len(events) == 200
+
+
+ARRAYS = [
+    pa.array(["u1", "u2", None, "", " ", "7", "978300760.5", "a\rb", "2024-01-01", "1"]),
+    pa.array(["u1", "u2", None, "", " ", "7", "978300760.5", "a\rb", "2024-01-01", "1"], pa.large_string()),
+    pa.array(["u1", "u2", None, "u1", " ", "7", "5", "0", "2024-01-01", "1"]).dictionary_encode(),
+    pa.array([1, 2, None, 0, -1, 978300760, 978300760123, 2**62, 1, 0]),
+    pa.array([1, 2, None, 0, 1, 978300760, 978300760123, 2**64 - 1, 2**63, 0], pa.uint64()),
+    pa.array([1, 2, None, 0, 1, 9, 7, 1, 1, 0], pa.int8()),
+    pa.array([1.0, 2.5, None, float("nan"), -0.0, 978300760.0, 978300760.25, 1e300, float("inf"), 2.0**53]),
+    pa.array([1.0, 2.5, None, float("nan"), -0.0, 0.1, 16777217.0, 1e30, float("-inf"), 4.0], pa.float32()),
+    pa.array([True, False, None, True, True, False, True, False, True, True]),
+    pa.array([10**18 + k if k != 3 else None for k in range(10)], pa.timestamp("ns")),
+    pa.array([-(10**15) - k if k != 3 else None for k in range(10)], pa.timestamp("us", tz="Europe/Oslo")),
+    pa.array([k if k != 3 else None for k in range(10)], pa.timestamp("s")),
+    pa.array([datetime.date(2024, 1, 1 + k) if k != 3 else None for k in range(10)]),
+    pa.array([decimal.Decimal(k) / 4 if k != 3 else None for k in range(10)], pa.decimal128(9, 2)),
+    pa.array([[1], [2], None, [], [1], [2], [3], [4], [5], [6]]),
+    pa.nulls(10),
+    pa.array([b"u1", b"u2", None, b"", b"1", b"2", b"3", b"4", b"5", b"6"]),
+]
+
+
+@pytest.mark.parametrize("time_format", ["s", "ms", "iso", "order"])
+def test_parquet_of_every_type_is_read_as_record_by_record(tmp_path, time_format):
+    for number, array in enumerate(ARRAYS):
+        for place, name in enumerate(["user", "item", "time", "label", "weight"]):
+            plain = {
+                "user": pa.array(["u"] * 10),
+                "item": pa.array(list(range(10))),
+                "time": pa.array(["2024-01-01"] * 10) if time_format == "iso" else pa.array([5] * 10),
+                "label": pa.array([1.0, 0.0] * 5),
+                "weight": pa.array([1] * 10, pa.int32()),
+            }
+            path = tmp_path / f"{number}-{place}.parquet"
+            parquet.write_table(pa.table(plain | {name: array}), path, row_group_size=6)
+            parts = [
+                Range(str(path), "", 0, 0, 0, 0, 1, 0, True),
+                Range(str(path), "", 0, 1, 0, 1, 2, 6, True),
+            ]
+            assert_both_ways_agree(
+                None, parts, time_format=time_format, label_threshold=2 if number % 2 else None
+            )
+
+
+@pytest.mark.parametrize("delimiter", [" ", ",", "::", "\t"])
+@pytest.mark.parametrize("seed", range(3))
+def test_sequences_with_every_oddity_are_read_as_line_by_line(tmp_path, delimiter, seed):
+    generator = random.Random(f"{delimiter} {seed}")
+    odd_share = [0, 0.05, 0.5][seed]
+    text = b""
+    for _ in range(150):
+        items = [
+            generator.choice(IDS) if generator.random() < odd_share else f"i{generator.randrange(30)}"
+            for _ in range(generator.randrange(1, 6))
+        ]
+        end = generator.choice(["\n", "\r\n", " \n", "\n\n", "\r\r\n"]) if generator.random() < odd_share else "\n"
+        text += (delimiter.join(items) + end).encode()
+        if generator.random() < odd_share / 3:
+            text += b"\xff\n"
+    text += b"i1" + generator.choice([b"", b"\r"])
+    path = tmp_path / "sequences.txt"
+    path.write_bytes(text)
+    ranges = ranges_of(path, generator, len(text))
+    text_format = TextFormat("sequences", delimiter, quoted=len(delimiter) == 1)
+    events, *_ = assert_both_ways_agree(text_format, ranges, Columns(item=0))
+    assert {event[4] for event in events} == {0}  # no time
+    assert len({event[6] for event in events}) == len(events)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_items_files_with_every_oddity_are_read_as_line_by_line(tmp_path, seed):
+    generator = random.Random(seed)
+    text = b"item,price,tags,title\n" + some_lines(generator, ",", NUMBERS, odd_share=[0.05, 0.5][seed % 2]).replace(
+        b",1\n", b"\n"
+    )
+    path = tmp_path / "items.csv"
+    path.write_bytes(text)
+    parts = [
+        Range(part.path, "items", part.rank, part.number, 0, part.start, part.end)
+        for part in ranges_of(path, generator, len(text))
+    ]
+    given = (
+        TextFormat("csv", ",", "utf-8", True), "item", ["price", "tags", "title"], Store(), 1,
+        ["number", "categories", "text"],
+    )  # fmt: skip
+    assert read(ReadTable(*given), parts) == read(TableLineByLine(*given), parts)
+
+
+def test_blocks_of_a_compressed_file_give_the_lines_of_the_whole(tmp_path, monkeypatch):
+    import gzip
+
+    lines = [b"u%d,i%d,%d\n" % (k, k * k, k) for k in range(1000)]
+    (tmp_path / "events.csv.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + b"".join(lines)))
+    monkeypatch.setattr(lines_lib, "_BLOCK_BYTES", 100)
+    blocks = list(lines_lib.read_blocks(Range(str(tmp_path / "events.csv.gz"), "", 0, 0, 0)))
+    assert len(blocks) > 100
+    assert [block.line(number) for block in blocks for number in range(len(block))] == lines
+    offsets = [offset for block in blocks for offset in block.offsets.tolist()]
+    assert offsets == [0, *(3 + np.cumsum([len(line) for line in lines])[:-1]).tolist()]
+
+
+@pytest.mark.parametrize("num_buckets", [1, 2, 7])
+def test_a_bucket_has_all_events_of_its_users_whatever_range_they_are_in(tmp_path, num_buckets):
+    (tmp_path / "events.csv").write_text("".join(f"u{k * k % 31},i{k},{k}\n" for k in range(400)))
+    reader = ReadEvents(
+        TextFormat("csv", num_columns=3), Columns(0, 1, 2), store := Store(str(tmp_path)), num_buckets,
+        time_format="order", max_events=100,
+    )  # fmt: skip
+    reader.start_bundle()
+    users, events = {}, []
+    for number, start in enumerate(range(0, 6000, 500)):
+        for element in reader.process(Range(str(tmp_path / "events.csv"), "", 0, number, 0, start, start + 500)):
+            if not hasattr(element, "tag"):
+                rows = rows_of(store.take(element[1]))
+                events += [row[3] for row in rows]
+                for row in rows:
+                    assert users.setdefault(row[1], element[0]) == element[0]
+    assert sorted(events) == sorted(f"i{k}" for k in range(400))
+    assert len(set(users.values())) == num_buckets
+
+
+def test_buckets_are_even_and_do_not_depend_on_how_strings_lie_in_memory():
+    names = pa.array([f"user-{k:07d}-of-the-shop" for k in range(10_000)])
+    buckets = tables.bucket_of(names, 10)
+    assert np.bincount(buckets).min() > 800
+    assert tables.bucket_of(names.slice(17, 100), 10).tolist() == buckets[17:117].tolist()
+    long = pa.array(["x" * 1000 + "a", "", "é", "x" * 1000 + "b"])
+    assert tables.bucket_of(long, 97).tolist() == [tables.bucket_of(pa.array([name]), 97)[0] for name in long.to_pylist()]
