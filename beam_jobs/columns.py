@@ -53,7 +53,9 @@ def ids(array: pa.Array) -> tuple[pa.StringArray, np.ndarray]:
     lengths = np.diff(offsets)
     doubtful = lengths == 0
     if len(data):
-        doubtful |= _WHITESPACE[data[np.minimum(offsets[:-1], len(data) - 1)]]  # its first character, or of several bytes
+        doubtful |= _WHITESPACE[
+            data[np.minimum(offsets[:-1], len(data) - 1)]
+        ]  # its first character, or of several bytes
         breaks = np.flatnonzero((data == 10) | (data == 13))
         taken[_rows_of(breaks, offsets)] = False
     if doubtful.any():
@@ -68,7 +70,8 @@ def times(array: pa.Array, time_format: str) -> tuple[np.ndarray, np.ndarray | N
     """Times in the unit of the input, as `parsing.time_parser` gives them.
 
     Returns:
-        int64 [n], rounded down; float64 [n], what that left of each, None where it left nothing of any; which are taken.
+        int64 [n], rounded down; float64 [n], what that left of each, None where it left nothing of any; which rows are
+        taken.
     """
     if time_format == "iso":
         values, taken = _iso_times(array)

@@ -4,22 +4,50 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator
+import functools
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_jobs.tables import ItemCounts, Sequences
 
+# Of Beam's metrics.
+NAMESPACE = "seqrec"
 # Names of the outputs of a step that counts, beside its main one.
 TALLY, ITEM_COUNTS = "tally", "item counts"
 
 
-def _counter() -> Any:
-    return dataclasses.field(default_factory=collections.Counter)
+# What a job does, whose seconds Beam's metrics tell: SHUFFLE is a part of the other three.
+READING, STEPS, WRITING, SHUFFLE = PARTS = ("reading", "steps", "writing", "moving tables")
+
+
+def timed(part: str) -> Callable[[Callable[..., Iterator[Any]]], Callable[..., Iterator[Any]]]:
+    """Makes a `process` count its own time, without that of the steps which take what it gives."""
+
+    def decorate(process: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        @functools.wraps(process)
+        def timed_process(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+            elements, spent = process(self, *args, **kwargs), 0
+            while True:
+                started = time.perf_counter_ns()
+                try:
+                    element = next(elements)
+                except StopIteration:
+                    spent += time.perf_counter_ns() - started
+                    break
+                spent += time.perf_counter_ns() - started
+                yield element
+            Metrics.counter(NAMESPACE, part).inc(spent)
+
+        return timed_process
+
+    return decorate
 
 
 @dataclasses.dataclass
@@ -50,27 +78,27 @@ class Tally:
         without_side_information: By table, ids that have events alone.
     """
 
-    lines: collections.Counter[str] = _counter()
-    rejected: collections.Counter[tuple[str, str]] = _counter()
+    lines: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    rejected: collections.Counter[tuple[str, str]] = dataclasses.field(default_factory=collections.Counter)
     events: int = 0
     too_old: int = 0
-    sequences: collections.Counter[str] = _counter()
+    sequences: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     training_users: int = 0
     events_with_ties: int = 0
     sequences_with_ties: int = 0
     repeated_events: int = 0
     consecutive_repeats: int = 0
-    targets_with_ties: collections.Counter[str] = _counter()
-    targets_repeating_history: collections.Counter[str] = _counter()
+    targets_with_ties: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    targets_repeating_history: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     train_without_target: int = 0
-    lengths: collections.Counter[tuple[str, int]] = _counter()
-    targets: collections.Counter[str] = _counter()
-    dropped_targets: collections.Counter[str] = _counter()
-    dropped_sequences: collections.Counter[str] = _counter()
-    duplicates: collections.Counter[str] = _counter()
-    conflicts: collections.Counter[str] = _counter()
-    without_events: collections.Counter[str] = _counter()
-    without_side_information: collections.Counter[str] = _counter()
+    lengths: collections.Counter[tuple[str, int]] = dataclasses.field(default_factory=collections.Counter)
+    targets: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    dropped_targets: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    dropped_sequences: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    duplicates: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    conflicts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    without_events: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    without_side_information: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     @classmethod
     def sum(cls, parts: Iterable[Tally]) -> Tally:

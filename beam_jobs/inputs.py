@@ -22,9 +22,9 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs import lines as lines_lib
 from beam_jobs import parsing, read_events, storage
+from beam_jobs.lines import Range
 from beam_jobs.options import FORMATS, NONE, Options, flag
 from beam_jobs.parsing import Columns, EventParser, LineError, TextFormat
-from beam_jobs.lines import Range
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import ITEM_ID, Feature

@@ -119,14 +119,14 @@ class Block:
     mark: int = 0
 
     @functools.cached_property
-    def bytes(self) -> np.ndarray:
+    def values(self) -> np.ndarray:
         """The lines as uint8."""
         return np.frombuffer(self.data, np.uint8)
 
     @functools.cached_property
     def starts(self) -> np.ndarray:
         """int64 [n], where each line begins in `data`."""
-        ends = np.flatnonzero(self.bytes == _LINE_FEED) + 1
+        ends = np.flatnonzero(self.values == _LINE_FEED) + 1
         if not len(ends) or ends[-1] < len(self.data):
             ends = np.append(ends, len(self.data))
         return np.append(0, ends[:-1])
@@ -189,16 +189,19 @@ class Plain:
     """What the plain lines of a block hold.
 
     Attributes:
-        arrays: An Arrow array a column; None for a column that is not wanted, or where no line is plain.
+        arrays: An Arrow array [n] a column; None for a column that is not wanted, or where no line is plain.
         lines: int64 [n], the numbers of the plain lines, ascending.
+        taken: bool [n], False where a value is of another type than most of its column, and so of none in its array.
     """
 
-    arrays: Sequence[pa.Array | None]
+    arrays: Sequence[Any]
     lines: np.ndarray
+    taken: np.ndarray
 
-
-def _nothing(wanted: Sequence[Any]) -> Plain:
-    return Plain([None] * len(wanted), np.zeros(0, np.int64))
+    @classmethod
+    def nothing(cls, wanted: Sequence[Any]) -> Plain:
+        """No line is plain."""
+        return cls([None] * len(wanted), np.zeros(0, np.int64), np.zeros(0, bool))
 
 
 def plain_csv(
@@ -223,9 +226,9 @@ def plain_csv(
     try:
         numbers, num_columns = parsing.column_numbers(text_format, wanted, header)
     except LineError:
-        return _nothing(wanted)
+        return Plain.nothing(wanted)
     if num_columns == 1 or text_format.delimiter == '"':
-        return _nothing(wanted)
+        return Plain.nothing(wanted)
     left = np.union1d(np.arange(first), _odd_lines(block, text_format))
     data = block.without(left)
     lines = np.setdiff1d(np.arange(len(block)), left, assume_unique=True)
@@ -234,7 +237,7 @@ def plain_csv(
         encoded = delimiter.encode(text_format.encoding).removeprefix(_BYTE_ORDER_MARK)
         data, delimiter = data.replace(encoded, _UNIT_SEPARATOR), _UNIT_SEPARATOR.decode()
     if not data:
-        return _nothing(wanted)
+        return Plain.nothing(wanted)
     names = [str(number) for number in range(num_columns)]
     uneven: list[int] = []
 
@@ -260,10 +263,10 @@ def plain_csv(
     )
     lines = np.delete(lines, uneven)
     if table.num_rows != len(lines):
-        return _nothing(wanted)
+        return Plain.nothing(wanted)
     table = table.combine_chunks()
     arrays = [table[names[number]].chunk(0) if number >= 0 and len(lines) else None for number in numbers]
-    return Plain(arrays, lines)
+    return Plain(arrays, lines, np.ones(len(lines), bool))
 
 
 def _is_one_byte(text_format: TextFormat) -> bool:
@@ -277,7 +280,7 @@ def _has_quotes(text_format: TextFormat) -> bool:
 
 def _odd_lines(block: Block, text_format: TextFormat) -> np.ndarray:
     """The lines, ascending, that might be read in two ways."""
-    data, values = block.data, block.bytes
+    data, values = block.data, block.values
     odd = [_not_text(block, text_format)]
     if b"\r" in data:
         returns = np.flatnonzero(values == _CARRIAGE_RETURN)
@@ -299,12 +302,12 @@ def _not_text(block: Block, text_format: TextFormat) -> np.ndarray:
         with contextlib.suppress(UnicodeDecodeError):
             block.data.decode()
             return np.zeros(0, np.int64)
-    return block.lines_with(np.flatnonzero(block.bytes >= 128))
+    return block.lines_with(np.flatnonzero(block.values >= 128))
 
 
 def _uneven_blanks(block: Block) -> np.ndarray:
     """The lines with other than single spaces between fields."""
-    values = block.bytes
+    values = block.values
     blanks = np.flatnonzero(values == _BLANK)
     beside = np.frombuffer(b" \r\n", np.uint8)
     uneven = np.isin(_bytes_at(values, blanks + 1), beside) | np.isin(_bytes_at(values, blanks - 1), beside)
@@ -314,12 +317,12 @@ def _uneven_blanks(block: Block) -> np.ndarray:
 def _lines_with_any(block: Block, characters: np.ndarray) -> np.ndarray:
     if not any(bytes([character]) in block.data for character in characters.tolist()):
         return np.zeros(0, np.int64)
-    return block.lines_with(np.flatnonzero(np.isin(block.bytes, characters)))
+    return block.lines_with(np.flatnonzero(np.isin(block.values, characters)))
 
 
 def _uneven_quotes(block: Block, delimiter: str) -> np.ndarray:
     """The lines with other quotes than those around whole fields."""
-    values = block.bytes
+    values = block.values
     quotes = np.flatnonzero(values == _QUOTE)
     lines = block.lines_with(quotes)
     if not delimiter.isascii():
@@ -338,14 +341,12 @@ def _bytes_at(values: np.ndarray, places: np.ndarray) -> np.ndarray:
     return np.where(inside, values[np.where(inside, places, 0)], _LINE_FEED).astype(np.uint8)
 
 
-def plain_json(
-    block: Block, text_format: TextFormat, wanted: Sequence[str | int | None]
-) -> tuple[Plain, list[np.ndarray]]:
-    """The columns `wanted` of the lines that hold them all, and which of their values are as most are, bool [n] each."""
+def plain_json(block: Block, text_format: TextFormat, wanted: Sequence[str | int | None]) -> Plain:
+    """The columns `wanted` of the lines that are an object with all of them."""
     import orjson
 
     if codecs.lookup(text_format.encoding).name != "utf-8":
-        return _nothing(wanted), []
+        return Plain.nothing(wanted)
     texts = block.data.split(b"\n")
     names = [name for name in wanted if name is not None]
     values: list[list[Any]] = [[] for _ in names]
@@ -355,18 +356,21 @@ def plain_json(
         try:
             rows = list(map(orjson.loads, some))
             columns_of_rows = [[row[name] for row in rows] for name in names]
-            numbers = np.arange(start, start + len(rows))
+            of_rows = np.arange(start, start + len(rows))
         except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
             kept = [(number, row) for number, row in enumerate(map(_object, some), start) if _has_all(row, names)]
             columns_of_rows = [[row[name] for _, row in kept] for name in names]
-            numbers = np.array([number for number, _ in kept], np.int64)
-        lines.append(numbers)
+            of_rows = np.array([number for number, _ in kept], np.int64)
+        lines.append(of_rows)
         for into, column in zip(values, columns_of_rows, strict=True):
             into += column
-    typed = iter([columns.of_values(column) for column in values])
-    pairs = [(None, None) if name is None else next(typed) for name in wanted]
-    taken = [flags for _, flags in pairs if flags is not None]
-    return Plain([array for array, _ in pairs], np.concatenate(lines)), taken
+    numbers = np.concatenate(lines)
+    taken = np.ones(len(numbers), bool)
+    arrays = {}
+    for name, column in zip(names, values, strict=True):
+        arrays[name], is_usual = columns.of_values(column)
+        taken &= is_usual
+    return Plain([None if name is None else arrays[name] for name in wanted], numbers, taken)
 
 
 def _object(text: bytes) -> Any:
@@ -392,7 +396,7 @@ def plain_sequences(block: Block, text_format: TextFormat) -> tuple[pa.StringArr
     if not _is_one_byte(text_format):
         left = np.arange(len(block))
     elif b'"' in block.data and _has_quotes(text_format):
-        left = np.union1d(left, block.lines_with(np.flatnonzero(block.bytes == _QUOTE)))
+        left = np.union1d(left, block.lines_with(np.flatnonzero(block.values == _QUOTE)))
     left = np.union1d(left, np.flatnonzero(block.ends - block.starts <= 1))  # empty lines
     data = block.without(left).replace(b"\r\n", b"\n")
     lines = np.setdiff1d(np.arange(len(block)), left, assume_unique=True)

@@ -267,7 +267,7 @@ def infer_time_format(value: Any) -> str:
 
 
 def bounds(time_format: str) -> tuple[int, int]:
-    """The times after 1973 of a unit: from the first number to below the second. Those before look alike in any unit."""
+    """From which number to below which a time is after 1973 in a unit. Times before that look alike in any unit."""
     if time_format == "order":
         return -_INT64, _INT64
     first = _LEAST_OF_UNIT[time_format]

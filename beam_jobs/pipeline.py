@@ -23,7 +23,8 @@ from beam_jobs.read_events import LINES, REJECTED
 from beam_jobs.sequences import Moment
 from beam_jobs.side_tables import COMPLETE, LEARNED
 from beam_jobs.storage import RecordFiles
-from beam_jobs.tables import ItemCounts, Sequences, Store, Stored
+from beam_jobs.store import Store, Stored
+from beam_jobs.tables import ItemCounts, Sequences
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import Schema
 
@@ -278,9 +279,7 @@ class PrepareSequences(beam.PTransform):
         """The sequences that are left, and the names of the steps that led there."""
         options = self._plan.options
         needs_positions = options.record_order == "time" or bool(options.valid_sequences)
-        order = steps_lib.Order(
-            self._store, "parsed", max_events=options.max_events, keep_positions=needs_positions
-        )
+        order = steps_lib.Order(self._store, "parsed", max_events=options.max_events, keep_positions=needs_positions)
         whole = counted.with_items(events | "By bucket" >> beam.GroupByKey(), "Order", order)
         steps = ["parsed"]
 
@@ -365,9 +364,7 @@ class PrepareSequences(beam.PTransform):
         """Of each item the first row; its outputs are main and COMPLETE."""
         plan = self._plan
         every_bucket = begin | "Item buckets" >> beam.Create([(bucket, None) for bucket in range(plan.num_item_shards)])
-        first = side_tables.FirstItems(
-            self._store, plan.schema.item_features[1:], plan.options.required_item_features
-        )
+        first = side_tables.FirstItems(self._store, plan.schema.item_features[1:], plan.options.required_item_features)
         return (
             (rows, every_bucket)
             | "Items and buckets" >> beam.Flatten()

@@ -11,6 +11,7 @@ Example:
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import difflib
 import json
@@ -38,9 +39,10 @@ from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from beam_jobs import storage, write_dataset
+from beam_jobs.counting import PARTS
 from beam_jobs.options import add_arguments, flag, resolve
 from beam_jobs.pipeline import PrepareSequences, make_plan
-from beam_jobs.tables import Store
+from beam_jobs.store import Store
 from seqrec_tf import schema as schema_lib
 
 __all__ = ["NEEDS_TENSORFLOW", "TAKES_BEAM_OPTIONS", "add_arguments", "run"]
@@ -80,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
         FileSystems.delete(_remote_files(output))
     try:
         with _store(pipeline_options, partial if is_local else None) as store:
-            run_pipeline("Prepare" >> PrepareSequences(plan, store), pipeline_options)
+            seconds = run_pipeline("Prepare" >> PrepareSequences(plan, store), pipeline_options)
         stats = _read_stats(partial)
         _check_result(stats, partial, output, is_local=is_local)
         if is_local:
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     finally:
         if is_local:
             shutil.rmtree(partial, ignore_errors=True)
-    sys.stdout.write(summary(stats, output, time.monotonic() - started))
+    sys.stdout.write(summary(stats, output, time.monotonic() - started, seconds))
 
 
 def beam_options(arguments: Sequence[str], command: str, ours: Iterable[str] = ()) -> PipelineOptions:
@@ -172,8 +174,12 @@ def _remote_files(folder: str) -> list[str]:
     return [file.path for file in FileSystems.match([f"{folder}/**"])[0].metadata_list]
 
 
-def run_pipeline(job: beam.PTransform, options: PipelineOptions) -> None:
-    """Run a whole job on the runner that the options ask for; with progress where that is local."""
+def run_pipeline(job: beam.PTransform, options: PipelineOptions) -> dict[str, float]:
+    """Run a whole job on the runner that the options ask for; with progress where that is local.
+
+    Returns:
+        The seconds that all workers together took for each of `counting.PARTS`, of those that the job has.
+    """
     is_local = _runner(options) == "direct"
     if not is_local:
         # Which job it is, where to watch it, its states.
@@ -184,6 +190,10 @@ def run_pipeline(job: beam.PTransform, options: PipelineOptions) -> None:
             beam.Pipeline(local_runner(options) if is_local else None, options) as pipeline,
         ):
             pipeline | job
+        totals: collections.Counter[str] = collections.Counter()
+        for counter in pipeline.result.metrics().query()["counters"]:  # of each step its own
+            totals[counter.key.metric.name] += counter.result
+        return {part: totals[part] / 1e9 for part in PARTS if part in totals}
     except KeyboardInterrupt:
         if not is_local:
             sys.stderr.write("A job that was submitted goes on without this command; stop it where it runs.\n")
@@ -272,8 +282,8 @@ def _publish(partial: str, output: str, inputs: Iterable[str], *, overwrite: boo
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def summary(stats: dict[str, Any], output: str, seconds: float) -> str:
-    """What the job did, for people."""
+def summary(stats: dict[str, Any], output: str, seconds: float, of_parts: Mapping[str, float]) -> str:
+    """What the job did, for people; `of_parts` are the seconds of its workers."""
     lines = [f"{'step':<32}{'users':>12}{'items':>12}{'events':>14}"]
     for step in stats["steps"]:
         lines.append(f"{step['step']:<32}{step['users']:>12,}{step['items']:>12,}{step['events']:>14,}")
@@ -312,7 +322,9 @@ def summary(stats: dict[str, Any], output: str, seconds: float) -> str:
             reasons = ", ".join(f"{number:,} {reason}" for reason, number in part["rejected_by_reason"].items())
             lines.append(f"rejected: {part['rejected']:,} of {part['lines']:,} {what}: {reasons}")
     events = stats["input"]["events"]
+    parts = ", ".join(f"{part} {of_part:.1f}" for part, of_part in of_parts.items())
     lines += [
+        f"seconds of all workers: {parts} (moving tables is in the other three)" if parts else "",
         f"{output}: {events:,} events in {seconds:.1f} s ({events / max(seconds, 1e-9):,.0f} a second)",
         f"next: seqrec train --dataset {output} --model sasrec --output RUN",
         "",

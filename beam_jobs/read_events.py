@@ -11,6 +11,7 @@ result.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import logging
@@ -28,9 +29,10 @@ from apache_beam.metrics import Metrics
 from beam_jobs import columns as columns_lib
 from beam_jobs import lines as lines_lib
 from beam_jobs import parsing, storage
-from beam_jobs.counting import Counting
+from beam_jobs.counting import NAMESPACE, READING, Counting, timed
 from beam_jobs.lines import Block, Plain, Range
 from beam_jobs.parsing import Columns, LineError, TextFormat
+from beam_jobs.store import Store
 from beam_jobs.tables import (
     FRACTION,
     LABEL,
@@ -40,7 +42,6 @@ from beam_jobs.tables import (
     Coded,
     EventRows,
     FieldRows,
-    Store,
     bucket_of,
     time_order,
 )
@@ -79,6 +80,14 @@ def _python_rows(arrays: Iterable[pa.Array]) -> Iterator[tuple]:
     return zip(*map(_python_values, arrays), strict=True)
 
 
+def _rows_at(arrays: Sequence[pa.Array], rows: np.ndarray) -> Iterator[tuple]:
+    return _python_rows([array.take(pa.array(rows)) for array in arrays])
+
+
+def _lines_at(block: Block, rows: np.ndarray) -> Iterator[bytes]:
+    return map(block.line, rows.tolist())
+
+
 def _python_values(array: pa.Array) -> list:
     if pa.types.is_timestamp(array.type):  # nanoseconds have no Python equal
         array = array.cast(pa.timestamp("us", tz=array.type.tz), safe=False)
@@ -93,8 +102,7 @@ class Batch:
         positions: int64 [n], of all records, in the file.
         parse: From a record as it came to the values of its columns; None where it is no record.
         records: From the numbers of some records to these as they came.
-        plain: The columns of those that can be taken at once.
-        taken: bool [m], which of the plain ones' values are as most are.
+        plain: The columns of those that can be taken at once, m of them.
         first: How many of the records are none, but a header.
         block: The lines that the records are, None where they are not of a text file.
     """
@@ -103,7 +111,6 @@ class Batch:
     parse: Callable[[Any], Sequence[Any] | None]
     records: Callable[[np.ndarray], Iterator[Any]]
     plain: Plain
-    taken: np.ndarray
     first: int = 0
     block: Block | None = None
 
@@ -150,6 +157,7 @@ class ReadRange(Counting):
         """What is held, by bucket."""
         raise NotImplementedError
 
+    @timed(READING)
     def process(self, part: Range) -> Iterator[Any]:
         """Read one range."""
         kind = part.role if part.role in ("items", "users") else "events"
@@ -166,7 +174,7 @@ class ReadRange(Counting):
                 except LineError as bad:
                     rejected.append((num_lines + number, bad.reason, bad.detail, _raw_text(record)))
                     self.tally.rejected[kind, bad.reason] += 1
-                    Metrics.counter("seqrec", f"rejected {kind}: {bad.reason}").inc()
+                    Metrics.counter(NAMESPACE, f"rejected {kind}: {bad.reason}").inc()
                     if len(rejected) >= REJECTED_HELD:
                         yield beam.pvalue.TaggedOutput(REJECTED, (part.number, rejected))
                         rejected = []
@@ -193,9 +201,8 @@ class ReadRange(Counting):
             yield Batch(
                 positions=np.arange(place, place + number),
                 parse=lambda record: record,
-                records=lambda rows, arrays=arrays: _python_rows([array.take(pa.array(rows)) for array in arrays]),
-                plain=Plain(plain, np.arange(number)),
-                taken=np.ones(number, bool),
+                records=functools.partial(_rows_at, arrays),
+                plain=Plain(plain, np.arange(number), np.ones(number, bool)),
             )
             place += number
 
@@ -209,17 +216,16 @@ class ReadRange(Counting):
 
         for block in lines_lib.read_blocks(part):
             first = int(has_header and block.offset == 0)
-            plain, taken = Plain([None] * len(self._columns), np.zeros(0, np.int64)), []
+            plain = Plain.nothing(self._columns)
             if text_format.format == "csv":
                 plain = lines_lib.plain_csv(block, text_format, self._columns, header, first=first)
             elif text_format.format == "jsonl" and not self._optional_keys:
-                plain, taken = lines_lib.plain_json(block, text_format, self._columns)
+                plain = lines_lib.plain_json(block, text_format, self._columns)
             yield Batch(
                 positions=block.offsets,
                 parse=parse,
-                records=lambda rows, block=block: map(block.line, rows.tolist()),
+                records=functools.partial(_lines_at, block),
                 plain=plain,
-                taken=np.logical_and.reduce([np.ones(len(plain.lines), bool), *taken]),
                 first=first,
                 block=block,
             )
@@ -271,7 +277,7 @@ class ReadEvents(ReadRange):
         if not len(plain.lines):
             return batch.others(np.zeros(0, bool))
         user, item, time, session, label, weight = plain.arrays
-        taken = batch.taken
+        taken = plain.taken
         columns: dict[str, np.ndarray] = {}
         texts: dict[str, pa.StringArray] = {}
         for name, array, is_there in (
@@ -301,8 +307,8 @@ class ReadEvents(ReadRange):
             texts = {name: column.filter(chosen) for name, column in texts.items()}
             columns = {name: column[taken] for name, column in columns.items()}
         if taken.any():
-            coded = [Coded.of(texts[name]) if name in texts else None for name in ("users", "sessions")]
-            self._plain.append(EventRows(part.role, *coded, texts["items"], columns))
+            users, sessions = (Coded.of(texts[name]) if name in texts else None for name in ("users", "sessions"))
+            self._plain.append(EventRows(part.role, users, sessions, texts["items"], columns))
         return batch.others(taken)
 
     def _take_sequences(self, part: Range, batch: Batch) -> np.ndarray:
@@ -367,7 +373,7 @@ def _rows_of(
     times, positions, items, labels, weights = zip(*values, strict=True)
     floors = [time if isinstance(time, int) else int(time // 1) for time in times]
     fractions = np.array([time - floor for time, floor in zip(times, floors, strict=True)], np.float64)
-    columns = {TIME: np.array(floors, np.int64), POSITION: np.array(positions, np.int64)}
+    columns: dict[str, np.ndarray] = {TIME: np.array(floors, np.int64), POSITION: np.array(positions, np.int64)}
     if fractions.any():
         columns[FRACTION] = fractions
     if names.label is not None:
@@ -392,7 +398,8 @@ def _newest(rows: EventRows, limit: int) -> EventRows:
     if len(coded) > 1:
         codes = np.unique(codes * len(coded[1].values) + coded[1].codes, return_inverse=True)[1]
     counts = np.bincount(codes)
-    order = time_order(codes, *(rows.columns.get(name) for name in (TIME, FRACTION, POSITION)))  # type: ignore[arg-type]
+    columns = rows.columns
+    order = time_order(codes, columns[TIME], columns.get(FRACTION), columns[POSITION])
     newer = np.repeat(np.cumsum(counts), counts) - np.arange(len(rows))  # of a sequence, itself counted
     return _take(rows, np.sort(order[newer <= limit]))
 
@@ -553,9 +560,7 @@ def peek_table(
         for row in itertools.islice(read_parquet(part, columns), number):
             yield [column_text(value) for value in row]
         return
-    parse = parsing.row_parser(
-        text_format, columns, lines_lib.read_header(part.path, text_format), optional_keys=True
-    )
+    parse = parsing.row_parser(text_format, columns, lines_lib.read_header(part.path, text_format), optional_keys=True)
     has_header = text_format.has_header and text_format.format == "csv"
     offset = 0
     with lines_lib.open_binary(part.path) as stream:

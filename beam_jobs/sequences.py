@@ -58,7 +58,7 @@ def repeated(sequences: Sequences) -> np.ndarray:
 
 
 def tied(sequences: Sequences) -> np.ndarray:
-    """bool [E], True where an event shares its time with a neighbour, so that only the input's order tells them apart."""
+    """bool [E], True where an event shares its time with a neighbour: only the input's order tells them apart."""
     times = [sequences.columns[name] for name in (TIME, FRACTION) if name in sequences.columns]
     later = sequences.is_same_as_before(*times)
     earlier = np.zeros_like(later)
@@ -116,7 +116,7 @@ class Splitter:
     """Where to cut sequences; one subclass a rule."""
 
     def cut(self, sequences: Sequences, boundary: Moment | int | None) -> tuple[np.ndarray, np.ndarray]:
-        """The records of each sequence: those with a history and a target and, of any training events, that of training.
+        """The records of each sequence: those with a history and a target, and that of training where it has events.
 
         Args:
             sequences: Whole ones.
@@ -151,7 +151,7 @@ class LeaveOneOut(Splitter):
         is_long = lengths >= 3
         if self.valid_share < 1:
             is_validated = np.array(
-                [is_chosen("\0".join(key), self.valid_share, b"valid") for key in sequences.keys()], bool
+                [is_chosen("\0".join(key), self.valid_share, b"valid") for key in sequences.identities()], bool
             )
         else:
             is_validated = np.ones(len(sequences), bool)

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs import examples
-from beam_jobs.counting import Counting, Tally
+from beam_jobs.counting import STEPS, WRITING, Counting, Tally, timed
 from beam_jobs.storage import RecordFiles
-from beam_jobs.tables import Coded, FieldRows, ItemCounts, Sequences, Store, Stored, bucket_of
+from beam_jobs.store import Store, Stored
+from beam_jobs.tables import Coded, FieldRows, ItemCounts, Sequences, bucket_of
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import Feature
@@ -150,6 +151,7 @@ class FirstItems(beam.DoFn):
         self._features = tuple(of)
         self._required = tuple(required)
 
+    @timed(STEPS)
     def process(self, element: tuple[int, Iterable[Stored | None]]) -> Iterator[Any]:
         """Look at the items of one bucket."""
         bucket, parts = element
@@ -157,7 +159,9 @@ class FirstItems(beam.DoFn):
         is_complete = np.ones(len(rows.ids), bool)
         for feature, field in zip(self._features, rows.fields, strict=True):
             if feature.name in self._required:
-                empty = [text for text in field.unique().to_pylist() if features.parse(feature.kind, text) in (None, [])]
+                empty = [
+                    text for text in field.unique().to_pylist() if features.parse(feature.kind, text) in (None, [])
+                ]
                 is_complete &= ~_bools(pc.is_in(field, pa.array(empty, pa.string())))
         yield beam.pvalue.TaggedOutput(COMPLETE, rows.ids.filter(pa.array(is_complete)))
         yield bucket, self._store.put(rows)
@@ -178,17 +182,22 @@ class JoinUsers(Counting):
         self._store = store
         self._features = tuple(of)
 
+    @timed(STEPS)
     def process(self, element: tuple[int, Mapping[str, Iterable[Stored]]]) -> Iterator[Any]:
         """Join one bucket."""
         bucket, grouped = element
         rows = first_rows([self._store.take(stored) for stored in grouped["rows"]], len(self._features))
         several: list[Sequences] = [self._store.take(stored) for stored in grouped["sequences"]]  # one, or none
-        users = several[0].users.unique() if several else pa.array([], pa.string())
-        rows.count(self.tally, "users", users)
+        names = [feature.name for feature in self._features]
+        if not several:
+            rows.count(self.tally, "users", pa.array([], pa.string()))
         for sequences in several:
-            fields, _ = rows.fields_of(sequences.users)
-            names = [feature.name for feature in self._features]
-            trained = sequences.users.filter(pa.array(sequences.ends[0] > 0)).unique()
+            users, ends = sequences.users, sequences.ends
+            assert users is not None
+            assert ends is not None
+            rows.count(self.tally, "users", users.unique())
+            fields, _ = rows.fields_of(users)
+            trained = users.filter(pa.array(ends[0] > 0)).unique()
             yield beam.pvalue.TaggedOutput(LEARNED, learn_from(self._features, rows, trained))
             yield bucket, dataclasses.replace(sequences, fields=dict(zip(names, fields, strict=True)))
 
@@ -216,6 +225,7 @@ class MatchItems(Counting):
         self._features = tuple(of)
         self._num_buckets = num_buckets
 
+    @timed(STEPS)
     def process(self, element: tuple[int, Stored], vocabulary: ItemCounts) -> Iterator[Any]:
         """Match one bucket."""
         bucket, stored = element
@@ -263,6 +273,7 @@ class WriteItems(beam.DoFn):
         self._features = tuple(item_features)
         self._write = write
 
+    @timed(WRITING)
     def process(
         self, element: tuple[int, Iterable[Stored]], learned: dict[str, dict[str, Any]]
     ) -> Iterator[tuple[str, str]]:

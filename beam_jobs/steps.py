@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from beam_jobs import sequences as sequences_lib
-from beam_jobs.counting import ITEM_COUNTS, Counting
+from beam_jobs.counting import ITEM_COUNTS, STEPS, Counting, timed
 from beam_jobs.sequences import Moment, Splitter
-from beam_jobs.tables import FRACTION, POSITION, Sequences, Store, Stored, group
+from beam_jobs.store import Store, Stored
+from beam_jobs.tables import FRACTION, POSITION, Sequences, group
 from seqrec_tf.schema import SPLITS
 
 
@@ -33,6 +34,7 @@ class Order(Counting):
         self._max_events = max_events
         self._keep_positions = keep_positions
 
+    @timed(STEPS)
     def process(self, element: tuple[int, Iterable[Stored]]) -> Iterator[Any]:
         """Order the sequences of one bucket."""
         bucket, parts = element
@@ -59,6 +61,7 @@ class Apply(Counting):
         self._step = step
         self._function = function
 
+    @timed(STEPS)
     def process(self, element: tuple[int, Sequences | Stored], *side_inputs) -> Iterator[Any]:
         """Apply the function to one bucket."""
         bucket, sequences = element
@@ -84,9 +87,8 @@ class Split(Counting):
         self._splitter = splitter
         self._has_time = has_time
 
-    def process(
-        self, element: tuple[int, Sequences | Stored], boundary: Moment | int | None = None
-    ) -> Iterator[Any]:
+    @timed(STEPS)
+    def process(self, element: tuple[int, Sequences | Stored], boundary: Moment | int | None = None) -> Iterator[Any]:
         """Split the sequences of one bucket."""
         bucket, stored = element
         sequences: Sequences = self._store.take(stored)
@@ -102,7 +104,7 @@ class Split(Counting):
         self._audit(sequences, starts, ends)
         if sequences.users is not None and has_record[0].any():
             self.tally.training_users += len(sequences.users.filter(pa.array(has_record[0])).unique())
-        left = dataclasses.replace(sequences.without(FRACTION), starts=starts, ends=ends).keep(has_record.any(axis=0))
+        left = dataclasses.replace(sequences.without(FRACTION), starts=starts, ends=ends).keep(ends.max(axis=0) > 0)
         if len(left):
             yield bucket, left
 

@@ -1,18 +1,13 @@
-"""What flows between the steps of the job: tables of many sequences, where they lie meanwhile, and what steps count.
+"""What flows between the steps of the job: tables of many events, sequences, items or users.
 
 Nobody handles single events here. A reader makes `EventRows` of a piece of a file; all rows of the users of one bucket
-come together as `Sequences`, on which each step works as a whole. 
+come together as `Sequences`, on which each step works as a whole.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import os
-import pickle
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -161,7 +156,7 @@ class Sequences:
         items = self.items if rows is None else self.items[rows]
         return ItemCounts(self.names, np.bincount(items, minlength=len(self.names)))
 
-    def keys(self) -> Iterator[tuple[str, str, str]]:
+    def identities(self) -> Iterator[tuple[str, str, str]]:
         """Role, user and session of each sequence, "" where the data has none."""
         nothing = [""] * len(self)
         users = nothing if self.users is None else self.users.to_pylist()
@@ -242,11 +237,11 @@ def group(parts: Sequence[EventRows]) -> Sequences:
     for more, number in (
         (None if users is None else users.codes, 0 if users is None else len(users.values)),
         (None if sessions is None else sessions.codes, 0 if sessions is None else len(sessions.values)),
-        (roles if len(set(part.role for part in parts)) > 1 else None, len(ROLES)),
+        (roles if len({part.role for part in parts}) > 1 else None, len(ROLES)),
     ):
         if more is not None:
             codes = codes * number + more
-    rows = time_order(codes, *(columns.get(name) for name in (TIME, FRACTION, POSITION)))
+    rows = time_order(codes, columns[TIME], columns.get(FRACTION), columns[POSITION])
     codes = codes[rows]
     is_first = np.ones(len(codes), bool)
     is_first[1:] = codes[1:] != codes[:-1]
@@ -273,9 +268,7 @@ def _coded(parts: Sequence[Coded | None]) -> Coded | None:
     return Coded.concatenated(present) if present else None
 
 
-def time_order(
-    codes: np.ndarray, times: np.ndarray, fractions: np.ndarray | None, positions: np.ndarray
-) -> np.ndarray:
+def time_order(codes: np.ndarray, times: np.ndarray, fractions: np.ndarray | None, positions: np.ndarray) -> np.ndarray:
     """The rows in the order of (code, time, fraction, position): as `np.lexsort`, but in a tenth of its time.
 
     One 64-bit key holds code and time, NumPy's vectorised sort puts that in order, and only rows with equal keys are
@@ -377,83 +370,3 @@ def string_buffers(strings: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
     places = np.frombuffer(offsets, np.int32)[strings.offset : strings.offset + len(strings) + 1].astype(np.int64)
     used = np.zeros(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)[places[0] : places[-1]]
     return places - places[0], used
-
-
-@dataclasses.dataclass(frozen=True)
-class Stored:
-    """A table that lies somewhere: its bytes, or the file that has them."""
-
-    where: bytes | str
-
-
-class Store:
-    """Where tables lie between two steps.
-
-    A runner that is spread over machines moves them itself, so their bytes, compressed, are what is handed on. A local
-    one would hold all of them in memory, so there they lie in files, and only the files' names are handed on.
-
-    Args:
-        folder: Of this machine, for the files; None where the bytes are handed on.
-    """
-
-    def __init__(self, folder: str | None = None):
-        self._folder = folder
-
-    def put(self, table: Any) -> Stored:
-        """Lay a table down."""
-        stream = io.BytesIO()
-        _Pickler(stream, 5).dump(table)
-        if self._folder is None:
-            return Stored(pa.compress(stream.getbuffer(), "zstd", asbytes=True) + stream.tell().to_bytes(8, "big"))
-        path = os.path.join(self._folder, uuid.uuid4().hex)
-        try:
-            with open(path, "wb") as file:
-                file.write(stream.getbuffer())
-        except OSError as error:
-            raise RuntimeError(
-                f"Tables between two steps are kept in {self._folder}, and that cannot be written: {error.strerror}."
-            ) from None
-        return Stored(path)
-
-    def take(self, stored: Any) -> Any:
-        """Pick a table up, once: it is not there any more. One that was handed on as it is, is given as it is."""
-        if not isinstance(stored, Stored):
-            return stored
-        if isinstance(stored.where, bytes):
-            size = int.from_bytes(stored.where[-8:], "big")
-            return pickle.loads(pa.decompress(stored.where[:-8], size, "zstd"))
-        with open(stored.where, "rb") as file:
-            table = pickle.load(file)
-        os.remove(stored.where)
-        return table
-
-
-class _Pickler(pickle.Pickler):
-    """Pickles numbers in as few bytes as they need, and of strings cut from a longer array those alone."""
-
-    def reducer_override(self, value: Any) -> Any:
-        if type(value) is np.ndarray and value.ndim == 1 and len(value):
-            least, most = value.min(), value.max()
-            if least == most:
-                return _repeated, (least, len(value))
-            if value.dtype == np.int64:
-                dtype = np.min_scalar_type(int(most) - int(least))
-                if dtype.itemsize < 8:
-                    return _widened, (int(least), (value - least).astype(dtype))
-        if type(value) is pa.StringArray and not value.null_count:
-            offsets, data = string_buffers(value)
-            return _strings, (np.diff(offsets), data)
-        return NotImplemented
-
-
-def _repeated(value: Any, number: int) -> np.ndarray:
-    return np.full(number, value)
-
-
-def _widened(least: int, differences: np.ndarray) -> np.ndarray:
-    return differences.astype(np.int64) + least
-
-
-def _strings(lengths: np.ndarray, data: np.ndarray) -> pa.StringArray:
-    offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)])
-    return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(data))

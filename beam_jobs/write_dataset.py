@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 
 import seqrec_tf
 from beam_jobs import examples, side_tables, storage
-from beam_jobs.counting import Counting, Tally
+from beam_jobs.counting import WRITING, Counting, Tally, timed
 from beam_jobs.storage import RecordFiles
-from beam_jobs.tables import LABEL, POSITION, TIME, WEIGHT, ItemCounts, Sequences, Store, Stored
+from beam_jobs.store import Store, Stored
+from beam_jobs.tables import LABEL, POSITION, TIME, WEIGHT, ItemCounts, Sequences
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import Schema
@@ -74,6 +75,7 @@ class NumberItems(Counting):
         self._store = store
         self._num_shards = num_shards
 
+    @timed(WRITING)
     def process(self, element: tuple[int, Stored], vocabulary: ItemCounts) -> Iterator[tuple[int, Stored]]:
         """Number the items of one bucket."""
         sequences: Sequences = self._store.take(element[1])
@@ -81,7 +83,7 @@ class NumberItems(Counting):
         sequences = self._known(sequences, numbers > 0)
         nothing = pa.array([], pa.string())
         sequences = dataclasses.replace(sequences, items=numbers[sequences.items], names=nothing)
-        keys = ["\x1f".join(key).encode() for key in sequences.keys()]
+        keys = ["\x1f".join(key).encode() for key in sequences.identities()]
         digests = b"".join([hashlib.blake2b(key, digest_size=16).digest() for key in keys])
         hashes = np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64)
         shards = (hashes[:, 0] % np.uint64(self._num_shards)).astype(np.int64)
@@ -133,6 +135,7 @@ class WriteSequences(Counting):
         self._units_per_second = units_per_second
         self._is_by_time = is_by_time
 
+    @timed(WRITING)
     def process(
         self, element: tuple[int, Iterable[Stored]], learned: dict[str, dict[str, Any]]
     ) -> Iterator[tuple[str, str]]:
@@ -155,8 +158,11 @@ class WriteSequences(Counting):
         sequences = numbered.sequences
         assert sequences.starts is not None
         assert sequences.ends is not None
-        of_events = [(feature, examples.of_events(feature, self._values(sequences, name)))
-                     for name, feature in self._features.items() if feature.shape == (None,)]
+        of_events = [
+            (feature, examples.of_events(feature, self._values(sequences, name)))
+            for name, feature in self._features.items()
+            if feature.shape == (None,)
+        ]
         of_sequences = [
             (self._features[name], examples.of_records(self._features[name], values.to_pylist()))
             for name, values in ((schema_lib.USER_ID, sequences.users), (schema_lib.SESSION_ID, sequences.sessions))

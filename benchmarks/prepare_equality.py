@@ -62,7 +62,18 @@ MATRIX = """
 --users {users} --items {items} --num-shards 2 --positive-only --label-column rating --label-threshold 2
 --min-user-events 1000
 """
-FORMATS = ("csv", "csv.gz", "tsv", "quoted.csv", "double-colon.dat", "jsonl", "parquet", "ms.csv", "iso.csv", "float.csv")
+FORMATS = (
+    "csv",
+    "csv.gz",
+    "tsv",
+    "quoted.csv",
+    "double-colon.dat",
+    "jsonl",
+    "parquet",
+    "ms.csv",
+    "iso.csv",
+    "float.csv",
+)
 PRESETS = (
     ("movielens-100k", "ml-100k", ""),
     ("movielens-1m", "ml-1m", "--min-item-events 5"),
@@ -94,7 +105,9 @@ def main() -> None:
             if (pathlib.Path(args.data) / data).is_dir():
                 given = ["--preset", preset, "--input", str((pathlib.Path(args.data) / data).resolve()), *more.split()]
                 cases.append((f"--preset {preset} {more}", given))
-        outcomes = [run(checkout, cases, folder / place) for place, checkout in (("before", args.before), ("after", args.after))]
+        outcomes = [
+            run(checkout, cases, folder / place) for place, checkout in (("before", args.before), ("after", args.after))
+        ]
         num_different = 0
         for number, (case, _) in enumerate(cases):
             before, after = (outcome[number] for outcome in outcomes)
@@ -135,7 +148,9 @@ def generated_cases(folder: pathlib.Path, generator: random.Random) -> list[tupl
             yield row
             if generator.random() < 0.02:
                 name = generator.choice(names)
-                odd = generator.choice(["", " ", "ü", '"a""b"', "7.0", "NaN", "1e3", "x,y", '"', "-5", "5.5", "\r", "\x00"])
+                odd = generator.choice(
+                    ["", " ", "ü", '"a""b"', "7.0", "NaN", "1e3", "x,y", '"', "-5", "5.5", "\r", "\x00"]
+                )
                 yield row | {name: odd}
 
     quoted = text(rows, fields=lambda row: (f'"{value}"' for value in row.values()))
@@ -147,18 +162,29 @@ def generated_cases(folder: pathlib.Path, generator: random.Random) -> list[tupl
         "double-colon.dat": text(rows, "::", header=False),
         "jsonl": "".join(json.dumps(row) + "\n" for row in rows),
         "ms.csv": with_time(lambda at: at * 1000 + generator.randrange(2)),
-        "iso.csv": with_time(lambda at: f"2023-11-{14 + (at - FIRST) // DAY:02d}T{at % DAY // 3600:02d}:00:0{at % 7}.5Z"),
+        "iso.csv": with_time(
+            lambda at: f"2023-11-{14 + (at - FIRST) // DAY:02d}T{at % DAY // 3600:02d}:00:0{at % 7}.5Z"
+        ),
         "float.csv": with_time(lambda at: at + generator.randrange(3) / 4),
         "test.csv": text(rows[:500]),
         "valid.csv": text(rows[500:800]),
-        "users.csv": "user,country,age\n" + "".join(f"u{k},c{k % 7},{k % 60}\n" for k in range(250)) + "u1,zz,99\nu2,,x\n",
+        "users.csv": "user,country,age\n"
+        + "".join(f"u{k},c{k % 7},{k % 60}\n" for k in range(250))
+        + "u1,zz,99\nu2,,x\n",
     }
     items = [
-        {"item": f"i{k}", "title": f"thing {k}" if k % 9 else "", "price": k / 8 if k % 5 else None, "tags": f"a|t{k % 11}"}
+        {
+            "item": f"i{k}",
+            "title": f"thing {k}" if k % 9 else "",
+            "price": k / 8 if k % 5 else None,
+            "tags": f"a|t{k % 11}",
+        }
         for k in range(350)
     ]
     csv = [",".join("" if value is None else str(value) for value in item.values()) for item in items]
-    files["items.csv"] = "\n".join(["item,title,price,tags", *csv, "i1,again,1,a", 'i2,"quo,ted",3,b', "i3,bad,much,c"]) + "\n"
+    files["items.csv"] = (
+        "\n".join(["item,title,price,tags", *csv, "i1,again,1,a", 'i2,"quo,ted",3,b', "i3,bad,much,c"]) + "\n"
+    )
     files["items.jsonl"] = "".join(json.dumps(item | {"tags": [item["tags"], "b"]}) + "\n" for item in items)
     for name, content in files.items():
         data = content.encode()
@@ -180,7 +206,22 @@ def generated_cases(folder: pathlib.Path, generator: random.Random) -> list[tupl
         format_ = name.removesuffix(".gz").rpartition(".")[2] or name
         given = ["--format", "csv" if format_ == "dat" else format_, *named]
         if format_ == "dat":
-            given = [*"--format csv --delimiter :: --user-column 0 --item-column 1 --time-column 2".split(), "--max-rejected", "0.9"]
+            given = [
+                *[
+                    "--format",
+                    "csv",
+                    "--delimiter",
+                    "::",
+                    "--user-column",
+                    "0",
+                    "--item-column",
+                    "1",
+                    "--time-column",
+                    "2",
+                ],
+                "--max-rejected",
+                "0.9",
+            ]
         for more in ("", "--split time --test-from 2023-11-20T12:00:00.25 --num-shards 2"):
             cases.append((f"{name} {more}", ["--input", str(folder / name), *given, *more.split()]))
     assert tables

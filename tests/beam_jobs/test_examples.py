@@ -1,6 +1,7 @@
 """Examples of whole columns, against the slow encoder and TensorFlow's reader."""
 
 import hashlib
+import itertools
 import random
 
 import numpy as np
@@ -54,11 +55,18 @@ def test_columns_become_the_bytes_of_the_slow_encoder(seed):
 
 
 def test_numbers_become_varints_of_seven_bits_a_byte():
-    assert [examples.varint(number) for number in (0, 1, 127, 128, 300)] == [b"\0", b"\1", b"\x7f", b"\x80\1", b"\xac\2"]
+    assert [examples.varint(number) for number in (0, 1, 127, 128, 300)] == [
+        b"\0",
+        b"\1",
+        b"\x7f",
+        b"\x80\1",
+        b"\xac\2",
+    ]
     assert examples.varint(-1) == b"\xff" * 9 + b"\1"
     numbers = np.array([0, 127, 128, 1 << 62, -1, 5])
     data, offsets = examples.varints(numbers)
-    assert [data[a:b] for a, b in zip(offsets, offsets[1:], strict=False)] == list(map(examples.varint, numbers.tolist()))
+    found = [data[start:end] for start, end in itertools.pairwise(offsets)]
+    assert found == [examples.varint(number) for number in numbers.tolist()]
     assert examples.varints(np.zeros(0, np.int64))[0] == b""
 
 

@@ -612,7 +612,9 @@ def test_features_of_users_are_in_their_records_and_learned_from_training_users_
 
 def test_users_without_records_have_no_events(prepare, tmp_path):
     (tmp_path / "users.csv").write_text("user_id,country\none,no\ntwo,no\nthree,no\nnobody,no\n")
-    text = log("one a 1", "two a 1", "two b 2", "three a 1", "three b 2", "three c 3", "four a 1", "five a 1", "five b 2")
+    text = log(
+        "one a 1", "two a 1", "two b 2", "three a 1", "three b 2", "three c 3", "four a 1", "five a 1", "five b 2"
+    )
     outcome = prepare(text, "--users", str(tmp_path / "users.csv"), "--user-feature country:category")
     assert outcome.stats["users"]["in_users_file_without_events"] == 2  # one and nobody
     assert outcome.stats["users"]["without_side_information"] == 1  # five

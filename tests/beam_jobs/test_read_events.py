@@ -15,7 +15,7 @@ from beam_jobs import tables
 from beam_jobs.lines import Range
 from beam_jobs.parsing import Columns, TextFormat
 from beam_jobs.read_events import LINES, REJECTED, ReadEvents, ReadTable
-from beam_jobs.tables import Store
+from beam_jobs.store import Store
 
 EVENT_COLUMNS = Columns("user", "item", "time", None, "label", "weight")
 
@@ -52,7 +52,9 @@ def read(reader, ranges):
 
 def rows_of(table):
     if isinstance(table, tables.FieldRows):
-        return list(zip(table.ids.to_pylist(), table.positions.tolist(), *(f.to_pylist() for f in table.fields), strict=True))
+        return list(
+            zip(table.ids.to_pylist(), table.positions.tolist(), *(f.to_pylist() for f in table.fields), strict=True)
+        )
     number = np.arange(len(table))
     texts = [[""] * len(table) if c is None else c.take(number).to_pylist() for c in (table.users, table.sessions)]
     numbers = [
@@ -75,7 +77,8 @@ def ranges_of(path, generator, size):
     cuts = sorted({0, 1, *(generator.randrange(1, max(size, 2)) for _ in range(3))})
     ends = [*cuts[1:], size]
     return [
-        Range(str(path), "", 3, number, 0, start, end) for number, (start, end) in enumerate(zip(cuts, ends, strict=True))
+        Range(str(path), "", 3, number, 0, start, end)
+        for number, (start, end) in enumerate(zip(cuts, ends, strict=True))
     ]
 
 
@@ -88,16 +91,50 @@ NUMBERS = [
     *("978300760", "978300761", "0978300762", "978300760.25", "978300760.0", "978300760.", ".5", "5", "-5", "-5.75"),
     *("+978300760", " 978300760", "978300760 ", "1_000", "0x10", "1e9", "1E3", "nan", "inf", "-inf", "", "soon", "٣"),
     *("978300760123", "978300760123456", "978300760123456789", "9783007601234567890", "99999999999", "100000000000"),
-    *("978300760.123456789012345678901", "0", "1", "2", "-0", "-0.0", "1.0", "0.5", "4.5", "True", "true", "null", '"1"'),
+    *(
+        "978300760.123456789012345678901",
+        "0",
+        "1",
+        "2",
+        "-0",
+        "-0.0",
+        "1.0",
+        "0.5",
+        "4.5",
+        "True",
+        "true",
+        "null",
+        '"1"',
+    ),
     *("99999999", "100000000", "2.50", "1,5", "--5", "5-", "1.2.3", "\x0012", "12\r", "000000000000000000000000001"),
 ]
 MOMENTS = [
     *("2024-01-01", "2024-02-29", "2023-02-29", "2024-02-30", "2024-13-01", "2024-00-10", "0001-01-01", "2024-1-1"),
     *("2024-01-01T10:00:00", "2024-01-01 10:00:00", "2024-01-01T10:00:00Z", "2024-01-01T10:00:00.5", "20240101"),
     *("2024-01-01T10:00:00.123456", "2024-01-01T10:00:00.123456789", "2024-01-01T10:00:00+01:00", "2024-01-01T10:00"),
-    *("2024-01-01T10:00:00.25-05:30", "2024-01-01T24:00:00", "2024-01-01T23:59:60", "2024-01-01_10:00:00", "1969-12-31"),
-    *("1969-12-31T23:59:59.999999", "2024-01-01T10:00:00 +01:00", "2024-01-01T10:00:00z", "2024-W01-1", "", "soon", "5"),
-    *("2024-04-31T10:00:00Z", "9999-12-31T23:59:59", "2024-01-01T10:00:00+0100", "2024-01-01T10:00:00+23:59", "1900-02-29"),
+    *(
+        "2024-01-01T10:00:00.25-05:30",
+        "2024-01-01T24:00:00",
+        "2024-01-01T23:59:60",
+        "2024-01-01_10:00:00",
+        "1969-12-31",
+    ),
+    *(
+        "1969-12-31T23:59:59.999999",
+        "2024-01-01T10:00:00 +01:00",
+        "2024-01-01T10:00:00z",
+        "2024-W01-1",
+        "",
+        "soon",
+        "5",
+    ),
+    *(
+        "2024-04-31T10:00:00Z",
+        "9999-12-31T23:59:59",
+        "2024-01-01T10:00:00+0100",
+        "2024-01-01T10:00:00+23:59",
+        "1900-02-29",
+    ),
 ]
 
 
@@ -156,14 +193,17 @@ def test_text_with_every_oddity_is_read_as_line_by_line(tmp_path, name, delimite
     path = tmp_path / "events.csv"
     path.write_bytes(text)
     text_format = TextFormat(
-        name, delimiter, generator.choice(["utf-8", "latin-1", "utf-8-sig"]), has_header, 0 if has_header else 5, quoted=quoted
+        name,
+        delimiter,
+        generator.choice(["utf-8", "latin-1", "utf-8-sig"]),
+        has_header,
+        0 if has_header else 5,
+        quoted=quoted,
     )
     columns = EVENT_COLUMNS if has_header else Columns(0, 1, 2, None, 3, 4)
     options = {"time_format": "iso" if is_iso else generator.choice(["s", "ms", "ns", "order"])}
     options["label_threshold"] = generator.choice([None, 0.5, 4])
-    events, _, lines, _ = assert_both_ways_agree(
-        text_format, ranges_of(path, generator, len(text)), columns, **options
-    )
+    events, _, lines, _ = assert_both_ways_agree(text_format, ranges_of(path, generator, len(text)), columns, **options)
     assert sum(lines.values()) == text.count(b"\n") + (not text.endswith(b"\n"))
     if odd_share == 0 and options["time_format"] in ("s", "iso", "order") and delimiter not in " ¦":
         assert len(events) == 300
@@ -187,17 +227,76 @@ def test_plain_lines_are_not_read_one_by_one(tmp_path, monkeypatch, quoted):
 
 
 VALUES = [
-    *("u1", "", " ", "ü", "7", "978300760", "978300760.5", "a\nb", "2024-01-01T10:00:00", 7, 7.0, 7.5, -0.0, True, False),
-    *(None, 978300760, 978300760.25, 2**53, 2**53 + 1, float(2**53), 2**63, 2**64, 10**30, -(2**63), 1e300, [], [1], {}),
+    *(
+        "u1",
+        "",
+        " ",
+        "ü",
+        "7",
+        "978300760",
+        "978300760.5",
+        "a\nb",
+        "2024-01-01T10:00:00",
+        7,
+        7.0,
+        7.5,
+        -0.0,
+        True,
+        False,
+    ),
+    *(
+        None,
+        978300760,
+        978300760.25,
+        2**53,
+        2**53 + 1,
+        float(2**53),
+        2**63,
+        2**64,
+        10**30,
+        -(2**63),
+        1e300,
+        [],
+        [1],
+        {},
+    ),
     *({"a": 1}, "\ud800", "nan", 0, 1, 2, 0.5, 4, "\u00a0", "True", "a\x00b", "-0"),
 ]
+
+
+def spoiled_json(line):
+    return [
+        *(
+            line[:-1],
+            line + "x",
+            line + "\r",
+            " " + line,
+            line + "{}",
+            "[1]",
+            "7",
+            "null",
+            "",
+            "  ",
+            '"text"',
+            "[" * 2000,
+        ),
+        line.replace("time", "when"),
+        line.replace("{", '{"user": "u9",', 1),
+        line.replace('"label": ', '"label": NaN, "user": "u2", "label": '),
+        line.replace('"i', '"i\\ud83d\\ude00'),
+        line.replace('"i', '"\t'),
+        line.replace("978300760", "978300760" * 5),
+        *(line.replace("1.5", other) for other in ("1.50e0", "01", "Infinity")),
+    ]
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_json_with_every_oddity_is_read_as_line_by_line(tmp_path, seed):
     generator = random.Random(seed)
     odd_share = [0.02, 0.4, 0, 1][seed % 4]
-    plain = [(f"u{k}" if seed % 3 else k, f"i{k}", [978300760, 978300760 + k / 4][seed % 2], k % 2, 1.5) for k in range(5)]
+    plain = [
+        (f"u{k}" if seed % 3 else k, f"i{k}", [978300760, 978300760 + k / 4][seed % 2], k % 2, 1.5) for k in range(5)
+    ]
     lines = []
     for _ in range(200):
         values = list(generator.choice(plain))
@@ -205,12 +304,7 @@ def test_json_with_every_oddity_is_read_as_line_by_line(tmp_path, seed):
             values[generator.randrange(5)] = generator.choice(VALUES)
         line = json.dumps(dict(zip(["user", "item", "time", "label", "weight"], values, strict=True)))
         if generator.random() < odd_share:
-            line = generator.choice([
-                line[:-1], line.replace("time", "when"), "[1]", "7", "null", "", "  ", line + "x", line + "\r", " " + line,
-                line.replace('"label": ', '"label": NaN, "user": "u2", "label": '), '"text"', line.replace("{", '{"user": "u9",', 1),
-                line.replace('"i', '"i\\ud83d\\ude00'), line.replace('"i', '"\t'), line.replace("1.5", "1.50e0"), line.replace("1.5", "01"),
-                line.replace("1.5", "Infinity"), line + "{}", "[" * 2000, line.replace("978300760", "978300760" * 5),
-            ])  # fmt: skip
+            line = generator.choice(spoiled_json(line))
         lines.append(line.encode("utf-8", "surrogatepass"))
     path = tmp_path / "events.jsonl"
     text = b"\n".join(lines)
@@ -259,9 +353,7 @@ def test_parquet_of_every_type_is_read_as_record_by_record(tmp_path, time_format
                 Range(str(path), "", 0, 0, 0, 0, 1, 0, True),
                 Range(str(path), "", 0, 1, 0, 1, 2, 6, True),
             ]
-            assert_both_ways_agree(
-                None, parts, time_format=time_format, label_threshold=2 if number % 2 else None
-            )
+            assert_both_ways_agree(None, parts, time_format=time_format, label_threshold=2 if number % 2 else None)
 
 
 @pytest.mark.parametrize("delimiter", [" ", ",", "::", "\t"])
@@ -347,4 +439,5 @@ def test_buckets_are_even_and_do_not_depend_on_how_strings_lie_in_memory():
     assert np.bincount(buckets).min() > 800
     assert tables.bucket_of(names.slice(17, 100), 10).tolist() == buckets[17:117].tolist()
     long = pa.array(["x" * 1000 + "a", "", "é", "x" * 1000 + "b"])
-    assert tables.bucket_of(long, 97).tolist() == [tables.bucket_of(pa.array([name]), 97)[0] for name in long.to_pylist()]
+    alone = [tables.bucket_of(pa.array([name]), 97)[0] for name in long.to_pylist()]
+    assert tables.bucket_of(long, 97).tolist() == alone

@@ -42,7 +42,7 @@ def lists(sequences) -> dict[str, list[tuple]]:
     found = {}
     names = sequences.names.to_pylist()
     times = sequences.columns[tables.TIME] + sequences.columns.get(tables.FRACTION, 0)
-    for (_, user, _), first, end in zip(sequences.keys(), sequences.offsets, sequences.offsets[1:], strict=False):
+    for (_, user, _), first, end in zip(sequences.identities(), sequences.offsets, sequences.offsets[1:], strict=False):
         found[user] = [(times[row], names[sequences.items[row]]) for row in range(first, end)]
     return found
 
@@ -66,8 +66,8 @@ def some_sequences(seed, *, most=12, items=6, times=9):
     positions = itertools.count()
     return [
         sorted(
-            (generator.randrange(times) / generator.choice([1, 1, 4]), next(positions), f"i{generator.randrange(items)}")
-            for _ in range(generator.randrange(1, most))
+            (generator.randrange(times) / generator.choice([1, 1, 4]), next(positions), f"i{item}")
+            for item in generator.choices(range(items), k=generator.randrange(1, most))
         )
         for _ in range(40)
     ]
@@ -99,7 +99,8 @@ def test_the_fast_order_is_that_of_a_plain_sort(spread):
     times[::3] = times[0]
     fractions, positions = generator.integers(0, 2, 2000) / 2, generator.permutation(2000)
     found = tables.time_order(codes, times, fractions, positions)
-    assert found.tolist() == sorted(range(2000), key=lambda row: (codes[row], times[row], fractions[row], positions[row]))
+    columns = (codes, times, fractions, positions)
+    assert found.tolist() == sorted(range(2000), key=lambda row: [column[row] for column in columns])
 
 
 def test_only_the_newest_events_are_kept():
@@ -152,8 +153,7 @@ def test_a_round_of_filters_looks_at_its_input_alone():
 def test_events_of_other_items_go(known):
     expected = some_sequences(5)
     kept = {
-        f"u{user}": [(time, item) for time, _, item in events if item in known]
-        for user, events in enumerate(expected)
+        f"u{user}": [(time, item) for time, _, item in events if item in known] for user, events in enumerate(expected)
     }
     found = steps.of_items(table(*expected), pa.array(known, pa.string()))
     assert lists(found) == {user: events for user, events in kept.items() if events}
@@ -231,10 +231,10 @@ def test_last_days_go_by_the_last_event_of_a_session():
 
 
 def test_last_days_tell_nanoseconds_apart_that_no_float_can():
-    newest = 1_700_000_000_000_000_003
-    sequences = table(*([(newest - age, 0, "a"), (newest - age, 1, "b")] for age in (0, 86_400 * 10**9, 86_400 * 10**9 - 1)))
+    newest, day = 1_700_000_000_000_000_003, 86_400 * 10**9
+    sequences = table(*([(newest - age, 0, "a"), (newest - age, 1, "b")] for age in (0, day, day - 1)))
     sequences = sequences.without(tables.FRACTION)
-    found = cuts(LastDays(valid=0, test=86_400.0 * 10**9), sequences, steps.newest_moment(sequences))
+    found = cuts(LastDays(valid=0, test=float(day)), sequences, steps.newest_moment(sequences))
     assert [split for ((split, _, _),) in found] == ["test", "train", "test"]
 
 

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from beam_jobs.counting import SumItems, Tally
-from beam_jobs.tables import Coded, EventRows, ItemCounts, Sequences, Store
+from beam_jobs.store import Store
+from beam_jobs.tables import Coded, EventRows, ItemCounts, Sequences
 
 
 def some_table() -> Sequences:
@@ -62,7 +63,7 @@ def test_a_part_of_a_table_takes_no_more_room_than_it_needs(tmp_path):
 def test_a_full_disk_is_one_sentence(tmp_path):
     code = (
         "import resource, numpy as np\n"
-        "from beam_jobs.tables import Store\n"
+        "from beam_jobs.store import Store\n"
         f"store = Store({str(tmp_path)!r})\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
