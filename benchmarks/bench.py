@@ -106,10 +106,10 @@ def preparation(args):
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         source, output = pathlib.Path(folder) / "events.csv", pathlib.Path(folder) / "dataset"
         for events in (1_000_000, 10_000_000):
-            prepare_speed.write_events(source, events)
-            seconds, main_gb, _ = prepare_speed.prepare(source, output, 1)
-            measured = f"{events / seconds:,.0f} events/s, {main_gb:.2f} GB"
-            yield f"prepare, {events:,} events", measured, "", "", "linear growth, flat memory"
+            prepare_speed.write_events(source, prepare_speed.Case(events))
+            measured = prepare_speed.prepare(source, output, 1, pathlib.Path.cwd())
+            shown = f"{events / measured.seconds:,.0f} events/s, {measured.main_gb:.2f} GB"
+            yield f"prepare, {events:,} events", shown, "", "", "linear growth, flat memory"
             shutil.rmtree(output)
 
 

@@ -74,7 +74,7 @@ def test_numbers_become_varints_of_seven_bits_a_byte():
 def test_tensorflow_reads_the_files_that_are_written(tmp_path, monkeypatch, number_of_records):
     import tensorflow as tf
 
-    monkeypatch.setattr(examples, "_WRITE_BYTES", 10_000)  # in several pieces
+    monkeypatch.setattr(examples, "_AT_ONCE", 1_000)  # in several pieces
     generator = random.Random(0)
     written = [generator.randbytes(generator.randrange(0, 100)) for _ in range(number_of_records)]
     path = str(tmp_path / "part.tfrecord.gz")
