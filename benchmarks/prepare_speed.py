@@ -52,8 +52,10 @@ CASES = (
     *(Case(10_000_000, format=name, workers=workers) for name in ("parquet", "jsonl", "odd") for workers in (1, 2)),
     *(Case(100_000_000, per_user, workers=2) for per_user in (10, 100)),
 )
-# The version before walks every event: 25 minutes for more.
-MOST_BEFORE = 10_000_000
+# The version before walks every event: 25 minutes for more, and minutes for each row of so many.
+MOST_BEFORE, MANY = 10_000_000, 10_000_000
+# pandas and RecTools would need more memory for more than so many events.
+MOST_BY_HAND = {"pandas": 10_000_000, "RecTools": 10_000_000}
 BY_HAND = {
     "pandas": """
 import sys, pandas as pd
@@ -104,13 +106,16 @@ def main() -> None:
                 if last is not None:
                     last.unlink()
                 write_events(source, case)
-                if args.peer_python and case.format == "csv" and case.per_user == 100:
+                if args.peer_python and case.format == "csv":
                     for peer in args.peers:
+                        if case.events > MOST_BY_HAND.get(peer, case.events):
+                            continue
                         command = [args.peer_python, "-c", BY_HAND[peer], str(source), str(folder / "by-hand")]
                         show(case, peer, None, measure(command))
                 last = source
             for by, checkout in (("before", args.before), ("this", pathlib.Path.cwd())):
-                if checkout and (by == "this" or case.events <= MOST_BEFORE):
+                is_plain = (case.format, case.per_user) == ("csv", 100)
+                if by == "this" or (checkout and case.events <= MOST_BEFORE and (is_plain or case.events < MANY)):
                     show(case, by, case.workers, prepare(source, folder / "dataset", case.workers, checkout))
                     shutil.rmtree(folder / "dataset")
 
@@ -169,8 +174,8 @@ def write_events(path: pathlib.Path, case: Case) -> None:
                     *('{"user_id": "', users, '", "item_id": "', items),
                     *('", "timestamp": ', times.cast(pa.string()), "}\n", ""),
                 ]
-                lines = pc.binary_join_element_wise(*texts)
-                stream.write(memoryview(lines.buffers()[2])[: lines.nbytes - 4 * (size + 1)])
+                _, ends, text = pc.binary_join_element_wise(*texts).buffers()
+                stream.write(memoryview(text)[: np.frombuffer(ends, np.int32)[size]])
             else:
                 header = first == 0
                 options = pyarrow.csv.WriteOptions(include_header=header, quoting_style="none", quoting_header="none")
