@@ -114,14 +114,6 @@ def labels(array: pa.Array, threshold: float | None) -> tuple[np.ndarray, np.nda
     return positive.astype(np.int8), taken & (positive | (numbers == 0))
 
 
-def weights(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Weights as float64, and which rows are taken."""
-    integers, floats, taken = _numbers(array)
-    if floats is None:
-        return integers.astype(np.float64), taken
-    return np.where(np.isnan(floats), integers, floats), taken
-
-
 def of_values(values: Sequence[Any]) -> tuple[pa.Array, np.ndarray]:
     """An array of the values of JSON, and which are of the type that most of them have."""
     kinds = set(map(type, values))

@@ -14,7 +14,7 @@ import difflib
 import itertools
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from apache_beam.io.filesystem import CompressionTypes, FileMetadata
@@ -23,7 +23,7 @@ from apache_beam.io.filesystems import FileSystems
 from beam_jobs import lines as lines_lib
 from beam_jobs import parsing, read_events, storage
 from beam_jobs.lines import Range
-from beam_jobs.options import FORMATS, NONE, Options, flag
+from beam_jobs.options import FORMATS, NONE, Options, TableOptions, flag
 from beam_jobs.parsing import Columns, EventParser, LineError, TextFormat
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
@@ -104,11 +104,40 @@ def find_files(patterns: Sequence[str], option: str) -> list[FileMetadata]:
 
 def inspect_events(options: Options) -> EventsInput:
     """Look at the events files."""
-    by_split = options.split == "files"
+    files, format_, parts = _events_files(options)
+    for name in ("delimiter", "no_quotes", "header"):
+        if format_ in ("jsonl", "parquet") and getattr(options, name):
+            raise ValueError(f"{flag(name)} does not apply to --format {format_}.")
+    notes = [f"format {format_}"] if options.format == "auto" else []
+    if not parts:
+        raise ValueError(f"The input files are empty: {files[0].path}.")
+    columns, text_format, time_format = Columns(item=0), None, ""
+    if format_ == "sequences":
+        text_format = _text_format(format_, options.delimiter or " ", options.encoding, quoted=False)
+        _first_with_records(parts, text_format)
+    else:
+        names = {field.name: getattr(options, f"{field.name}_column") for field in dataclasses.fields(Columns)}
+        columns = Columns(**{name: _column(text, has_numbers=format_ != "jsonl") for name, text in names.items()})
+        path, text_format, sample = _sample(options, format_, parts, columns)
+        if columns.time is not None:
+            time_format = options.time_format
+            if time_format == "auto":
+                time_format, value = _infer_time(sample, path)
+                notes.append(f"time format {time_format} (as in {value!r})")
+        if options.max_rejected < 1:
+            parser = EventParser(columns, time_format=time_format, label_threshold=options.label_threshold)
+            _check_sample(sample, path, parser)
+    num_bytes = sum(file.size_in_bytes * (4 if lines_lib.is_gzip(file.path) else 1) for file in files)
+    return EventsInput(tuple(parts), len(files), num_bytes, text_format, columns, time_format, tuple(notes))
+
+
+def _events_files(options: Options) -> tuple[list[FileMetadata], str, list[Range]]:
+    """The events files, their format and their ranges; with `--split files` those of each split."""
     parts: list[Range] = []
     files: list[FileMetadata] = []
+    format_ = options.format
     for role, patterns, option in (
-        ("train" if by_split else "", options.input, "--input"),
+        ("train" if options.split == "files" else "", options.input, "--input"),
         ("valid", options.valid_input, "--valid-input"),
         ("test", options.test_input, "--test-input"),
     ):
@@ -126,70 +155,41 @@ def inspect_events(options: Options) -> EventsInput:
             first_number=len(parts),
             range_bytes=options.range_bytes,
         )
-    columns = Columns(
-        **{
-            field.name: _column(getattr(options, f"{field.name}_column"), has_numbers=format_ != "jsonl")
-            for field in dataclasses.fields(Columns)
-        }
-    )
-    for name in ("delimiter", "no_quotes", "header"):
-        if format_ in ("jsonl", "parquet") and getattr(options, name):
-            raise ValueError(f"{flag(name)} does not apply to --format {format_}.")
-    notes = [f"format {format_}"] if options.format == "auto" else []
-    if not parts:
-        raise ValueError(f"The input files are empty: {files[0].path}.")
-    time_format = ""
-    if format_ == "sequences":
-        text_format = _text_format(format_, options.delimiter or " ", options.encoding, quoted=False)
-        path = _first_with_records(parts, text_format).path
-        columns = Columns(item=0)
-    elif format_ == "parquet":
-        text_format = None
+    return files, format_, parts
+
+
+def _sample(
+    options: Options, format_: str, parts: Sequence[Range], columns: Columns
+) -> tuple[str, TextFormat | None, list[Sequence]]:
+    """A file that holds records, how its lines are written, and the values of `columns` in its first records."""
+    if format_ == "parquet":
         paths = list(dict.fromkeys(part.path for part in parts))
         for path, names in zip(paths, _of_each(_parquet_names, paths), strict=True):
             _check_columns(columns, names, path)
-        path = parts[0].path
-        sample: list[Sequence] = list(
-            itertools.islice(read_events.read_parquet(parts[0], tuple(columns)), _LINES_TO_PEEK)
-        )
-    else:
-        text_format = _text_format(
-            format_,
-            options.delimiter,
-            options.encoding,
-            quoted=not options.no_quotes,
-            has_header=options.header or any(isinstance(column, str) for column in columns),
-        )
-        path = _first_with_records(parts, text_format).path
-        text_format, sample = _peek(path, text_format, columns)
-    if format_ != "sequences" and columns.time is not None:
-        time_format = options.time_format
-        if time_format == "auto":
-            time_format, value = _infer_time(sample, path)
-            notes.append(f"time format {time_format} (as in {value!r})")
-    if format_ != "sequences" and options.max_rejected < 1:
-        _check_sample(
-            sample, path, EventParser(columns, time_format=time_format, label_threshold=options.label_threshold)
-        )
-    num_bytes = sum(file.size_in_bytes * (4 if lines_lib.is_gzip(file.path) else 1) for file in files)
-    return EventsInput(tuple(parts), len(files), num_bytes, text_format, columns, time_format, tuple(notes))
+        rows = read_events.read_parquet(parts[0], tuple(columns))
+        return parts[0].path, None, list(itertools.islice(rows, _LINES_TO_PEEK))
+    text_format = _text_format(
+        format_,
+        options.delimiter,
+        options.encoding,
+        quoted=not options.no_quotes,
+        has_header=options.header or any(isinstance(column, str) for column in columns),
+    )
+    path = _first_with_records(parts, text_format).path
+    return (path, *_peek(path, text_format, columns))
 
 
 def inspect_table(options: Options, one: str, *, first_number: int) -> TableInput:
     """Look at the files that describe items or users.
 
     Args:
-        options: The options.
+        options: The options of the job.
         one: "item" or "user".
         first_number: Number of the first range.
     """
-
-    def option(name: str) -> Any:
-        return getattr(options, f"{one}{name}")
-
-    files = find_files(option("s"), f"--{one}s")
-    path = files[0].path
-    format_ = _format(option("s_format"), [file.path for file in files], f"--{one}s-format")
+    table: TableOptions = getattr(options, f"{one}s")
+    files = find_files(table.files, f"--{one}s")
+    format_ = _format(table.format, [file.path for file in files], f"--{one}s-format")
     parts = cut_files(
         files,
         f"{one}s",
@@ -198,62 +198,23 @@ def inspect_table(options: Options, one: str, *, first_number: int) -> TableInpu
         first_number=first_number,
         range_bytes=options.range_bytes,
     )
-    names = [name.strip() for name in option("s_columns").split(",") if name.strip()]
-    text_format = None
-    columns: list[str | int]
-    if format_ == "parquet":
-        names = names or _parquet_names(path)
-        columns = list(names)
-        if not parts:
-            raise ValueError(f"The files are empty: {path} holds no record.")
-        first = parts[0]
-        paths = [file.path for file in files]
-        for other, its_names in zip(paths, _of_each(_parquet_names, paths), strict=True):
-            if missing := sorted(set(names).difference(its_names)):
-                raise ValueError(f"{other} has no column {missing[0]!r}, which {path} has.")
-    else:
-        text_format = _text_format(
-            format_,
-            option("s_delimiter"),
-            option("s_encoding"),
-            quoted=not option("s_no_quotes"),
-            has_header=not names,
-        )
-        first = _first_with_records(parts, text_format)
-        path = first.path
-        if format_ == "jsonl":
-            names = names or _json_names(path, text_format)
-            columns = list(names)
-        elif names:
-            text_format = dataclasses.replace(text_format, num_columns=len(names))
-            columns = list(range(len(names)))
-        else:
-            names = lines_lib.read_header(path, text_format) or []
-            columns = list(names)
-    _check_distinct(names, f"{path} has more than one column named", f"name them with --{one}s-columns")
-    id_name = option("_id_column")
-    if id_name not in names:
-        raise ValueError(f"{path} has no column {id_name!r} (--{one}-id-column){_nearest(id_name, names)}.")
-    id_column = columns[names.index(id_name)]
-    others = [(features.name_of(name), column) for name, column in zip(names, columns, strict=True) if name != id_name]
-    reserved = {ITEM_ID} if one == "item" else schema_lib.RESERVED_NAMES
-    if taken := sorted(reserved.intersection(name for name, _ in others)):
-        raise ValueError(
-            f"{path} has a column {taken[0]!r} that is not the --{one}-id-column, and records have something else by "
-            f"that name; name it differently with --{one}s-columns."
-        )
-    other_names, other_columns = [name for name, _ in others], tuple(column for _, column in others)
-    _check_distinct(other_names, f"{path} has more than one column for a feature named", "rename one")
+    first, text_format, columns = _table_columns(table, files, format_, parts)
+    names, path = list(columns), first.path
+    if table.id_column not in names:
+        nearest = _nearest(table.id_column, names)
+        raise ValueError(f"{path} has no column {table.id_column!r} (--{one}-id-column){nearest}.")
+    id_column = columns.pop(table.id_column)
+    others = _feature_columns(columns, one, path)
     for name in options.required_item_features if one == "item" else ():
-        if name not in other_names:
+        if name not in others:
             raise ValueError(
-                f"The items files have no column {name!r} (--require-item-features){_nearest(name, other_names)}."
+                f"The items files have no column {name!r} (--require-item-features){_nearest(name, list(others))}."
             )
-    kinds = _declared_kinds(option("_feature"), one, other_names)
+    kinds = _declared_kinds(table.feature, one, list(others))
     notes = []
-    if missing := [name for name in other_names if name not in kinds]:
-        peeked = read_events.peek_table(first, text_format, other_columns, _ROWS_TO_PEEK)
-        fields = dict(zip(other_names, zip(*peeked, strict=True), strict=False))
+    if missing := [name for name in others if name not in kinds]:
+        peeked = read_events.peek_table(first, text_format, tuple(others.values()), _ROWS_TO_PEEK)
+        fields = dict(zip(others, zip(*peeked, strict=True), strict=False))
         inferred = {name: features.infer(fields.get(name, ())) for name in missing}
         kinds |= inferred
         notes.append(f"{one} features {' '.join(f'{name}:{kind}' for name, kind in inferred.items())}")
@@ -261,10 +222,55 @@ def inspect_table(options: Options, one: str, *, first_number: int) -> TableInpu
         tuple(parts),
         text_format,
         id_column,
-        other_columns,
-        tuple(features.feature_of(name, kinds[name]) for name in other_names),
+        tuple(others.values()),
+        tuple(features.feature_of(name, kinds[name]) for name in others),
         tuple(notes),
     )
+
+
+def _table_columns(
+    table: TableOptions, files: Sequence[FileMetadata], format_: str, parts: Sequence[Range]
+) -> tuple[Range, TextFormat | None, dict[str, str | int]]:
+    """A range that holds records, how its lines are written, and its columns: name to name or number in the file."""
+    names = [name.strip() for name in table.columns.split(",") if name.strip()]
+    if format_ == "parquet":
+        path = files[0].path
+        names = names or _parquet_names(path)
+        if not parts:
+            raise ValueError(f"The files are empty: {path} holds no record.")
+        paths = [file.path for file in files]
+        for other, its_names in zip(paths, _of_each(_parquet_names, paths), strict=True):
+            if missing := sorted(set(names).difference(its_names)):
+                raise ValueError(f"{other} has no column {missing[0]!r}, which {path} has.")
+        first, text_format = parts[0], None
+    else:
+        text_format = _text_format(
+            format_, table.delimiter, table.encoding, quoted=not table.no_quotes, has_header=not names
+        )
+        first = _first_with_records(parts, text_format)
+        path = first.path
+        if format_ == "jsonl":
+            names = names or _json_names(path, text_format)
+        elif not names:
+            names = lines_lib.read_header(path, text_format) or []
+        else:
+            text_format = dataclasses.replace(text_format, num_columns=len(names))
+    _check_distinct(names, f"{path} has more than one column named", f"name them with {flag(table.option('columns'))}")
+    has_no_header = text_format is not None and text_format.num_columns > 0
+    return first, text_format, {name: number if has_no_header else name for number, name in enumerate(names)}
+
+
+def _feature_columns(columns: Mapping[str, str | int], one: str, path: str) -> dict[str, str | int]:
+    """The columns by the names of their features."""
+    names = [features.name_of(name) for name in columns]
+    reserved = {ITEM_ID} if one == "item" else schema_lib.RESERVED_NAMES
+    if taken := sorted(reserved.intersection(names)):
+        raise ValueError(
+            f"{path} has a column {taken[0]!r} that is not the --{one}-id-column, and records have something else by "
+            f"that name; name it differently with --{one}s-columns."
+        )
+    _check_distinct(names, f"{path} has more than one column for a feature named", "rename one")
+    return dict(zip(names, columns.values(), strict=True))
 
 
 def _check_distinct(names: Sequence[str], what: str, cure: str) -> None:
@@ -295,8 +301,8 @@ def cut_files(
     for rank, file in enumerate(files, start=first_rank):
         number = first_number + len(parts)
         if is_parquet:
-            for k, (group, first_record) in enumerate(groups_of_files[rank - first_rank]):
-                parts.append(Range(file.path, role, rank, number + k, number, group, group + 1, first_record, True))
+            for k, (group, first, records) in enumerate(groups_of_files[rank - first_rank]):
+                parts.append(Range(file.path, role, rank, number + k, number, group, group + 1, first, records))
         elif lines_lib.is_gzip(file.path):
             parts.append(Range(file.path, role, rank, number, number))
         else:
@@ -461,15 +467,15 @@ def _parquet_names(path: str) -> list[str]:
         return pyarrow.parquet.read_schema(stream).names
 
 
-def _row_groups(path: str) -> list[tuple[int, int]]:
-    """Row groups that have records: number, and how many records are before it."""
+def _row_groups(path: str) -> list[tuple[int, int, int]]:
+    """Row groups that have records: number, how many records are before it, how many it has."""
     import pyarrow.parquet
 
     with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
         metadata = pyarrow.parquet.read_metadata(stream)
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     firsts = [0, *itertools.accumulate(sizes)]
-    return [(group, firsts[group]) for group, size in enumerate(sizes) if size]
+    return [(group, firsts[group], size) for group, size in enumerate(sizes) if size]
 
 
 def _json_names(path: str, text_format: TextFormat) -> list[str]:

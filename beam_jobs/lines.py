@@ -50,7 +50,7 @@ class Range:
         start: First byte of a text file; first row group of a Parquet file.
         end: One past the last byte, None for the whole file.
         first_record: Records of a Parquet file before this range.
-        is_parquet: Whether the file is no text.
+        num_records: Records of a Parquet file in this range; 0 where the file is text.
     """
 
     path: str
@@ -61,7 +61,12 @@ class Range:
     start: int = 0
     end: int | None = None
     first_record: int = 0
-    is_parquet: bool = False
+    num_records: int = 0
+
+    @property
+    def is_parquet(self) -> bool:
+        """Whether the file is no text: Parquet ranges hold records, others are not counted before they are read."""
+        return self.num_records > 0
 
 
 def is_gzip(path: str) -> bool:

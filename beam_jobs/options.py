@@ -10,16 +10,62 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
-from beam_jobs import parsing, sequences
 from beam_jobs.presets import PRESETS
 from seqrec_tf import features
 from seqrec_tf.config import check_choice
 
 NONE = "none"
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "sequences")
-_OF_TABLES = ("format", "delimiter", "no_quotes", "encoding", "columns")  # as in items_format
 RECORD_ORDERS = ("random", "time")
 SPLITS = ("leave-one-out", "time", "last-days", "files")
+
+
+@dataclasses.dataclass(frozen=True)
+class TableOptions:
+    """What says how to read the files that describe items, or those that describe users.
+
+    Attributes:
+        one: "item" or "user"; the names of the options begin with it.
+        files: `--items` or `--users`; none where there are no such files.
+        format: `--items-format` or `--users-format`, and so on.
+        delimiter: Between fields.
+        no_quotes: Whether double quotes are ordinary characters.
+        encoding: Of text files.
+        columns: Names of the columns, where the files have no header.
+        id_column: `--item-id-column` or `--user-id-column`.
+        feature: `--item-feature` or `--user-feature`, each NAME:KIND.
+    """
+
+    one: str
+    files: tuple[str, ...] = ()
+    format: str = "auto"
+    delimiter: str = ""
+    no_quotes: bool = False
+    encoding: str = "utf-8"
+    columns: str = ""
+    id_column: str = ""
+    feature: tuple[str, ...] = ()
+
+    def option(self, field: str) -> str:
+        """The name of a field's option: items_format of format, item_id_column of id_column."""
+        if field == "files":
+            return f"{self.one}s"
+        return f"{self.one}_{field}" if field in ("id_column", "feature") else f"{self.one}s_{field}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The values by the names of their options."""
+        fields = [field.name for field in dataclasses.fields(self) if field.name != "one"]
+        return {self.option(name): getattr(self, name) for name in fields}
+
+    def of(self, values: dict[str, Any]) -> TableOptions:
+        """These options, but for those of `values`, which are taken out of it."""
+        given = {
+            field.name: values.pop(self.option(field.name))
+            for field in dataclasses.fields(self)
+            if field.name != "one" and self.option(field.name) in values
+        }
+        return dataclasses.replace(self, **given)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,28 +86,13 @@ class Options:
     time_column: str = "timestamp"
     session_column: str = NONE
     label_column: str = NONE
-    weight_column: str = NONE
     time_format: str = "auto"
     label_threshold: float | None = None
     positive_only: bool = False
-    items: tuple[str, ...] = ()
-    items_format: str = "auto"
-    items_delimiter: str = ""
-    items_no_quotes: bool = False
-    items_encoding: str = "utf-8"
-    items_columns: str = ""
-    item_id_column: str = "item_id"
-    item_feature: tuple[str, ...] = ()
+    items: TableOptions = TableOptions("item", id_column="item_id")
     require_items: bool = False
     require_item_features: str = ""
-    users: tuple[str, ...] = ()
-    users_format: str = "auto"
-    users_delimiter: str = ""
-    users_no_quotes: bool = False
-    users_encoding: str = "utf-8"
-    users_columns: str = ""
-    user_id_column: str = "user_id"
-    user_feature: tuple[str, ...] = ()
+    users: TableOptions = TableOptions("user", id_column="user_id")
     duplicates: str = "keep"
     min_item_events: int = 1
     min_user_events: int = 1
@@ -90,146 +121,25 @@ class Options:
 
     def recorded(self) -> dict[str, Any]:
         """What belongs in `stats.json`: everything but the name of the folder."""
-        values = dataclasses.asdict(self)
+        values = self.by_name
         for name in ("output", "overwrite"):
             del values[name]
         return values
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options; what is not given stays None, so that presets can fill it."""
-    parser.set_defaults(**{field.name: None for field in dataclasses.fields(Options)})
-    parser.add_argument("--preset", help=f"options of a public data set: {', '.join(PRESETS)}")
-
-    def option(group, name, help_text, **more):
-        default = getattr(Options, name.replace("-", "_"))
-        shown = f" (default: {default})" if default not in (None, "", (), False) else ""
-        if default is False:
-            more |= {"action": "store_true", "default": None}
-        if more.get("nargs") == "+":
-            more["action"] = "extend"
-        group.add_argument(f"--{name}", help=help_text + shown, **more)
-
-    files = parser.add_argument_group("files")
-    option(files, "input", "events files or patterns; a folder, with --preset", nargs="+", metavar="FILE")
-    option(files, "output", "dataset folder to write")
-    option(files, "overwrite", "replace the folder: a local one when the new one is complete, a remote one at once")
-    option(files, "format", "auto: by extension; sequences: a line is one, of item ids", choices=("auto", *FORMATS))
-    option(files, "delimiter", "between fields: any text, or tab, space, comma, pipe, semicolon (default: by format)")
-    option(files, "no-quotes", "double quotes are ordinary characters")
-    option(files, "encoding", "of text files")
-    option(files, "header", "the first line of each file names the columns, though they are given by number")
-    option(files, "max-rejected", "largest share of lines that may be rejected", type=float)
-    option(files, "num-shards", "files of each split (default: by size)", type=int)
-    option(
-        files,
-        "record-order",
-        "in which training sees the sequences of an epoch: random, or by the time of their newest events, so that "
-        "what is new is fresh in the model's memory",
-        choices=RECORD_ORDERS,
-    )
-    option(files, "range-bytes", "size of the pieces in which workers read plain text files", type=int)
-
-    columns = parser.add_argument_group("columns", "by name, or by number from 0; none where there is no such column")
-    option(columns, "user-column", "whose event it is")
-    option(columns, "item-column", "what it is about")
-    option(columns, "time-column", "when it was; none: events are in order already")
-    option(columns, "session-column", "sequences are sessions, not users")
-    option(columns, "label-column", "whether the event is positive")
-    option(columns, "weight-column", "its weight, kept in the records; the models here do not read it")
-    option(
-        columns,
-        "time-format",
-        "auto: by the first lines; s, ms, us, ns: since 1970; order: any integer that grows with time",
-        choices=("auto", *parsing.TIME_FORMATS),
-    )
-    option(columns, "label-threshold", "smallest value that is positive (default: labels are 0 or 1)", type=float)
-
-    for one, example in (("item", "price:number"), ("user", "country:category")):
-        side = parser.add_argument_group(f"{one}s")
-        option(side, f"{one}s", f"{one}s files or patterns", nargs="+", metavar="FILE")
-        option(side, f"{one}s-format", f"of the {one}s files", choices=("auto", *FORMATS[:-1]))
-        option(side, f"{one}s-delimiter", "between fields (default: by format)")
-        option(side, f"{one}s-no-quotes", "double quotes are ordinary characters")
-        option(side, f"{one}s-encoding", f"of the {one}s files")
-        option(side, f"{one}s-columns", "names of the columns, comma-separated, where the files have no header")
-        option(side, f"{one}-id-column", f"name of the column with the {one}'s id")
-        option(
-            side,
-            f"{one}-feature",
-            f"what a column holds, NAME:KIND, such as {example}; KIND is one of {', '.join(features.KINDS)}; "
-            "categories are several, as in a|b; columns that are not named here are looked at, and what they seem to "
-            "hold is shown",
-            nargs="+",
-            metavar="NAME:KIND",
-        )
-        if one == "item":
-            option(side, "require-items", "drop events of items that the items files lack")
-            option(
-                side,
-                "require-item-features",
-                "drop events of items without one of these features, such as title,photo",
-                metavar="NAME,NAME",
-            )
-
-    filters = parser.add_argument_group("filters, in this order (the two minima together)")
-    option(filters, "max-events", "newest events of a sequence that are looked at", type=int)
-    option(filters, "positive-only", "drop events with label 0")
-    option(
-        filters,
-        "duplicates",
-        "repeats of an item in a sequence: keep them, or drop all (consecutive) but the first",
-        choices=sequences.DUPLICATES,
-    )
-    option(filters, "min-item-events", "drop items with fewer events, held-out ones counted", type=int)
-    option(filters, "min-user-events", "drop sequences with fewer events, those of rare items counted", type=int)
-    option(filters, "filter-rounds", "times that both are applied", type=int)
-    option(
-        filters, "max-length", "keep the newest events of a sequence (default: all); not with --split time", type=int
-    )
-
-    splits = parser.add_argument_group("splits")
-    option(splits, "split", "how to hold events out", choices=SPLITS)
-    option(splits, "test-from", "time: when the test period begins, ISO 8601 or as in the data")
-    option(splits, "valid-from", "time: when the validation period begins")
-    option(splits, "test-days", "last-days: length of the test period", type=float)
-    option(splits, "valid-days", "last-days: length of the validation period (default: none)", type=float)
-    option(splits, "test-input", "files: events for testing", nargs="+", metavar="FILE")
-    option(splits, "valid-input", "files: events for validation", nargs="+", metavar="FILE")
-    option(splits, "valid-sequences", "files: so many of the last training sequences are for validation", type=int)
-    option(
-        splits,
-        "valid-share",
-        "leave-one-out: share of the users (or sessions), by a hash of their ids, that are for validation too; the "
-        "others train on all events but the newest",
-        type=float,
-    )
-    option(
-        splits,
-        "hold-out-items",
-        "leave-one-out: share of the items, by a hash of their ids, that occur as test targets alone; so evaluation "
-        "tells how new items fare (`cold`)",
-        type=float,
-    )
-    option(
-        splits,
-        "unseen-items",
-        "items without training events: keep them as candidates, or drop their events",
-        choices=("keep", "drop"),
-    )
-    parser.epilog = (
-        "Other options go to Beam, for example --direct_num_workers=2, or\n"
-        "--runner=DataflowRunner --project=P --region=R --temp_location=gs://B/tmp --setup_file=./setup.py."
-    )
+    @property
+    def by_name(self) -> dict[str, Any]:
+        """Each value by the name of its option."""
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            values |= value.options if isinstance(value, TableOptions) else {field.name: value}
+        return values
 
 
 def resolve(args: argparse.Namespace) -> Options:
     """What the user gave, then what the preset knows, then the defaults."""
-    given = {
-        field.name: getattr(args, field.name)
-        for field in dataclasses.fields(Options)
-        if getattr(args, field.name) is not None
-    }
+    defaults = Options().by_name
+    given = {name: getattr(args, name) for name in defaults if getattr(args, name) is not None}
     known: dict[str, Any] = {}
     if args.preset:
         check_choice("--preset", args.preset, PRESETS)
@@ -257,16 +167,17 @@ def resolve(args: argparse.Namespace) -> Options:
         if option in given and is_other(given[option]):
             known.pop(dependent, None)
     values = known | given
-    for one in ("item", "user"):
-        if values.get(f"{one}s"):
-            continue
-        for name in (f"{one}_feature", f"{one}_id_column", *(f"{one}s_{what}" for what in _OF_TABLES)):
-            if name in given:
-                raise ValueError(f"{flag(name)} needs --{one}s.")
-            values.pop(name, None)  # the preset's
-    for name in ("input", "test_input", "valid_input", "items", "item_feature", "users", "user_feature"):
-        values[name] = tuple(values.get(name, ()))
-    return Options(**values)
+    for name, default in defaults.items():
+        if isinstance(default, tuple) and name in values:
+            values[name] = tuple(values[name])
+    tables = {f"{table.one}s": table.of(values) for table in (Options.items, Options.users)}
+    for name, table in tables.items():
+        if not table.files:
+            for option in table.options:
+                if option in given:
+                    raise ValueError(f"{flag(option)} needs {flag(name)}.")
+            tables[name] = getattr(Options, name)  # without what the preset says of it
+    return Options(**values, items=tables["items"], users=tables["users"])
 
 
 def flag(name: str) -> str:
@@ -301,15 +212,16 @@ def check_options(options: Options) -> None:
     if options.format != "sequences" and options.item_column == NONE:
         raise ValueError("Give --item-column: what the events are about.")
     if options.format == "sequences":  # an item after the other, and nothing beside them
-        for name in ("users", "session_column", "label_column", "weight_column", "header", "no_quotes"):
-            if getattr(options, name) not in ((), NONE, False):
+        given = options.by_name
+        for name in ("users", "session_column", "label_column", "header", "no_quotes"):
+            if given[name] not in ((), NONE, False):
                 raise ValueError(f"--format sequences has items alone, a sequence a line: {flag(name)} does not apply.")
     for name, is_met, needed in (
         ("time_format", options.time_column != NONE, "--time-column"),
         ("positive_only", options.label_column != NONE, "--label-column"),
         ("label_threshold", options.label_column != NONE, "--label-column"),
-        ("require_items", options.items, "--items"),
-        ("require_item_features", options.items, "--items"),
+        ("require_items", options.items.files, "--items"),
+        ("require_item_features", options.items.files, "--items"),
         ("users", options.user_column != NONE, "--user-column"),
         ("valid_share", options.split == "leave-one-out", "--split leave-one-out"),
         *(
@@ -321,6 +233,10 @@ def check_options(options: Options) -> None:
     ):
         if getattr(options, name) != getattr(Options, name) and not is_met:
             raise ValueError(f"{flag(name)} needs {needed}.")
+    _check_splits(options)
+
+
+def _check_splits(options: Options) -> None:
     if options.max_length is not None and options.split == "time":
         raise ValueError(
             "--max-length would leave --split time less to train on of those who go on: it keeps what happened last. "

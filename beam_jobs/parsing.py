@@ -20,15 +20,14 @@ from seqrec_tf import features
 # A sequence's name: (role, user, session), each "" where the data has none. The role is the split that the sequence's
 # file was given for, "" where the job splits.
 Key = tuple[str, str, str]
-# (time, position, item, label, weight). A plain tuple because Beam's coder is fast for it and tuples sort by time, then
-# by position, which is unique: equal times keep the order of the input. Time is in the unit of the input, label and
-# weight are None where the data has none.
-Event = tuple[int | float, int, str, int | None, float | None]
+# (time, position, item, label). A plain tuple because Beam's coder is fast for it and tuples sort by time, then
+# by position, which is unique: equal times keep the order of the input. Time is in the unit of the input, label is
+# None where the data has none.
+Event = tuple[int | float, int, str, int | None]
 TIME: Final = 0
 POSITION: Final = 1
 ITEM: Final = 2
 LABEL: Final = 3
-WEIGHT: Final = 4
 
 TIME_FORMATS = ("s", "ms", "us", "ns", "iso", "order")
 UNITS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000, "iso": 1_000_000}
@@ -64,7 +63,6 @@ class Columns:
     time: str | int | None = None
     session: str | int | None = None
     label: str | int | None = None
-    weight: str | int | None = None
 
     def __iter__(self):
         return iter(dataclasses.astuple(self))
@@ -313,7 +311,7 @@ class EventParser:
 
     def __call__(self, values: tuple, *, role: str, position: int) -> tuple[Key, Event]:
         """The key and the event; LineError where a value is of no use."""
-        user, item, time, session, label, weight = values
+        user, item, time, session, label = values
         columns = self.columns
         user = "" if columns.user is None else parse_id(user, "user id")
         session = "" if columns.session is None else parse_id(session, "session id")
@@ -324,12 +322,9 @@ class EventParser:
             if columns.label is not None:
                 what = "label"
                 label = self._parse_label(label)
-            if columns.weight is not None:
-                what = "weight"
-                weight = float(parse_number(weight))
         except (ValueError, TypeError, OverflowError) as error:
             raise LineError(f"unparsable {what}", str(error)) from None
-        return (role, user, session), (time, position, item, label, weight)
+        return (role, user, session), (time, position, item, label)
 
     def _parse_label(self, value: Any) -> int:
         number = int(value) if isinstance(value, bool) else parse_number(value)

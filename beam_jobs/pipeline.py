@@ -31,8 +31,9 @@ from seqrec_tf.schema import Schema
 _SECONDS_A_DAY = 86_400
 # One shard for so much plain input: enough files to shuffle by, none of them tiny.
 _SHARD_BYTES = 64 << 20
-# One bucket of users for so much of it: some 200 MB while it is worked on.
+# One bucket of users for so much of it: some 200 MB while it is worked on. A record of Parquet counts as a line.
 _BUCKET_BYTES = 64 << 20
+_LINE_BYTES = 24
 # Ranges of the items files whose items go to one file.
 _PARTS_A_SHARD = 4
 
@@ -81,19 +82,19 @@ def make_plan(options: Options, output: str) -> Plan:
     events = inputs.inspect_events(options)
     tables: dict[str, TableInput] = {}
     for one in ("item", "user"):
-        if getattr(options, f"{one}s"):
+        if getattr(options, f"{one}s").files:
             number = len(events.parts) + sum(len(table.parts) for table in tables.values())
             tables[f"{one}s"] = inputs.inspect_table(options, one, first_number=number)
     features = [schema_lib.ITEM_IDS_FEATURE, schema_lib.TARGET_START_FEATURE]
     for column, feature in (
         (events.time_format or None, schema_lib.TIMESTAMPS_FEATURE),
         (events.columns.label, schema_lib.LABELS_FEATURE),
-        (events.columns.weight, schema_lib.WEIGHTS_FEATURE),
         (events.columns.user, schema_lib.USER_ID_FEATURE),
         (events.columns.session, schema_lib.SESSION_ID_FEATURE),
     ):
         if column is not None:
             features.append(feature)
+    num_records = sum(part.num_records for part in events.parts)
     time_unit = {"": "", "order": "order"}.get(events.time_format, "seconds")
     return Plan(
         options=options,
@@ -108,7 +109,7 @@ def make_plan(options: Options, output: str) -> Plan:
             time_unit=time_unit,
         ),
         num_shards=options.num_shards or -(-events.num_bytes // _SHARD_BYTES) or 1,
-        num_buckets=-(-events.num_bytes // _BUCKET_BYTES) or 1,
+        num_buckets=-(-max(events.num_bytes, _LINE_BYTES * num_records) // _BUCKET_BYTES) or 1,
         output=output,
     )
 

@@ -39,8 +39,9 @@ from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from beam_jobs import storage, write_dataset
+from beam_jobs.arguments import add_arguments
 from beam_jobs.counting import PARTS
-from beam_jobs.options import add_arguments, flag, resolve
+from beam_jobs.options import flag, resolve
 from beam_jobs.pipeline import PrepareSequences, make_plan
 from beam_jobs.store import Store
 from seqrec_tf import schema as schema_lib
@@ -63,7 +64,8 @@ def run(args: argparse.Namespace) -> None:
     options = resolve(args)
     pipeline_options = beam_options(getattr(args, "beam_options", None) or [], "prepare", vars(args))
     paths = ("input", "valid_input", "test_input", "items", "users")
-    check_reachable(pipeline_options, {"output": [options.output], **{name: getattr(options, name) for name in paths}})
+    given = options.by_name
+    check_reachable(pipeline_options, {"output": [options.output], **{name: given[name] for name in paths}})
     output = options.output.rstrip("/")
     is_local = "://" not in output
     is_there = _exists(output)

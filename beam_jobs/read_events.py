@@ -38,7 +38,6 @@ from beam_jobs.tables import (
     LABEL,
     POSITION,
     TIME,
-    WEIGHT,
     Coded,
     EventRows,
     FieldRows,
@@ -276,7 +275,7 @@ class ReadEvents(ReadRange):
         plain, names = batch.plain, self._names
         if not len(plain.lines):
             return batch.others(np.zeros(0, bool))
-        user, item, time, session, label, weight = plain.arrays
+        user, item, time, session, label = plain.arrays
         taken = plain.taken
         columns: dict[str, np.ndarray] = {}
         texts: dict[str, pa.StringArray] = {}
@@ -297,9 +296,6 @@ class ReadEvents(ReadRange):
             columns[TIME] = np.zeros(len(plain.lines), np.int64)
         if names.label is not None:
             columns[LABEL], fits = columns_lib.labels(label, self._label_threshold)
-            taken = taken & fits
-        if names.weight is not None:
-            columns[WEIGHT], fits = columns_lib.weights(weight)
             taken = taken & fits
         columns[POSITION] = batch.positions[plain.lines] + (part.rank << _RANK_SHIFT)
         if not taken.all():
@@ -343,7 +339,7 @@ class ReadEvents(ReadRange):
         if self._lines_are_sequences:
             items = [parsing.parse_id(value, "item id") for value in values]
             key = part.role, "", _sequence_name(position)
-            self._single += [(key, (0, position + place, item, None, None)) for place, item in enumerate(items)]
+            self._single += [(key, (0, position + place, item, None)) for place, item in enumerate(items)]
         else:
             self._single.append(self._parse_event(values, role=part.role, position=position))  # type: ignore[arg-type]
 
@@ -370,7 +366,7 @@ def _rows_of(
     """Events that were parsed one by one, all of one role, as a table."""
     keys, values = zip(*events, strict=True)
     roles, users, sessions = zip(*keys, strict=True)
-    times, positions, items, labels, weights = zip(*values, strict=True)
+    times, positions, items, labels = zip(*values, strict=True)
     floors = [time if isinstance(time, int) else int(time // 1) for time in times]
     fractions = np.array([time - floor for time, floor in zip(times, floors, strict=True)], np.float64)
     columns: dict[str, np.ndarray] = {TIME: np.array(floors, np.int64), POSITION: np.array(positions, np.int64)}
@@ -378,8 +374,6 @@ def _rows_of(
         columns[FRACTION] = fractions
     if names.label is not None:
         columns[LABEL] = np.array(labels, np.int8)
-    if names.weight is not None:
-        columns[WEIGHT] = np.array(weights, np.float64)
     return EventRows(
         roles[0],
         Coded.of(pa.array(users, pa.string())) if names.user is not None else None,

@@ -18,10 +18,10 @@ pa.set_memory_pool(pa.system_memory_pool())
 # Names of the columns that an event may have beside its item. Time is in the unit of the input, rounded down to an
 # integer; FRACTION is what that left of it, in [0, 1), where some time has one. POSITION orders events of equal times
 # as the input does: the rank of the file, and the byte offset of the line (in Parquet: the record) in it.
-TIME, FRACTION, POSITION, LABEL, WEIGHT = "time", "fraction", "position", "label", "weight"
+TIME, FRACTION, POSITION, LABEL = "time", "fraction", "position", "label"
 
 # What a column holds where the events of some files have none.
-_DTYPES = {TIME: np.int64, FRACTION: np.float64, POSITION: np.int64, LABEL: np.int8, WEIGHT: np.float64}
+_DTYPES = {TIME: np.int64, FRACTION: np.float64, POSITION: np.int64, LABEL: np.int8}
 
 _HASHED_BYTES = 512
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)

@@ -19,13 +19,13 @@ from beam_jobs import examples, side_tables, storage
 from beam_jobs.counting import WRITING, Counting, Tally, timed
 from beam_jobs.storage import RecordFiles
 from beam_jobs.store import Store, Stored
-from beam_jobs.tables import LABEL, POSITION, TIME, WEIGHT, ItemCounts, Sequences
+from beam_jobs.tables import LABEL, POSITION, TIME, ItemCounts, Sequences
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import Schema
 
 # Where the values of a record's features are.
-_COLUMN_OF = {schema_lib.TIMESTAMPS: TIME, schema_lib.LABELS: LABEL, schema_lib.WEIGHTS: WEIGHT}
+_COLUMN_OF = {schema_lib.TIMESTAMPS: TIME, schema_lib.LABELS: LABEL}
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 

@@ -98,7 +98,7 @@ def describe(folder: DatasetFolder, rows: np.ndarray, items: np.ndarray) -> dict
     stats = folder.stats
     counts = np.sort(np.bincount(items, minlength=folder.num_items + 1)[1:])[::-1]
     num_sequences = stats["splits"]["train"]["sequences"]
-    num_pairs = len(np.unique(rows * (folder.num_items + 1) + items))
+    num_pairs = len(_runs(np.sort(rows * (folder.num_items + 1) + items))[0])
     share = np.cumsum(counts) / counts.sum()
     ranks = np.arange(1, len(counts) + 1)
     return {
@@ -126,14 +126,17 @@ def describe(folder: DatasetFolder, rows: np.ndarray, items: np.ndarray) -> dict
 def _targets_in_the_past(folder: DatasetFolder) -> dict[str, float] | None:
     if TIMESTAMPS not in folder.schema or folder.schema.time_unit != "seconds":
         return None
-    end = max(int(batch[TIMESTAMPS].flat_values.numpy().max()) for batch in read_split(folder, "train"))
+    batches = read_split(folder, "train", [TIMESTAMPS])
+    end = max(int(batch[TIMESTAMPS].flat_values.numpy().max()) for batch in batches)
     shares = {}
     for split in ("valid", "test"):
         before = total = 0
-        for batch in read_split(folder, split):
-            for times, first in zip(batch[TIMESTAMPS].to_list(), batch[TARGET_START].numpy(), strict=True):
-                before += sum(time < end for time in times[first:])
-                total += len(times) - first
+        for batch in read_split(folder, split, [TIMESTAMPS, TARGET_START]):
+            times, ends = batch[TIMESTAMPS].flat_values.numpy(), batch[TIMESTAMPS].row_limits().numpy()
+            num_targets = batch[TIMESTAMPS].row_lengths().numpy() - batch[TARGET_START].numpy()
+            in_the_past = np.append(0, np.cumsum(times < end))
+            before += int((in_the_past[ends] - in_the_past[ends - num_targets]).sum())
+            total += int(num_targets.sum())
         if total:
             shares[split] = before / total
     return shares
@@ -154,11 +157,14 @@ def neighbours(rows: np.ndarray, items: np.ndarray, *, shuffles: int, min_suppor
         `surviving`, the share of the frequent ones that still are.
     """
     random = np.random.default_rng(seed)
-    orders = [np.lexsort([random.random(len(items)), rows]) for _ in range(shuffles)]
+    # A random number below the sequence in one integer, which NumPy sorts in a tenth of the time of two keys.
+    bits = 63 - int(rows[-1]).bit_length()
+    orders = ((rows << bits) | (random.random(len(items)) * (1 << bits)).astype(np.int64) for _ in range(shuffles))
+    shuffled = [items[np.argsort(order)] for order in orders]
     figures = {}
     for name, length in (("pairs", 2), ("triples", 3)):
         before = _frequent(rows, items, length, min_support)
-        after = [_frequent(rows, items[order], length, min_support) for order in orders]
+        after = [_frequent(rows, others, length, min_support) for others in shuffled]
         kept = [len(np.intersect1d(before, one, assume_unique=True)) for one in after]
         figures[name] = {
             "frequent": len(before),
@@ -180,12 +186,24 @@ def _frequent(rows, items, length, min_support):
     for place in range(length):
         code = code * num_items + items[place : place + num_runs]
         is_run &= (rows[place : place + num_runs] == rows[:num_runs]) & (items[place : place + num_runs] > 0)
-    order = np.lexsort([rows[:num_runs][is_run], code[is_run]])
-    code, row = code[is_run][order], rows[:num_runs][is_run][order]
-    is_first = np.ones(len(code), bool)  # of its sequence: a run counts once in each
-    is_first[1:] = (code[1:] != code[:-1]) | (row[1:] != row[:-1])
-    codes, number = np.unique(code[is_first], return_counts=True)
-    return codes[number >= min_support]
+    code, row = code[is_run], rows[:num_runs][is_run]
+    # What occurs in so many sequences occurs so many times, and few runs do.
+    codes, number = _runs(np.sort(code))
+    often = codes[number >= min_support]
+    if not len(often):
+        return often
+    which = np.minimum(np.searchsorted(often, code), len(often) - 1)
+    is_often = often[which] == code
+    # A run counts once in each sequence.
+    num_rows = int(rows[-1]) + 1
+    pairs, _ = _runs(np.sort(which[is_often] * num_rows + row[is_often]))
+    return often[np.bincount(pairs // num_rows, minlength=len(often)) >= min_support]
+
+
+def _runs(ordered):
+    """The values of a sorted array, and how often each is there."""
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(ordered) else np.zeros(0, np.int64)
+    return ordered[starts], np.diff(np.append(starts, len(ordered)))
 
 
 def shuffled_histories(

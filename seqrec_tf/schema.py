@@ -29,7 +29,6 @@ ITEM_IDS = "item_ids"
 ITEM_ID = "item_id"  # of an item record
 TIMESTAMPS = "timestamps"
 LABELS = "labels"
-WEIGHTS = "weights"
 TARGET_START = "target_start"
 
 # What batches hold beside these: all items of a training sequence, of which the model sees the newest, for negatives;
@@ -49,7 +48,7 @@ ITEMS, SCORES, NUM_UNKNOWN, EXACT_ITEMS = "items", "scores", "num_unknown", "exa
 # Names that no feature of users may have, as records, batches or requests hold something else by them.
 RESERVED_NAMES = frozenset(
     [
-        *(USER_ID, SESSION_ID, ITEM_IDS, TIMESTAMPS, LABELS, WEIGHTS, TARGET_START),
+        *(USER_ID, SESSION_ID, ITEM_IDS, TIMESTAMPS, LABELS, TARGET_START),
         *(HISTORY, HISTORY_TIMESTAMPS, TIMESTAMP, CANDIDATES, SEEN, TARGET_TIME),
         *(ITEMS, SCORES, NUM_UNKNOWN, EXACT_ITEMS),
     ]
@@ -108,7 +107,6 @@ SESSION_ID_FEATURE = Feature(SESSION_ID, "string", (), "which session of the use
 ITEM_IDS_FEATURE = Feature(ITEM_IDS, "int64", (None,), "item ids in [1, num_items], oldest first")
 TIMESTAMPS_FEATURE = Feature(TIMESTAMPS, "int64", (None,), "time of each event, in the schema's time_unit")
 LABELS_FEATURE = Feature(LABELS, "int64", (None,), "1 where the event is positive (click, high rating), else 0")
-WEIGHTS_FEATURE = Feature(WEIGHTS, "float32", (None,), "weight of each event")
 TARGET_START_FEATURE = Feature(TARGET_START, "int64", (), "position of the first event to predict")
 ITEM_ID_FEATURE = Feature(ITEM_ID, "string", (), "the item")
 

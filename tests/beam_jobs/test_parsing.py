@@ -134,26 +134,26 @@ def test_iso_times_are_exact_microseconds_in_utc(text, expected):
 
 
 @pytest.mark.parametrize(
-    ("time", "label", "weight", "reason"),
+    ("time", "label", "reason"),
     [
-        ("x", "1", "1", "unparsable time"),
-        ("", "1", "1", "unparsable time"),
-        ("inf", "1", "1", "unparsable time"),
-        (str(2**63), "1", "1", "unparsable time"),
-        ("9" * 5000, "1", "1", "unparsable time"),
-        ("1", "2", "1", "unparsable label"),
-        ("1", None, "1", "unparsable label"),
-        ("1", "1", "nan", "unparsable weight"),
-        ("1", "1", "1e999", "unparsable weight"),
+        ("x", "1", "unparsable time"),
+        ("", "1", "unparsable time"),
+        ("inf", "1", "unparsable time"),
+        (str(2**63), "1", "unparsable time"),
+        ("9" * 5000, "1", "unparsable time"),
+        ("1", "2", "unparsable label"),
+        ("1", None, "unparsable label"),
+        ("1", "nan", "unparsable label"),
+        ("1", "1e999", "unparsable label"),
     ],
 )
-def test_a_value_that_is_none_is_rejected_with_its_name(time, label, weight, reason):
-    parse = EventParser(Columns(0, 1, 2, label=3, weight=4), time_format="s")
+def test_a_value_that_is_none_is_rejected_with_its_name(time, label, reason):
+    parse = EventParser(Columns(0, 1, 2, label=3), time_format="s")
     with pytest.raises(LineError, match=reason):
-        parse(("u", "i", time, None, label, weight), role="", position=0)
+        parse(("u", "i", time, None, label), role="", position=0)
 
 
 def test_a_threshold_makes_labels():
     parse = EventParser(Columns(0, 1, 2, label=3), time_format="s", label_threshold=4)
-    labels = [parse(("u", "i", "1", None, value, None), role="", position=0)[1][3] for value in ("3.5", "4", "5")]
+    labels = [parse(("u", "i", "1", None, value), role="", position=0)[1][3] for value in ("3.5", "4", "5")]
     assert labels == [0, 1, 1]

@@ -17,7 +17,7 @@ from beam_jobs.parsing import Columns, TextFormat
 from beam_jobs.read_events import LINES, REJECTED, ReadEvents, ReadTable
 from beam_jobs.store import Store
 
-EVENT_COLUMNS = Columns("user", "item", "time", None, "label", "weight")
+EVENT_COLUMNS = Columns("user", "item", "time", None, "label")
 
 
 class LineByLine(ReadEvents):
@@ -59,7 +59,7 @@ def rows_of(table):
     texts = [[""] * len(table) if c is None else c.take(number).to_pylist() for c in (table.users, table.sessions)]
     numbers = [
         table.columns.get(name, np.zeros(len(table))).tolist()
-        for name in (tables.TIME, tables.FRACTION, tables.POSITION, tables.LABEL, tables.WEIGHT)
+        for name in (tables.TIME, tables.FRACTION, tables.POSITION, tables.LABEL)
     ]
     return [(table.role, *row) for row in zip(*texts, table.items.to_pylist(), *numbers, strict=True)]
 
@@ -139,7 +139,7 @@ MOMENTS = [
 
 
 def some_lines(generator, delimiter, times, *, odd_share, number=300):
-    """Lines of user, item, time, label, weight: most of them plain."""
+    """Lines of user, item, time, label and one more: most of them plain."""
 
     def pick(pool, plain):
         return generator.choice(pool) if generator.random() < odd_share else plain
@@ -187,7 +187,7 @@ def test_text_with_every_oddity_is_read_as_line_by_line(tmp_path, name, delimite
     text = some_lines(generator, delimiter, MOMENTS if is_iso else NUMBERS, odd_share=odd_share)
     has_header = seed % 4 < 2
     if has_header:
-        text = delimiter.join(["user", "item", "time", "label", "weight"]).encode() + b"\r\n" + text
+        text = delimiter.join(["user", "item", "time", "label", "other"]).encode() + b"\r\n" + text
     if generator.random() < 0.5:
         text = b"\xef\xbb\xbf" + text
     path = tmp_path / "events.csv"
@@ -200,7 +200,7 @@ def test_text_with_every_oddity_is_read_as_line_by_line(tmp_path, name, delimite
         0 if has_header else 5,
         quoted=quoted,
     )
-    columns = EVENT_COLUMNS if has_header else Columns(0, 1, 2, None, 3, 4)
+    columns = EVENT_COLUMNS if has_header else Columns(0, 1, 2, None, 3)
     options = {"time_format": "iso" if is_iso else generator.choice(["s", "ms", "ns", "order"])}
     options["label_threshold"] = generator.choice([None, 0.5, 4])
     events, _, lines, _ = assert_both_ways_agree(text_format, ranges_of(path, generator, len(text)), columns, **options)
@@ -217,7 +217,7 @@ def test_plain_lines_are_not_read_one_by_one(tmp_path, monkeypatch, quoted):
     (tmp_path / "events.csv").write_text(text)
     monkeypatch.setattr(ReadEvents, "handle", lambda *_: pytest.fail("a plain line was parsed alone"))
     reader = ReadEvents(
-        TextFormat("csv", num_columns=5, quoted=quoted), Columns(0, 1, 2, None, 3, 4), Store(), 1,
+        TextFormat("csv", num_columns=5, quoted=quoted), Columns(0, 1, 2, None, 3), Store(), 1,
         time_format="s", max_events=10,
     )  # fmt: skip
     events, rejected, *_ = read(reader, [Range(str(tmp_path / "events.csv"), "", 0, 0, 0, 0, 1 << 20)])
@@ -302,7 +302,7 @@ def test_json_with_every_oddity_is_read_as_line_by_line(tmp_path, seed):
         values = list(generator.choice(plain))
         if generator.random() < odd_share:
             values[generator.randrange(5)] = generator.choice(VALUES)
-        line = json.dumps(dict(zip(["user", "item", "time", "label", "weight"], values, strict=True)))
+        line = json.dumps(dict(zip(["user", "item", "time", "label", "other"], values, strict=True)))
         if generator.random() < odd_share:
             line = generator.choice(spoiled_json(line))
         lines.append(line.encode("utf-8", "surrogatepass"))
@@ -339,19 +339,19 @@ ARRAYS = [
 @pytest.mark.parametrize("time_format", ["s", "ms", "iso", "order"])
 def test_parquet_of_every_type_is_read_as_record_by_record(tmp_path, time_format):
     for number, array in enumerate(ARRAYS):
-        for place, name in enumerate(["user", "item", "time", "label", "weight"]):
+        for place, name in enumerate(["user", "item", "time", "label", "other"]):
             plain = {
                 "user": pa.array(["u"] * 10),
                 "item": pa.array(list(range(10))),
                 "time": pa.array(["2024-01-01"] * 10) if time_format == "iso" else pa.array([5] * 10),
                 "label": pa.array([1.0, 0.0] * 5),
-                "weight": pa.array([1] * 10, pa.int32()),
+                "other": pa.array([1] * 10, pa.int32()),
             }
             path = tmp_path / f"{number}-{place}.parquet"
             parquet.write_table(pa.table(plain | {name: array}), path, row_group_size=6)
             parts = [
-                Range(str(path), "", 0, 0, 0, 0, 1, 0, True),
-                Range(str(path), "", 0, 1, 0, 1, 2, 6, True),
+                Range(str(path), "", 0, 0, 0, 0, 1, 0, 6),
+                Range(str(path), "", 0, 1, 0, 1, 2, 6, 4),
             ]
             assert_both_ways_agree(None, parts, time_format=time_format, label_threshold=2 if number % 2 else None)
 

@@ -24,7 +24,7 @@ def some_table() -> Sequences:
             "time": np.array([-(2**62), 2**62, 5, 6, 7]),
             "position": np.arange(5) + (3 << 44),
             "fraction": np.zeros(5),
-            "weight": np.array([0.5, np.nan, 1, 2, 3]),
+            "other": np.array([0.5, np.nan, 1, 2, 3]),
         },
         starts=np.ones((3, 3), np.int64),
         ends=np.arange(9).reshape(3, 3),
