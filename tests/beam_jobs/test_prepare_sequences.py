@@ -143,18 +143,18 @@ def test_parquet_is_read_by_row_group_with_its_own_types(prepare, tmp_path):
             "user_id": pyarrow.array([7, 7, 7, 7, None], pyarrow.int64()),
             "item_id": ["a", "b", "c", "d", "e"],
             "timestamp": pyarrow.array(nanoseconds, pyarrow.timestamp("ns")),
-            "weight": [0.5, 1.0, 2.0, 4.0, 1.0],
+            "label": [0.0, 1.0, 1.0, 0.0, 1.0],
         }
     )
     parquet.write_table(table, tmp_path / "events.parquet", row_group_size=2)
-    outcome = prepare([], "--input", str(tmp_path / "*.parquet"), "--weight-column", "weight", "--max-rejected", "0.5")
+    outcome = prepare([], "--input", str(tmp_path / "*.parquet"), "--label-column", "label", "--max-rejected", "0.5")
     assert outcome.status == 0, outcome.err
     assert outcome.records("test") == [
         {
             "user_id": "7",
             "items": ["a", "b", "c", "d"],
             "timestamps": [978300760, 978300761, 978300762, 978300763],
-            "weights": [0.5, 1.0, 2.0, 4.0],
+            "labels": [0, 1, 1, 0],
             "target_start": 3,
         }
     ]
@@ -1002,7 +1002,7 @@ def test_several_processes_give_the_same_bytes(prepare):
 
 
 def plan_for(tmp_path, output):
-    from beam_jobs.options import Options
+    from beam_jobs.options import Options, TableOptions
     from beam_jobs.pipeline import make_plan
 
     (tmp_path / "events.csv").write_text(THREE_USERS)
@@ -1010,7 +1010,7 @@ def plan_for(tmp_path, output):
     return make_plan(
         Options(
             input=(str(tmp_path / "*events.csv"),),
-            items=(str(tmp_path / "items.csv"),),
+            items=TableOptions("item", files=(str(tmp_path / "items.csv"),), id_column="item_id"),
             output=output,
             require_items=True,
             min_item_events=2,
