@@ -17,6 +17,7 @@ import difflib
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -196,10 +197,20 @@ def run_pipeline(job: beam.PTransform, options: PipelineOptions) -> dict[str, fl
         for counter in pipeline.result.metrics().query()["counters"]:  # of each step its own
             totals[counter.key.metric.name] += counter.result
         return {part: totals[part] / 1e9 for part in PARTS if part in totals}
+    except RuntimeError as error:
+        raise RuntimeError(sentence_of(str(error))) from error
     except KeyboardInterrupt:
         if not is_local:
             sys.stderr.write("A job that was submitted goes on without this command; stop it where it runs.\n")
         raise
+
+
+def sentence_of(text: str) -> str:
+    """What a worker says of its failure, without the way to where that was: its last exception, not its traceback."""
+    if "Traceback (most recent call last)" in text:
+        said = re.findall(r"^[\w.]*(?:Error|Exception): (.*)", text, re.MULTILINE)
+        text = said[-1] if said else text
+    return re.sub(r" \[while running '[^']*'\]", "", text)
 
 
 def local_runner(options: PipelineOptions) -> fn_runner.FnApiRunner:

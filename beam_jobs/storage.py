@@ -28,9 +28,12 @@ def place(path: str) -> str:
 def create(path: str) -> Iterator[BinaryIO]:
     """A stream whose content gets its name only when all of it is written, so that a retried worker leaves no half."""
     unfinished = f"{path}.{uuid.uuid4().hex}{UNFINISHED}"
-    with FileSystems.create(unfinished, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
-        yield stream
-    FileSystems.rename([unfinished], [path])
+    try:
+        with FileSystems.create(unfinished, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+            yield stream
+        FileSystems.rename([unfinished], [path])
+    except OSError as error:
+        raise RuntimeError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def write_text(path: str, text: str) -> None:

@@ -991,6 +991,31 @@ def test_a_remote_folder_is_complete_when_its_last_file_says_so(prepare, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_worker_that_fails_says_why_in_one_sentence(prepare, tmp_path):
+    import gzip
+
+    whole = gzip.compress(log(*(f"u{k} i{k * k % 997} {k}" for k in range(5000))).encode())
+    (tmp_path / "broken.csv.gz").write_bytes(whole[: len(whole) // 2])
+    outcome = prepare([], "--input", str(tmp_path / "broken.csv.gz"), "--direct_num_workers=2")
+    assert outcome.status == 1
+    last = outcome.err.splitlines()[-1]
+    assert last == (
+        f"seqrec prepare: {tmp_path}/broken.csv.gz is damaged: "
+        "Compressed file ended before the end-of-stream marker was reached."
+    )
+
+
+def test_the_last_exception_of_a_worker_is_its_sentence():
+    text = (
+        "bundle failed: Traceback (most recent call last):\n  File x\nOSError: [Errno 28] No space\n\n"
+        "During handling of the above exception, another exception occurred:\n\nTraceback (most recent call last):\n"
+        "  File y\nRuntimeError: shop/train/part-0 cannot be written: No space. [while running 'Prepare/Write']\n"
+    )
+    assert prepare_sequences.sentence_of(text) == "shop/train/part-0 cannot be written: No space."
+    assert prepare_sequences.sentence_of("no luck [while running 'Prepare/Read']") == "no luck"
+
+
+@pytest.mark.slow
 def test_several_processes_give_the_same_bytes(prepare):
     text = log(*(f"u{k % 37} i{k * k % 101} {k}" for k in range(3000)))
     options = ["--range-bytes", "2000", "--num-shards", "2"]
