@@ -33,7 +33,6 @@ MATRIX = """
 --label-column rating --label-threshold 3
 --label-column rating --label-threshold 3 --positive-only --duplicates all --min-user-events 3
 --label-column rating --max-rejected 1
---weight-column rating
 --time-column none
 --time-format order --max-rejected 1
 --time-format ms --max-rejected 1
@@ -111,12 +110,30 @@ def main() -> None:
         num_different = 0
         for number, (case, _) in enumerate(cases):
             before, after = (outcome[number] for outcome in outcomes)
-            differences = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+            paths = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+            differences = [one for path in paths for one in named(path, before.get(path), after.get(path))]
             num_different += bool(differences)
             shown = f"DIFFERS: {', '.join(differences)}" if differences else f"the same {len(before)} files"
             print(f"{case:<110} {shown}", flush=True)
         print(f"{len(cases)} cases, {num_different} differ")
         sys.exit(bool(num_different))
+
+
+def named(path: str, before: bytes | None, after: bytes | None) -> list[str]:
+    """How to name the difference of a file: of JSON by each key."""
+    if not path.endswith(".json") or before is None or after is None:
+        return [path]
+    flat = [dict(flattened(json.loads(content))) for content in (before, after)]
+    return [f"{path} {key}" for key in sorted(flat[0].keys() | flat[1].keys()) if flat[0].get(key) != flat[1].get(key)]
+
+
+def flattened(value, prefix: str = ""):
+    """Each value of nested dicts, with the names that lead to it."""
+    if not isinstance(value, dict):
+        yield prefix, value
+        return
+    for key, one in value.items():
+        yield from flattened(one, f"{prefix}.{key}" if prefix else key)
 
 
 def generated_cases(folder: pathlib.Path, generator: random.Random) -> list[tuple[str, list[str]]]:
