@@ -23,6 +23,9 @@ setup(
         "tensorflow-recommenders>=0.7.7",
         "tensorflow-hub>=0.16.1",
         "apache-beam[tfrecord]>=2.77,<2.78",  # its local runner is started by a private interface
+        # Checksums and compression of the records that `seqrec prepare` writes.
+        "crc32c>=2.7",
+        "isal>=1.7",
         # Writes the event files of a run; TensorFlow 2.21 no longer brings it.
         "tensorboard>=2.20",
         # PredictionLog, the record type of TF Serving's warm-up requests.

@@ -57,31 +57,6 @@ def test_the_model_beats_popularity(shop, capsys):
     assert figures["sasrec"]["metrics"]["ndcg@10"]["low"] > 1.5 * figures["poprec"]["metrics"]["ndcg@10"]["high"]
 
 
-def code_of_readme(start):
-    """The block of Python of README.md that begins so."""
-    readme = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
-    (code,) = (block for block in readme.split("```") if block.startswith(f"python\n{start}"))
-    return code.removeprefix("python\n")
-
-
-def test_python_trains_and_evaluates_without_any_command(shop, monkeypatch, capsys):
-    code = code_of_readme("from seqrec_tf import data").replace('"shop"', '"dataset"').replace("epochs=20", "epochs=1")
-    monkeypatch.chdir(shop)
-    exec(code, {})
-    assert "Interval(value=0." in capsys.readouterr().out
-
-
-def test_a_model_outside_this_package_is_trained_evaluated_and_exported(shop, tmp_path, monkeypatch):
-    (tmp_path / "our_shop").mkdir()
-    (tmp_path / "our_shop" / "mean.py").write_text(code_of_readme("# our_shop/mean.py"))
-    monkeypatch.syspath_prepend(tmp_path)
-    run = tmp_path / "run"
-    small = ("--set", "train.epochs=1", "model.dim=8")
-    seqrec("train", "--dataset", shop / "dataset", "--model", "our_shop.mean", "--output", run, *small)
-    seqrec("evaluate", "--run", run)
-    seqrec("export", "--run", run, "--output", tmp_path / "models" / "mean")
-
-
 def test_rest_answers_what_the_trained_model_answers(shop):
     from werkzeug.test import Client
 
