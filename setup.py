@@ -23,7 +23,10 @@ setup(
         "tensorflow-recommenders>=0.7.7",
         "tensorflow-hub>=0.16.1",
         "apache-beam[tfrecord]>=2.77,<2.78",  # its local runner is started by a private interface
-        # Checksums and compression of the records that `seqrec prepare` writes.
+        # What `seqrec prepare` works with: columns, lines of JSON, checksums and compression of records.
+        "numpy>=2",
+        "pyarrow>=16",
+        "orjson>=3.9",
         "crc32c>=2.7",
         "isal>=1.7",
         # Writes the event files of a run; TensorFlow 2.21 no longer brings it.
