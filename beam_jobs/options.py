@@ -10,15 +10,15 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
-from beam_jobs import parsing, sequences
+from beam_jobs import parsing
 from beam_jobs.presets import PRESETS
 from seqrec_tf import features
+from seqrec_tf import schema as schema_lib
 from seqrec_tf.config import check_choice
 
 NONE = "none"
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "sequences")
 _OF_TABLES = ("format", "delimiter", "no_quotes", "encoding", "columns")  # as in items_format
-RECORD_ORDERS = ("random", "time")
 SPLITS = ("leave-one-out", "time", "last-days", "files")
 
 
@@ -62,7 +62,7 @@ class Options:
     users_columns: str = ""
     user_id_column: str = "user_id"
     user_feature: tuple[str, ...] = ()
-    duplicates: str = "keep"
+    duplicates: str = schema_lib.KEEP_REPEATS
     min_item_events: int = 1
     min_user_events: int = 1
     filter_rounds: int = 1
@@ -78,7 +78,7 @@ class Options:
     hold_out_items: float = 0
     unseen_items: str = "keep"
     num_shards: int = 0
-    record_order: str = "random"
+    record_order: str = schema_lib.RANDOM_ORDER
     range_bytes: int = 16 << 20
     max_rejected: float = 0.01
     overwrite: bool = False
@@ -126,7 +126,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "record-order",
         "in which training sees the sequences of an epoch: random, or by the time of their newest events, so that "
         "what is new is fresh in the model's memory",
-        choices=RECORD_ORDERS,
+        choices=schema_lib.RECORD_ORDERS,
     )
     option(files, "range-bytes", "size of the pieces in which workers read plain text files", type=int)
 
@@ -179,7 +179,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         filters,
         "duplicates",
         "repeats of an item in a sequence: keep them, or drop all (consecutive) but the first",
-        choices=sequences.DUPLICATES,
+        choices=schema_lib.REPEATS,
     )
     option(filters, "min-item-events", "drop items with fewer events, held-out ones counted", type=int)
     option(filters, "min-user-events", "drop sequences with fewer events, those of rare items counted", type=int)
