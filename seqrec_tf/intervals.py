@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def rank_metrics(ranks: np.ndarray, owners: np.ndarray, *, rng: np.random.Genera
         weights = _resampled(owner, [rng] * NUM_RESAMPLES)
         drawn = np.stack([np.bincount(bins, weights=weight, minlength=beyond) for weight in weights])
     rank = np.arange(1, beyond + 1)
-    gains = {}
+    gains: dict[str, Any] = {}
     for k in CUTOFFS:
         gains |= {f"{name}@{k}": metric(rank, k) for name, metric in metrics.OF_RANKS.items()}
     table_of_gains = np.stack([gain.numpy() for gain in gains.values()], axis=1).astype(np.float64)  # [ranks, metrics]

@@ -9,6 +9,9 @@ Tensor letters: N targets, K negatives of each, V items.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -262,7 +265,7 @@ def _finite(negatives):
 
 # By the name that `model.loss` gives. A new loss of samples, a function of their logits, is told here and nowhere else;
 # `objective` gives those with options of their own what they need, and treats "softmax", which samples nothing, apart.
-BY_NAME = {
+BY_NAME: dict[str, Callable[..., Any]] = {
     "bce": binary_cross_entropy,
     "gbce": generalized_binary_cross_entropy,
     "softmax": cross_entropy,

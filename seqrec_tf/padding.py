@@ -22,7 +22,6 @@ from seqrec_tf.schema import PADDING_ID
 
 # Padding of a request's ids (and of several categories), and of its times.
 NO_ITEM, NO_TIME = "", 0
-OF_DTYPE: dict[str, Any] = {"string": NO_ITEM, "int64": NO_TIME}
 
 
 def ids(ragged):
