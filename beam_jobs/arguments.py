@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from beam_jobs import parsing, sequences
-from beam_jobs.options import FORMATS, RECORD_ORDERS, SPLITS, Options
+from beam_jobs import parsing
+from beam_jobs.options import FORMATS, SPLITS, Options
 from beam_jobs.presets import PRESETS
 from seqrec_tf import features
+from seqrec_tf import schema as schema_lib
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +57,7 @@ def _add_files(group: Any) -> None:
         "record-order",
         "in which training sees the sequences of an epoch: random, or by the time of their newest events, so that "
         "what is new is fresh in the model's memory",
-        choices=RECORD_ORDERS,
+        choices=schema_lib.RECORD_ORDERS,
     )
     # For tests, which want small ones.
     group.add_argument("--range-bytes", type=int, help=argparse.SUPPRESS)
@@ -112,7 +113,7 @@ def _add_filters(group: Any) -> None:
         group,
         "duplicates",
         "repeats of an item in a sequence: keep them, or drop all (consecutive) but the first",
-        choices=sequences.DUPLICATES,
+        choices=schema_lib.REPEATS,
     )
     _option(group, "min-item-events", "drop items with fewer events, held-out ones counted", type=int)
     _option(group, "min-user-events", "drop sequences with fewer events, those of rare items counted", type=int)

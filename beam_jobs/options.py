@@ -12,11 +12,11 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs.presets import PRESETS
 from seqrec_tf import features
+from seqrec_tf import schema as schema_lib
 from seqrec_tf.config import check_choice
 
 NONE = "none"
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "sequences")
-RECORD_ORDERS = ("random", "time")
 SPLITS = ("leave-one-out", "time", "last-days", "files")
 
 
@@ -93,7 +93,7 @@ class Options:
     require_items: bool = False
     require_item_features: str = ""
     users: TableOptions = TableOptions("user", id_column="user_id")
-    duplicates: str = "keep"
+    duplicates: str = schema_lib.KEEP_REPEATS
     min_item_events: int = 1
     min_user_events: int = 1
     filter_rounds: int = 1
@@ -109,7 +109,7 @@ class Options:
     hold_out_items: float = 0
     unseen_items: str = "keep"
     num_shards: int = 0
-    record_order: str = "random"
+    record_order: str = schema_lib.RANDOM_ORDER
     range_bytes: int = 16 << 20
     max_rejected: float = 0.01
     overwrite: bool = False

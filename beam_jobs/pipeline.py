@@ -95,7 +95,7 @@ def make_plan(options: Options, output: str) -> Plan:
         if column is not None:
             features.append(feature)
     num_records = sum(part.num_records for part in events.parts)
-    time_unit = {"": "", "order": "order"}.get(events.time_format, "seconds")
+    time_unit = {"": schema_lib.NO_TIME, "order": schema_lib.ORDER}.get(events.time_format, schema_lib.SECONDS)
     return Plan(
         options=options,
         events=events,
@@ -107,6 +107,9 @@ def make_plan(options: Options, output: str) -> Plan:
             item_features=(schema_lib.ITEM_ID_FEATURE, *tables["items"].features) if "items" in tables else (),
             user_features=tables["users"].features if "users" in tables else (),
             time_unit=time_unit,
+            repeats=options.duplicates,
+            record_order=options.record_order,
+            items_are_quoted=not options.items.no_quotes,
         ),
         num_shards=options.num_shards or -(-events.num_bytes // _SHARD_BYTES) or 1,
         num_buckets=-(-max(events.num_bytes, _LINE_BYTES * num_records) // _BUCKET_BYTES) or 1,
@@ -279,7 +282,7 @@ class PrepareSequences(beam.PTransform):
     def _filtered(self, events, items, counted: _Counted):
         """The sequences that are left, and the names of the steps that led there."""
         options = self._plan.options
-        needs_positions = options.record_order == "time" or bool(options.valid_sequences)
+        needs_positions = options.record_order == schema_lib.TIME_ORDER or bool(options.valid_sequences)
         order = steps_lib.Order(self._store, "parsed", max_events=options.max_events, keep_positions=needs_positions)
         whole = counted.with_items(events | "By bucket" >> beam.GroupByKey(), "Order", order)
         steps = ["parsed"]
@@ -291,7 +294,7 @@ class PrepareSequences(beam.PTransform):
 
         if options.positive_only:
             apply("Positive only", "positive only", sequences.positive_only)
-        if options.duplicates != "keep":
+        if options.duplicates != schema_lib.KEEP_REPEATS:
             function = functools.partial(sequences.without_repeats, which=options.duplicates)
             apply("Duplicates", f"duplicates {options.duplicates}", function)
         if options.require_items or options.required_item_features:
@@ -382,7 +385,7 @@ class PrepareSequences(beam.PTransform):
             plan.schema,
             RecordFiles(plan.output, plan.num_shards),
             units_per_second=plan.units_per_second,
-            is_by_time=plan.options.record_order == "time",
+            is_by_time=plan.options.record_order == schema_lib.TIME_ORDER,
         )
         by_shard = (
             counted(whole, "Number items", number, AsSingleton(vocabulary)) | "Sequences by shard" >> beam.GroupByKey()

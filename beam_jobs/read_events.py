@@ -488,7 +488,7 @@ class ReadTable(ReadRange):
             return batch.others(np.zeros(len(plain.lines), bool))
         ids, taken = columns_lib.ids(plain.arrays[0])
         for kind, array in zip(self._kinds, plain.arrays[1:], strict=False):
-            if kind in ("number", "categories"):  # others take any text
+            if kind in features.CHECKED_KINDS:
                 values = array.unique()
                 bad = [value for value in values.to_pylist() if not _is_of_kind(kind, value)]
                 if bad:

@@ -18,9 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.tables import FRACTION, LABEL, POSITION, ROLES, TIME, Sequences
-from seqrec_tf.schema import SPLITS
+from seqrec_tf.schema import DROP_CONSECUTIVE_REPEATS, SPLITS
 
-DUPLICATES = ("keep", "consecutive", "all")
 _TRAIN, _VALID, _TEST = range(3)
 
 
@@ -36,7 +35,8 @@ def positive_only(sequences: Sequences) -> Sequences:
 
 def without_repeats(sequences: Sequences, which: str) -> Sequences:
     """The events whose item is not the one before ("consecutive") or not among those before ("all")."""
-    again = sequences.is_same_as_before(sequences.items) if which == "consecutive" else repeated(sequences)
+    is_consecutive = which == DROP_CONSECUTIVE_REPEATS
+    again = sequences.is_same_as_before(sequences.items) if is_consecutive else repeated(sequences)
     return sequences.keep_events(~again)
 
 

@@ -82,12 +82,13 @@ def served(what: str, num_items: int, batch: int, threads: int, seconds: float) 
     import numpy as np
     import tensorflow as tf
 
-    from seqrec_tf import export, serving_module
+    from seqrec_tf import serving_module
     from seqrec_tf.models import SASRec
-    from seqrec_tf.schema import HISTORY, Schema
+    from seqrec_tf.schema import HISTORY, RECOMMEND, Schema
 
-    model = SASRec(SASRec.config_class(max_len=LENGTH, dim=DIM), Schema(num_items=num_items))
-    dataset = types.SimpleNamespace(item_counts=range(num_items, 0, -1), learned_of_users={}, options={})
+    schema = Schema(num_items=num_items)
+    model = SASRec(SASRec.config_class(max_len=LENGTH, dim=DIM), schema)
+    dataset = types.SimpleNamespace(item_counts=range(num_items, 0, -1), learned_of_users={}, schema=schema)
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = os.path.join(folder, "item_id.txt")
         with open(vocabulary, "w") as stream:
@@ -95,11 +96,11 @@ def served(what: str, num_items: int, batch: int, threads: int, seconds: float) 
         model.freeze_item_table(coarse_search=what == "coarse-search")
         module = serving_module.make_serving_module(model, dataset, vocabulary, k=K, exclude_history=True)
         signature = module.recommend.get_concrete_function(**serving_module.input_specs(model, None))
-        tf.saved_model.save(module, f"{folder}/1", signatures={export.SIGNATURE: signature})
+        tf.saved_model.save(module, f"{folder}/1", signatures={RECOMMEND.name: signature})
         config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads)
         with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
             loaded = tf.compat.v1.saved_model.load(session, ["serve"], f"{folder}/1")
-            signature = loaded.signature_def[export.SIGNATURE]
+            signature = loaded.signature_def[RECOMMEND.name]
             outputs = [info.name for info in signature.outputs.values()]
             ids = np.random.default_rng(0).integers(1, num_items, size=[batch, LENGTH])
             feeds = {signature.inputs[HISTORY].name: np.char.add("item-", ids.astype(str)).astype(object)}

@@ -21,7 +21,7 @@ import numpy as np
 from seqrec_tf.config import check_at_least
 from seqrec_tf.records import DatasetFolder, read_split
 from seqrec_tf.run_folder import RunFolder, output_file, write_whole
-from seqrec_tf.schema import TARGET_START, TIMESTAMPS
+from seqrec_tf.schema import SECONDS, TARGET_START, TIMESTAMPS
 
 if TYPE_CHECKING:
     from seqrec_tf.models.base import SequenceModel
@@ -97,7 +97,7 @@ def describe(folder: DatasetFolder, rows: np.ndarray, items: np.ndarray) -> dict
     """
     stats = folder.stats
     counts = np.sort(np.bincount(items, minlength=folder.num_items + 1)[1:])[::-1]
-    num_sequences = stats["splits"]["train"]["sequences"]
+    num_sequences = folder.num_training_sequences
     num_pairs = len(_runs(np.sort(rows * (folder.num_items + 1) + items))[0])
     share = np.cumsum(counts) / counts.sum()
     ranks = np.arange(1, len(counts) + 1)
@@ -108,7 +108,7 @@ def describe(folder: DatasetFolder, rows: np.ndarray, items: np.ndarray) -> dict
             "events": len(items),
             "density": num_pairs / (num_sequences * folder.num_items),
         },
-        "lengths": stats["splits"]["train"]["length"],
+        "lengths": folder.training_lengths,
         "popularity": {
             "gini": float(1 - 2 * np.mean(np.cumsum(counts[::-1]) / counts.sum()) + 1 / len(counts)),
             **{f"share_of_top_{part}%": float(share[ranks <= -(-len(counts) * part // 100)][-1]) for part in (1, 10)},
@@ -124,7 +124,7 @@ def describe(folder: DatasetFolder, rows: np.ndarray, items: np.ndarray) -> dict
 
 
 def _targets_in_the_past(folder: DatasetFolder) -> dict[str, float] | None:
-    if TIMESTAMPS not in folder.schema or folder.schema.time_unit != "seconds":
+    if TIMESTAMPS not in folder.schema or folder.schema.time_unit != SECONDS:
         return None
     batches = read_split(folder, "train", [TIMESTAMPS])
     end = max(int(batch[TIMESTAMPS].flat_values.numpy().max()) for batch in batches)
@@ -218,9 +218,9 @@ def shuffled_histories(
     import tensorflow as tf
 
     from seqrec_tf import data, metrics
-    from seqrec_tf.models.base_batches import EXCLUDED, TARGET, liked_batches
+    from seqrec_tf.models.base_batches import liked_batches
     from seqrec_tf.ranking import multiply_exactly
-    from seqrec_tf.schema import ITEM_IDS, PADDING_ID
+    from seqrec_tf.schema import EXCLUDED, ITEM_IDS, PADDING_ID, TARGET
 
     multiply_exactly()
     k = min(_K, folder.num_items)

@@ -9,21 +9,30 @@ and the epoch, so a run that was stopped goes on with the batches it would have 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from seqrec_tf import records
+from seqrec_tf import padding, records
 from seqrec_tf.config import WINDOWS, check_choice
 from seqrec_tf.models.base import SequenceModel
-from seqrec_tf.models.base_batches import EXCLUDED, TARGET, TARGET_LABEL, one_column_at_least
 from seqrec_tf.parallel import num_cores
 from seqrec_tf.records import DatasetFolder, user_fingerprint
-from seqrec_tf.schema import ITEM_IDS, LABELS, SEEN, TARGET_START, TARGET_TIME, TIMESTAMPS, USER_ID
-
-# Keys of the labels that evaluation alone reads: every item of the sequence, for protocols that draw what it never
-# touched, and which sequence of the split it is, with the target's position there.
-TOUCHED = "touched"
-PLACE = "place"
+from seqrec_tf.schema import (
+    EXCLUDED,
+    ITEM_IDS,
+    LABELS,
+    PLACE,
+    SEEN,
+    TARGET,
+    TARGET_LABEL,
+    TARGET_START,
+    TARGET_TIME,
+    TIME_ORDER,
+    TIMESTAMPS,
+    TOUCHED,
+    USER_ID,
+)
 
 # Largest relative change of a length before sequences are sorted by it.
 _LENGTH_NOISE = 0.1
@@ -86,12 +95,7 @@ def load(
             exclude_history=exclude_history,
             max_sequences=max_sequences,
         )
-        return batches.map(
-            lambda inputs, labels: (
-                inputs,
-                {key: labels[key] for key in labels if key not in (TOUCHED, PLACE, USER_ID)},
-            )
-        )
+        return batches.map(_without_what_evaluation_alone_reads)
 
     def one_epoch(order):
         return _training_epoch(
@@ -108,9 +112,13 @@ def load(
     return _ahead(batches)
 
 
+def _without_what_evaluation_alone_reads(inputs, labels):
+    return inputs, {key: labels[key] for key in labels if key not in (TOUCHED, PLACE, USER_ID)}
+
+
 def steps_per_epoch(folder: DatasetFolder, batch_size: int) -> int:
     """Training batches of one epoch."""
-    return math.ceil(folder.stats["splits"]["train"]["sequences"] / batch_size)
+    return math.ceil(folder.num_training_sequences / batch_size)
 
 
 def replica_batches(batches: tf.data.Dataset, context: tf.distribute.InputContext) -> tf.data.Dataset:
@@ -159,53 +167,87 @@ def evaluation_batches(
     def to_batches(number, serialized):
         parsed = tf.io.parse_example(serialized, spec)
         of_user = _of_user(parsed, model)
-        items, first_target = parsed[ITEM_IDS], parsed[TARGET_START]
-        lengths = items.row_lengths()
-        # One row a target: the sequence it is in, and its position there.
-        positions = tf.ragged.range(first_target, lengths)
-        sequence, position = positions.value_rowids(), positions.flat_values
-        row_start = tf.gather(items.row_starts(), sequence)
-        may_be_history, oldest, limit = model.histories(parsed, row_start, row_start + position)
-        by_length = tf.argsort(limit - oldest, stable=True)
-        sequence, position, row_start, oldest, limit = (
-            tf.gather(of_target, by_length) for of_target in (sequence, position, row_start, oldest, limit)
-        )
-        length = tf.gather(lengths, sequence)
+        may_be_history, targets = _targets(parsed, model)
 
         def batch(index):
             part = slice(index * batch_size, (index + 1) * batch_size)
-            start, target = row_start[part], row_start[part] + position[part]
-            of_history = tf.gather(may_be_history, tf.ragged.range(oldest[part], limit[part]))
+            of_batch = _Targets(*(of_target[part] for of_target in targets))
+            inputs = _inputs_before(parsed, of_user, may_be_history, of_batch, model)
+            return inputs, _labels_of(parsed, number, of_batch, exclude_history=exclude_history)
 
-            def history(name):
-                return one_column_at_least(tf.gather(parsed[name].flat_values, of_history).to_tensor())
-
-            def events(first, limit):
-                return tf.gather(items.flat_values, tf.ragged.range(first, limit)).to_tensor()
-
-            inputs = {ITEM_IDS: tf.cast(history(ITEM_IDS), tf.int32)}
-            inputs |= {name: history(name) for name in model.reads if name not in model.reads_of_user}
-            inputs |= {name: tf.gather(value, sequence[part]) for name, value in of_user.items()}
-            if TIMESTAMPS in model.reads:
-                inputs[TARGET_TIME] = tf.gather(parsed[TIMESTAMPS].flat_values, target)
-            labels = {
-                TARGET: tf.cast(tf.gather(items.flat_values, target), tf.int32),
-                EXCLUDED: tf.cast(events(start, target if exclude_history else start), tf.int32),
-                TOUCHED: tf.cast(events(start, start + length[part]), tf.int32),
-                PLACE: tf.stack([tf.gather(number, sequence[part]), position[part]], axis=1),
-            }
-            if LABELS in parsed:
-                labels[TARGET_LABEL] = tf.gather(parsed[LABELS].flat_values, target)
-            if USER_ID in parsed:
-                labels[USER_ID] = tf.gather(parsed[USER_ID], sequence[part])
-            return inputs, labels
-
-        num_batches = -(-tf.size(position, tf.int64) // batch_size)
+        num_batches = -(-tf.size(targets.position, tf.int64) // batch_size)
         return tf.data.Dataset.range(num_batches).map(batch, num_parallel_calls=_PARALLEL_BATCHES)
 
     files = tf.data.Dataset.from_tensor_slices(folder.split_files(split))
     serialized = tf.data.TFRecordDataset(files, compression_type=records.COMPRESSION).take(max_sequences or -1)
     return _ahead(serialized.enumerate().batch(50 * batch_size).flat_map(to_batches))
+
+
+class _Targets(NamedTuple):
+    """Events to predict, a row each, those with short histories first: int64 [N] each.
+
+    Attributes:
+        sequence: The sequence of each.
+        position: Its position there.
+        start: Place of the sequence's first event; places are counted over all sequences.
+        end: Place after the sequence's last event.
+        oldest: Where its history begins, among the events that may be history.
+        limit: Where its history ends.
+    """
+
+    sequence: Any
+    position: Any
+    start: Any
+    end: Any
+    oldest: Any
+    limit: Any
+
+
+def _targets(parsed, model) -> tuple[Any, _Targets]:
+    """Places of the events that may be history, int64 [E], and the events to predict of some parsed records."""
+    items, lengths = parsed[ITEM_IDS], parsed[ITEM_IDS].row_lengths()
+    positions = tf.ragged.range(parsed[TARGET_START], lengths)
+    sequence, position = positions.value_rowids(), positions.flat_values
+    start = tf.gather(items.row_starts(), sequence)
+    may_be_history, oldest, limit = model.histories(parsed, start, start + position)
+    targets = _Targets(sequence, position, start, start + tf.gather(lengths, sequence), oldest, limit)
+    by_length = tf.argsort(limit - oldest, stable=True)
+    return may_be_history, _Targets(*(tf.gather(of_target, by_length) for of_target in targets))
+
+
+def _inputs_before(parsed, of_user, may_be_history, targets: _Targets, model) -> dict[str, Any]:
+    """What a model takes to predict some targets: the newest events before each, and what else it reads."""
+    of_history = tf.gather(may_be_history, tf.ragged.range(targets.oldest, targets.limit))
+
+    def history(name):
+        return padding.history(tf.gather(parsed[name].flat_values, of_history))
+
+    inputs = {ITEM_IDS: tf.cast(history(ITEM_IDS), tf.int32)}
+    inputs |= {name: history(name) for name in model.reads if name not in model.reads_of_user}
+    inputs |= {name: tf.gather(value, targets.sequence) for name, value in of_user.items()}
+    if TIMESTAMPS in model.reads:
+        inputs[TARGET_TIME] = tf.gather(parsed[TIMESTAMPS].flat_values, targets.start + targets.position)
+    return inputs
+
+
+def _labels_of(parsed, number, targets: _Targets, *, exclude_history: bool) -> dict[str, Any]:
+    """The labels of some targets; `number` is that of each sequence in the split, int64 [B]."""
+    items, target = parsed[ITEM_IDS].flat_values, targets.start + targets.position
+
+    def items_from_start(limit):
+        return padding.ids(tf.gather(items, tf.ragged.range(targets.start, limit)))
+
+    labels = {
+        TARGET: tf.cast(tf.gather(items, target), tf.int32),
+        EXCLUDED: items_from_start(target if exclude_history else targets.start),
+        TOUCHED: items_from_start(targets.end),
+        PLACE: tf.stack([tf.gather(number, targets.sequence), targets.position], axis=1),
+    }
+    if LABELS in parsed:
+        labels[TARGET_LABEL] = tf.gather(parsed[LABELS].flat_values, target)
+    if USER_ID in parsed:
+        labels[USER_ID] = tf.gather(parsed[USER_ID], targets.sequence)
+    return labels
 
 
 def _ahead(batches):
@@ -222,7 +264,7 @@ def _ahead(batches):
 def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order):
     """One epoch; `order` is int32 [2], from which all shuffling follows."""
     files = folder.split_files("train")
-    if folder.is_by_time:
+    if folder.schema.record_order == TIME_ORDER:
         parallel, window_size = len(files), _WINDOW_OF_TIME  # side by side, so that what ended together is together
     else:
         parallel, window_size = _PARALLEL_FILES, _WINDOW
@@ -232,25 +274,10 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
     def to_batches(index, serialized):
         parsed = tf.io.parse_example(serialized, spec)
         draw = tf.stack([order[0] + tf.cast(index, tf.int32), order[1]])
-        first, limit = _window(parsed[ITEM_IDS].row_lengths(), model.training_events, window, draw + 2)
-        if model.ranks_candidates and LABELS in parsed:
-            first = tf.zeros_like(first)  # what was liked may lie anywhere before
-        lengths = tf.cast(limit - first, tf.float32)
-        noise = tf.random.stateless_uniform(tf.shape(lengths), draw, -_LENGTH_NOISE, _LENGTH_NOISE)
-        # The noise alone decides among equal lengths, so this shuffles too.
-        by_length = tf.argsort(lengths * (1.0 + noise) if sort_by_length else noise)
-        # Put in order at once, so that a batch is a slice.
-        start = parsed[ITEM_IDS].row_starts()
-        events = tf.ragged.range(tf.gather(start + first, by_length), tf.gather(start + limit, by_length))
-        sequences = {
-            feature.name: tf.gather(parsed[feature.name].flat_values, events)
-            for feature in folder.schema.features
-            if feature.shape == (None,)
-        }
-        sequences[SEEN] = tf.gather(parsed[ITEM_IDS], by_length)
-        sequences |= {name: tf.gather(value, by_length) for name, value in _of_user(parsed, model).items()}
-        num_sequences = tf.size(by_length, tf.int64)
-        num_targets = tf.gather(model.num_targets(lengths), by_length)
+        sequences, num_targets = _windows_by_length(
+            parsed, folder, model, window=window, sort_by_length=sort_by_length, draw=draw
+        )
+        num_sequences = tf.size(num_targets, tf.int64)
         num_batches = -(-num_sequences // batch_size)
         # What few sequences are left after the first window make no whole batch, nor count as one.
         whole_batches = tf.where(index == 0, tf.cast(num_batches, tf.float64), num_sequences / batch_size)
@@ -282,6 +309,40 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
     )
     whole_batches = max(window_size, 10 * batch_size) // batch_size * batch_size
     return serialized.batch(whole_batches).enumerate().flat_map(to_batches)
+
+
+def _windows_by_length(parsed, folder, model, *, window, sort_by_length, draw):
+    """What an epoch sees of some sequences, those of like length side by side, for `model.make_batch`.
+
+    Args:
+        parsed: The records.
+        folder: Where they are from.
+        model: What learns from them.
+        window: Of an epoch, as in `load`.
+        sort_by_length: Whether to sort them; else their order is random.
+        draw: int32 [2], from which all that is random follows.
+
+    Returns:
+        Name to what `make_batch` takes of each sequence; how much each counts, float32 [B].
+    """
+    first, limit = _window(parsed[ITEM_IDS].row_lengths(), model.training_events, window, draw + 2)
+    if model.ranks_candidates and LABELS in parsed:
+        first = tf.zeros_like(first)  # what was liked may lie anywhere before
+    lengths = tf.cast(limit - first, tf.float32)
+    noise = tf.random.stateless_uniform(tf.shape(lengths), draw, -_LENGTH_NOISE, _LENGTH_NOISE)
+    # The noise alone decides among equal lengths, so this shuffles too.
+    by_length = tf.argsort(lengths * (1.0 + noise) if sort_by_length else noise)
+    # Put in order at once, so that a batch is a slice.
+    start = parsed[ITEM_IDS].row_starts()
+    events = tf.ragged.range(tf.gather(start + first, by_length), tf.gather(start + limit, by_length))
+    sequences = {
+        feature.name: tf.gather(parsed[feature.name].flat_values, events)
+        for feature in folder.schema.features
+        if feature.is_list
+    }
+    sequences[SEEN] = tf.gather(parsed[ITEM_IDS], by_length)
+    sequences |= {name: tf.gather(value, by_length) for name, value in _of_user(parsed, model).items()}
+    return sequences, tf.gather(model.num_targets(lengths), by_length)
 
 
 def _equal_shares(costs, number):
@@ -328,9 +389,8 @@ def _of_user(parsed, model):
         value = parsed[name]
         if name == USER_ID:
             value = user_fingerprint(value)
-        elif features[name].kind == "categories":
-            width = features[name].max_length
-            value = value[:, :width].to_tensor(shape=[None, width])
+        elif features[name].is_list:
+            value = padding.categories(value, features[name].max_length)
         values[name] = value
     return values
 

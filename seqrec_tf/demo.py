@@ -78,30 +78,9 @@ def run(args: argparse.Namespace) -> None:
     num_events = generate_shop(raw, num_customers=args.customers, seed=0)
     _say(f"A shop in {raw}: {num_events:,} events of {args.customers:,} customers, {len(_items())} items.")
 
-    dataset, run_folder, models = output / "dataset", output / "runs" / "sasrec", output / "models"
-    history = ["birch-tent", "birch-sleeping-bag", "birch-sleeping-mat"]
     port = _free_port()
     url = f"http://localhost:{port}"
-    commands = {
-        "Events to sequences, with Beam": [
-            *("prepare", "--input", raw / "events.csv", "--output", dataset, "--min-item-events", 5),
-            *("--user-column", "customer", "--item-column", "item", "--time-column", "time"),
-            *("--items", raw / "items.csv", "--item-id-column", "item"),
-        ],
-        "Train SASRec": [
-            *("train", "--dataset", dataset, "--model", "sasrec", "--output", run_folder),
-            *("--set", f"train.epochs={args.epochs}", "train.learning_rate=0.005"),
-            *("model.max_len=30", "model.dim=48", "model.loss=softmax"),
-        ],
-        "Compare with popularity": ["evaluate", "--run", run_folder],
-        "Export for TF Serving": ["export", "--run", run_folder, "--output", models / "shop"],
-        "Serve over REST": ["serve", "--models", models, "--port", port],
-        "Ask for recommendations": [
-            *("recommend", "--url", url, "--model", "shop", "--history", ",".join(history)),
-            *("--k", 5, "--dataset", dataset),
-        ],
-    }
-    lines = {title: [str(word) for word in words] for title, words in commands.items()}
+    lines = _commands(output, raw, epochs=args.epochs, url=url, port=port)
     server = None
     try:
         for title, words in lines.items():
@@ -123,6 +102,32 @@ def run(args: argparse.Namespace) -> None:
     _say("a folder want a new name for it:")
     for words in lines.values():
         _say(f"  seqrec {shlex.join(words)}")
+
+
+def _commands(output: pathlib.Path, raw: pathlib.Path, *, epochs: int, url: str, port: int) -> dict[str, list[str]]:
+    """What each step is called, to the words that follow upon `seqrec`."""
+    dataset, run_folder, models = output / "dataset", output / "runs" / "sasrec", output / "models"
+    history = ["birch-tent", "birch-sleeping-bag", "birch-sleeping-mat"]
+    commands = {
+        "Events to sequences, with Beam": [
+            *("prepare", "--input", raw / "events.csv", "--output", dataset, "--min-item-events", 5),
+            *("--user-column", "customer", "--item-column", "item", "--time-column", "time"),
+            *("--items", raw / "items.csv", "--item-id-column", "item"),
+        ],
+        "Train SASRec": [
+            *("train", "--dataset", dataset, "--model", "sasrec", "--output", run_folder),
+            *("--set", f"train.epochs={epochs}", "train.learning_rate=0.005"),
+            *("model.max_len=30", "model.dim=48", "model.loss=softmax"),
+        ],
+        "Compare with popularity": ["evaluate", "--run", run_folder],
+        "Export for TF Serving": ["export", "--run", run_folder, "--output", models / "shop"],
+        "Serve over REST": ["serve", "--models", models, "--port", port],
+        "Ask for recommendations": [
+            *("recommend", "--url", url, "--model", "shop", "--history", ",".join(history)),
+            *("--k", 5, "--dataset", dataset),
+        ],
+    }
+    return {title: [str(word) for word in words] for title, words in commands.items()}
 
 
 def generate_shop(folder: pathlib.Path, *, num_customers: int, seed: int) -> int:

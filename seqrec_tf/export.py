@@ -34,50 +34,27 @@ Example:
 from __future__ import annotations
 
 import argparse
-import itertools
+import contextlib
 import json
 import os
 import pathlib
 import shutil
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from seqrec_tf import new_items
 from seqrec_tf import run_folder as run_lib
-from seqrec_tf import schema as schema_lib
-from seqrec_tf.features import MISSING, UNKNOWN
+from seqrec_tf.golden import check_golden, found, golden_requests, warm_up_requests, write_warm_up
 from seqrec_tf.run_folder import RunFolder
-from seqrec_tf.schema import (
-    CANDIDATES,
-    EXACT_ITEMS,
-    HISTORY,
-    HISTORY_TIMESTAMPS,
-    ITEMS,
-    SCORES,
-    TIMESTAMP,
-)
+from seqrec_tf.schema import EXTRA_FOLDER, GOLDEN_FILE, RECOMMEND, SCHEMA_FILE, WARM_UP_FILE
 
 if TYPE_CHECKING:
     from seqrec_tf.models.base import SequenceModel
     from seqrec_tf.records import DatasetFolder
 
 NEEDS_TENSORFLOW = True
-
-SIGNATURE, RANK_SIGNATURE = "serving_default", "rank"
-EXTRA_FOLDER = "assets.extra"
-WARM_UP_FILE = "tf_serving_warmup_requests"  # TF Serving's name for it
-GOLDEN_FILE = "golden_requests.json"
-
-_NUM_GOLDEN, _LEAST_GOLDEN = 50, 3
-# Scores, in all, of golden requests to a model that scores items one by one.
-_GOLDEN_SCORES = 1_000_000
-_WARM_UP_BATCH_SIZES = (1, 8, 64)  # the allowed batch sizes of serving/batching.config
-# float32 sums in another order: what the same scores may differ by.
-_SCORE_TOLERANCE = 1e-4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -175,121 +152,92 @@ def export(
         ValueError: `k` is more than there are items.
         RuntimeError: The saved model does not give the trained model's answers; nothing is published.
     """
-    import tensorflow as tf
-
     from seqrec_tf.ranking import multiply_exactly
-    from seqrec_tf.serving_module import input_specs, make_serving_module
 
-    output = run_lib.local_path(output, "--output")
-    versions = [int(entry.name) for entry in output.glob("*") if entry.name.isdigit()]
-    version = version if version is not None else max(versions, default=0) + 1
-    if version < 1:
-        raise ValueError(f"--version must be a positive integer, got {version}.")
     if history_length is not None and history_length < 1:
         raise ValueError(f"--history-length must be at least 1, got {history_length}.")
-    target = output / str(version)
-    if target.exists():
-        raise FileExistsError(f"{target} is there already. Leave out --version to write {max(versions) + 1}.")
+    target = _new_version(run_lib.local_path(output, "--output"), version)
     folder = run_folder.open_dataset(dataset)
     if not 1 <= k <= folder.num_items:
         raise ValueError(f"--k must be from 1 to the number of items, {folder.num_items}, got {k}.")
     multiply_exactly()
     model = run_folder.load_model()
-    exclude_history = run_folder.config.data.exclude_history and not keep_history
     catalogue = folder.item_ids
     if items:
         wanted = [feature.name for feature in model.item_features.features] if model.item_features else []
         new = new_items.read(items, folder, wanted, id_column=item_id_column, image_folder=image_folder)
         model = model.with_new_items(len(new.ids), new.values)
         catalogue = [*catalogue, *new.ids]
-
-    partial = output / f"partial-{uuid.uuid4().hex[:8]}"  # no integer, so no server takes it for a version
-    partial.mkdir(parents=True)
-    try:
-        vocabulary = partial / "item_id.txt"  # saved as an asset, so removed below
-        vocabulary.write_text("".join(f"{item}\n" for item in catalogue), encoding="utf-8")
-        model.freeze_item_table(coarse_search=coarse_search)
-        module = make_serving_module(model, folder, str(vocabulary), k=k, exclude_history=exclude_history)
-        specs = input_specs(model, history_length)
-        candidates = tf.TensorSpec([None, None], tf.string, name=CANDIDATES)
-        signatures = {
-            SIGNATURE: module.recommend.get_concrete_function(**specs),
-            RANK_SIGNATURE: module.rank.get_concrete_function(**specs, candidates=candidates),
-        }
-        tf.saved_model.save(module, str(partial), signatures=signatures)
-        vocabulary.unlink()
+    model.freeze_item_table(coarse_search=coarse_search)
+    exclude_history = run_folder.config.data.exclude_history and not keep_history
+    answers: dict[str, Any] = {"k": k, "exclude_history": exclude_history, "history_length": history_length}
+    with _published_as(target) as partial:
+        _save(model, folder, catalogue, partial, **answers)
+        golden = golden_requests(model, folder, catalogue, **answers)
+        check_golden(partial, golden, history_length)
         extra = partial / EXTRA_FOLDER
         extra.mkdir()
-        golden = golden_requests(
-            model, folder, catalogue, k=k, exclude_history=exclude_history, history_length=history_length
-        )
-        check_golden(partial, golden, history_length)
         (extra / GOLDEN_FILE).write_text(json.dumps(golden, indent=1) + "\n", encoding="utf-8")
-        (extra / schema_lib.SCHEMA_FILE).write_text(folder.schema.to_json(), encoding="utf-8")
+        (extra / SCHEMA_FILE).write_text(folder.schema.to_json(), encoding="utf-8")
         for file in (run_lib.CONFIG_FILE, run_lib.DATASET_FILE):  # what the model was made of
             shutil.copy(run_folder.path / file, extra / file)
-        # A ranking model takes long over all items: once is enough.
-        sizes = {SIGNATURE: _WARM_UP_BATCH_SIZES[: 1 if model.ranks_candidates else None]}
-        sizes[RANK_SIGNATURE] = _WARM_UP_BATCH_SIZES
-        _write_warm_up(extra / WARM_UP_FILE, output.name, golden, history_length, sizes)
-        os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        requests = warm_up_requests(
+            target.parent.name, golden, history_length, scores_one_by_one=model.ranks_candidates
+        )
+        write_warm_up(extra / WARM_UP_FILE, requests)
     return target
 
 
-def golden_requests(
+def _new_version(output: pathlib.Path, version: int | None) -> pathlib.Path:
+    """The folder of a version that is not there yet, the next one where None is asked for.
+
+    Raises:
+        FileExistsError: The version is there already.
+        ValueError: The version is no positive integer.
+    """
+    versions = [int(entry.name) for entry in output.glob("*") if entry.name.isdigit()]
+    version = version if version is not None else max(versions, default=0) + 1
+    if version < 1:
+        raise ValueError(f"--version must be a positive integer, got {version}.")
+    if (output / str(version)).exists():
+        raise FileExistsError(
+            f"{output / str(version)} is there already. Leave out --version to write {max(versions) + 1}."
+        )
+    return output / str(version)
+
+
+@contextlib.contextmanager
+def _published_as(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder to write a version in, which gets its name once it is whole, and is removed if it never is."""
+    partial = target.with_name(f"partial-{uuid.uuid4().hex[:8]}")  # no integer, so no server takes it for a version
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _save(
     model: SequenceModel,
     folder: DatasetFolder,
     catalogue: Sequence[str],
+    partial: pathlib.Path,
     *,
     k: int,
     exclude_history: bool,
     history_length: int | None,
-) -> list[dict[str, Any]]:
-    """Requests made of the dataset, each with the trained model's answer, computed without any of the serving code."""
+) -> None:
+    """Write the SavedModel of a model whose item table is frozen."""
     import tensorflow as tf
 
-    from seqrec_tf import data
-    from seqrec_tf.models.base_batches import EXCLUDED
-    from seqrec_tf.schema import ITEM_IDS, TARGET_TIME, TIMESTAMPS, USER_ID
-    from seqrec_tf.serving_module import user_features
+    from seqrec_tf.serving_module import make_serving_module, signatures
 
-    split = next(split for split in ("test", "valid", "train") if folder.split_files(split))
-    batches = data.evaluation_batches(folder, split, model, batch_size=1, exclude_history=True)
-    requests, number = [], _NUM_GOLDEN
-    if model.ranks_candidates:
-        number = min(number, max(_LEAST_GOLDEN, _GOLDEN_SCORES // model.num_items))
-    # Neighbours that are alike, because what lay between them was filtered out, are repeats to a server.
-    if folder.options.get("duplicates") == "consecutive":
-        batches = batches.filter(lambda _, labels: tf.reduce_all(labels[EXCLUDED][:, 1:] != labels[EXCLUDED][:, :-1]))
-    # Every fourth, as neighbours are of like length.
-    for inputs, labels in itertools.islice(batches, 0, 4 * number, 4):
-        # Ranking models see nothing else than what was liked; of others, all that may not be recommended is sent.
-        history = (inputs[ITEM_IDS] if model.ranks_candidates else labels[EXCLUDED]).numpy()[0][
-            -(history_length or 0) :
-        ]
-        of_events = inputs.keys() - {*model.reads_of_user, TARGET_TIME}
-        inputs = {name: value[:, -len(history) :] if name in of_events else value for name, value in inputs.items()}
-        query, excluded = model.query(inputs), (history if exclude_history else history[:0])[None]
-        items, scores = model.recommend(query, excluded, k=k)
-        is_there = np.isfinite(scores[0])
-        request: dict[str, Any] = {HISTORY: [catalogue[item - 1] if item else "" for item in history]}
-        if USER_ID in inputs:
-            request[USER_ID] = labels[USER_ID].numpy()[0].decode()
-        if TIMESTAMPS in inputs:
-            times = inputs[TIMESTAMPS].numpy()[0].tolist()
-            request[HISTORY_TIMESTAMPS] = [0] * (len(history) - len(times)) + times  # older ones than the model reads
-            request[TIMESTAMP] = int(inputs[TARGET_TIME][0])
-        for feature in user_features(model):
-            request[feature.name] = _raw(inputs[feature.name].numpy()[0], folder.learned_of_users[feature.name])
-        request[ITEMS] = [catalogue[item - 1] for item in items.numpy()[0][is_there]]
-        request[SCORES] = scores.numpy()[0][is_there].tolist()
-        if model.coarse_table is not None:
-            items, scores = model.recommend(query, excluded, k=k, exact=True)
-            request[EXACT_ITEMS] = [catalogue[item - 1] for item in items.numpy()[0][np.isfinite(scores[0])]]
-        requests.append(request)
-    return requests
+    vocabulary = partial / "item_id.txt"  # saved as an asset, so removed below
+    vocabulary.write_text("".join(f"{item}\n" for item in catalogue), encoding="utf-8")
+    module = make_serving_module(model, folder, str(vocabulary), k=k, exclude_history=exclude_history)
+    tf.saved_model.save(module, str(partial), signatures=signatures(module, model, history_length))
+    vocabulary.unlink()
 
 
 def changed_inputs(version: pathlib.Path) -> str:
@@ -300,7 +248,7 @@ def changed_inputs(version: pathlib.Path) -> str:
 
     def inputs(folder):
         saved_model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-        return saved_model.meta_graphs[0].signature_def[SIGNATURE].inputs
+        return saved_model.meta_graphs[0].signature_def[RECOMMEND.name].inputs
 
     def words(info):
         size = info.tensor_shape.dim[1].size if len(info.tensor_shape.dim) > 1 else -1
@@ -325,108 +273,3 @@ def changed_inputs(version: pathlib.Path) -> str:
     if not changes:
         return ""
     return f"Requests for version {other.name} do not fit version {version.name}: {'; '.join(sorted(changes))}."
-
-
-def found(golden: list[dict[str, Any]]) -> float:
-    """Share of the exact answers' items that a coarse search finds."""
-    exact = [set(request[EXACT_ITEMS]) for request in golden]
-    return sum(len(items.intersection(request[ITEMS])) for items, request in zip(exact, golden, strict=True)) / max(
-        1, sum(map(len, exact))
-    )
-
-
-def _raw(value: Any, learned: dict[str, Any]) -> Any:
-    """A user's value as a request has it, from what the records hold: the inverse of `features.Encoder`."""
-    if "mean" in learned:
-        return float(value * learned["deviation"] + learned["mean"])
-    # What training has not seen is any string that it has not seen.
-    names = {MISSING: "", UNKNOWN: "\0", **dict(enumerate(learned["values"], start=UNKNOWN + 1))}
-    return [names[int(one)] for one in value] if np.ndim(value) else names[int(value)]
-
-
-def check_golden(saved_model: pathlib.Path, golden: list[dict[str, Any]], history_length: int | None) -> None:
-    """Load a SavedModel as TF Serving does, and compare its answers with the golden ones.
-
-    Raises:
-        RuntimeError: An answer differs.
-    """
-    import tensorflow as tf
-
-    # TF Serving is a C++ session loader: graph, tag, signature, no Python object.
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(saved_model))
-
-        def answer(name, feeds):
-            signature = meta_graph.signature_def[name]
-            outputs = {name: info.name for name, info in signature.outputs.items()}
-            return session.run(outputs, {signature.inputs[name].name: value for name, value in feeds.items()})
-
-        for request in golden:
-            feeds = _feeds([request], history_length)
-            recommended = answer(SIGNATURE, feeds)
-            items = [item.decode() for item in recommended[ITEMS][0] if item]
-            scores = recommended[SCORES][0][: len(items)]
-            expected = np.array(request[SCORES], np.float32)
-            if len(scores) != len(expected) or not np.allclose(scores, expected, _SCORE_TOLERANCE, _SCORE_TOLERANCE):
-                difference = "the scores differ"
-            elif any(
-                ours != theirs and abs(score - request[SCORES][request[ITEMS].index(ours)]) > _SCORE_TOLERANCE
-                if ours in request[ITEMS]
-                else abs(score - expected[-1]) > _SCORE_TOLERANCE
-                for ours, theirs, score in zip(items, request[ITEMS], scores.tolist(), strict=True)
-            ):
-                difference = "the items differ"
-            elif not np.allclose(
-                answer(RANK_SIGNATURE, {**feeds, CANDIDATES: np.array([request[ITEMS]], object)})[SCORES][0],
-                expected,
-                _SCORE_TOLERANCE,
-                _SCORE_TOLERANCE,
-            ):
-                difference = "the scores of `rank` differ"
-            else:
-                continue
-            raise RuntimeError(
-                f"The saved model does not answer as the trained one; {difference}. For the history "
-                f"{request[HISTORY][-5:]} (newest 5) it gives {items[:5]}, expected {request[ITEMS][:5]}. Nothing was "
-                "published."
-            )
-
-
-def _write_warm_up(
-    path: pathlib.Path,
-    model_name: str,
-    golden: list[dict[str, Any]],
-    length: int | None,
-    sizes: dict[str, tuple[int, ...]],
-) -> None:
-    """Requests that TF Serving runs before it announces the model, so that the first user does not wait."""
-    import tensorflow as tf
-    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
-
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for signature, batch_sizes in sizes.items():
-            for batch_size in batch_sizes:
-                feeds = _feeds([golden[i % len(golden)] for i in range(batch_size)], length)
-                if signature == RANK_SIGNATURE:
-                    feeds[CANDIDATES] = np.array([golden[0][ITEMS]] * batch_size, object)
-                request = predict_pb2.PredictRequest()
-                request.model_spec.name = model_name
-                request.model_spec.signature_name = signature
-                for name, value in feeds.items():
-                    request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
-                log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
-                writer.write(log.SerializeToString(deterministic=True))
-
-
-def _feeds(requests: list[dict[str, Any]], history_length: int | None) -> dict[str, np.ndarray]:
-    """Requests as one batch: an array for each input that they have, padded on the right."""
-    length = history_length or max(len(request[HISTORY]) for request in requests)
-    feeds = {}
-    for name in requests[0].keys() - {ITEMS, SCORES, EXACT_ITEMS}:
-        values = [request[name] for request in requests]
-        if name in (HISTORY, HISTORY_TIMESTAMPS):
-            padding = "" if name == HISTORY else 0
-            values = [value + [padding] * (length - len(value)) for value in values]
-        first = values[0][0] if isinstance(values[0], list) else values[0]
-        feeds[name] = np.array(values, {str: object, int: np.int64, float: np.float32}[type(first)])
-    return feeds

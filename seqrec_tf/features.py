@@ -24,6 +24,8 @@ from seqrec_tf.config import check_choice
 from seqrec_tf.schema import Feature
 
 KINDS = ("number", "category", "categories", "text", "image-path")
+# Those whose fields can be wrong; others take any text.
+CHECKED_KINDS = ("number", "categories")
 
 # Ids of a category that is not there, and of one that training has not seen.
 MISSING, UNKNOWN = 0, 1
@@ -184,7 +186,7 @@ class Learner:
 
 
 class Encoder:
-    """Fields to values, by what was learned.
+    """Fields to values, by what was learned, and back.
 
     Args:
         features: The features, each with its kind.
@@ -216,6 +218,20 @@ class Encoder:
         if feature.kind == "categories":
             return [self._ids[feature.name].get(one, UNKNOWN) for one in value]
         return text
+
+    def request(self, feature: Feature, value: Any) -> Any:
+        """The inverse of `value`, as `Feature.in_requests` has it: a number, a string, a list of strings.
+
+        Args:
+            feature: A number, a category or several.
+            value: A number, or an array, of what the records hold.
+        """
+        learned = self._learned[feature.name]
+        if feature.kind == "number":
+            return float(value * learned["deviation"] + learned["mean"])
+        # What training has not seen is any string that it has not seen.
+        names = {MISSING: "", UNKNOWN: "\0", **dict(enumerate(learned["values"], start=UNKNOWN + 1))}
+        return [names[int(one)] for one in value] if feature.is_list else names[int(value)]
 
 
 def with_sizes(features: Iterable[Feature], learned: Mapping[str, Mapping[str, Any]]) -> tuple[Feature, ...]:

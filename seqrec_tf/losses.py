@@ -9,6 +9,9 @@ Tensor letters: N targets, K negatives of each, V items.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -258,3 +261,17 @@ def _finite(negatives):
     """Where a logit is not -inf, and the logits with 0 elsewhere, so that no gradient is infinite times 0."""
     is_there = negatives > negatives.dtype.min
     return is_there, tf.where(is_there, negatives, 0.0)
+
+
+# By the name that `model.loss` gives. A new loss of samples, a function of their logits, is told here and nowhere else;
+# `objective` gives those with options of their own what they need, and treats "softmax", which samples nothing, apart.
+BY_NAME: dict[str, Callable[..., Any]] = {
+    "bce": binary_cross_entropy,
+    "gbce": generalized_binary_cross_entropy,
+    "softmax": cross_entropy,
+    "sampled-softmax": sampled_softmax,
+    "bpr": bayesian_personalized_ranking,
+    "top1": top1,
+    "bpr-max": bpr_max,
+    "top1-max": top1_max,
+}

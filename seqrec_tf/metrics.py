@@ -67,6 +67,10 @@ def reciprocal_rank(rank, k):
     return tf.where(rank <= k, 1.0 / tf.cast(rank, tf.float32), 0.0)
 
 
+# What is told of ranks, by the name that figures have: "ndcg@10". A new metric is a function here and its name.
+OF_RANKS = {"hr": hit_rate, "ndcg": ndcg, "mrr": reciprocal_rank}
+
+
 def auc(labels, scores, *, weight=None) -> float:
     """Area under the ROC curve, exactly: the probability that a positive scores above a negative, ties counting half.
 

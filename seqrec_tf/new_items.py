@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqrec_tf import features
+from seqrec_tf import features, padding
 from seqrec_tf import schema as schema_lib
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ def read(
     """
     known = set(folder.item_ids)
     rows: dict[str, dict[str, str]] = {}
-    quoted = not folder.options.get("items_no_quotes")  # as the dataset's own items were read
-    for line, row in _rows(path, id_column, quoted=quoted):
+    for line, row in _rows(path, id_column, quoted=folder.schema.items_are_quoted):  # as the dataset's own items
         item = row[id_column]
         if not item.strip() or "\n" in item or "\r" in item:
             raise ValueError(
@@ -142,7 +141,7 @@ def _rows_of_file(path: str, id_column: str, *, quoted: bool) -> Iterator[tuple[
 
 
 def _encoded(rows, feature: schema_lib.Feature, learned):
-    """Values of a number, a category or several."""
+    """Values of a number, a category or several: [N, ...], as `records.DatasetFolder.item_values` has them."""
     encode = features.Encoder([feature], learned)
     values = []
     for row in rows.values():
@@ -150,10 +149,9 @@ def _encoded(rows, feature: schema_lib.Feature, learned):
             values.append(encode([row.get(feature.name, "")])[feature.name])
         except ValueError as error:
             raise ValueError(f"{row['']}: {feature.name}: {error}.") from None
-    if feature.kind == "categories":
-        width = feature.max_length
-        values = [value[:width] + [features.MISSING] * (width - len(value)) for value in values]
-    return np.array(values, np.float32 if feature.kind == "number" else np.int32)
+    if feature.is_list:
+        values = padding.listed_categories(values, feature.max_length)
+    return np.array(values, feature.dense_dtype)
 
 
 def _vectors(rows, column: str, about: dict[str, Any], image_folder: str):

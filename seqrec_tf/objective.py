@@ -10,6 +10,7 @@ included).
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,7 +19,7 @@ import tensorflow as tf
 from seqrec_tf import losses, sampling
 from seqrec_tf.config import ModelConfig, check_at_least, check_choice
 
-LOSSES = ("bce", "gbce", "softmax", "sampled-softmax", "bpr", "top1", "bpr-max", "top1-max")
+LOSSES = tuple(losses.BY_NAME)
 NEGATIVES = ("uniform", "popular", "in-batch")
 
 
@@ -251,17 +252,8 @@ class NextItemObjective(keras.layers.Layer):
             negatives: float32 [N, K], logits of the negatives; -inf takes no part.
         """
         config = self.config
-        if config.loss == "gbce":
-            return losses.generalized_binary_cross_entropy(
-                positive, negatives, num_items=self.num_candidates, calibration=config.gbce_calibration
-            )
-        if config.loss == "bpr-max":
-            return losses.bpr_max(positive, negatives, regularization=config.regularization)
-        function = {
-            "bce": losses.binary_cross_entropy,
-            "sampled-softmax": losses.sampled_softmax,
-            "bpr": losses.bayesian_personalized_ranking,
-            "top1": losses.top1,
-            "top1-max": losses.top1_max,
-        }[config.loss]
-        return function(positive, negatives)
+        options: dict[str, dict[str, Any]] = {
+            "gbce": {"num_items": self.num_candidates, "calibration": config.gbce_calibration},
+            "bpr-max": {"regularization": config.regularization},
+        }
+        return losses.BY_NAME[config.loss](positive, negatives, **options.get(config.loss, {}))

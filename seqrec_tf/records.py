@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from seqrec_tf import padding
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import Feature, Schema
 
@@ -139,7 +140,8 @@ class DatasetFolder:
     @functools.cached_property
     def schema(self) -> Schema:
         """What the records hold, and the vectors that were made of them since."""
-        schema = Schema.from_json(self.read_text(schema_lib.SCHEMA_FILE))
+        file = schema_lib.SCHEMA_FILE
+        schema = Schema.from_json(self.read_text(file), called=f"The schema {self.file(file)}")
         vectors = (
             Feature(schema_lib.vector_name(column), "float32", (about["dim"],), f"by {about['encoder']}", "vector")
             for column, about in self.vectors.items()
@@ -171,6 +173,16 @@ class DatasetFolder:
         return self.stats["fingerprint"]
 
     @property
+    def num_training_sequences(self) -> int:
+        """Records of the training split."""
+        return self.stats["splits"]["train"]["sequences"]
+
+    @property
+    def training_lengths(self) -> dict[str, float]:
+        """Events of a training sequence: "mean" and, where the job has told them, quantiles and ends."""
+        return self.stats["splits"]["train"]["length"]
+
+    @property
     def num_items(self) -> int:
         """Size of the item vocabulary, padding not counted."""
         return self.schema.num_items
@@ -194,16 +206,6 @@ class DatasetFolder:
     def item_counts(self) -> list[int]:
         """Training events of each item; `item_counts[k - 1]` is that of the item with id `k`."""
         return [int(line) for line in self.read_text(schema_lib.ITEM_COUNTS_FILE).split()]
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Those of `seqrec prepare` that made this folder, by name."""
-        return self.stats.get("options", {})
-
-    @property
-    def is_by_time(self) -> bool:
-        """Whether training sequences lie in the order of their newest events, in each file."""
-        return self.options.get("record_order") == "time"
 
     def split_files(self, split: str) -> list[str]:
         """Paths of the TFRecord shards of a split, sorted; empty where the split is empty.
@@ -253,18 +255,15 @@ class DatasetFolder:
         wanted = [feature for feature in features if feature.name not in embedded]
         values = {}
         for feature in features:
-            width: Any = {"categories": (feature.max_length,), "vector": feature.shape}.get(feature.kind, ())
-            dtype = np.int32 if feature.dtype == "int64" else np.float32
-            values[feature.name] = np.full(
-                [self.num_items + 1, *width], 0 if width or dtype == np.int32 else np.nan, dtype
-            )
+            shape = [self.num_items + 1, *feature.dense_shape]
+            values[feature.name] = np.full(shape, feature.missing, feature.dense_dtype)
         if wanted:
             row = 1  # item records lie in the order of the ids
             for batch in read_files(self.item_files(), wanted):
                 for feature in wanted:
                     parsed = batch[feature.name]
                     if isinstance(parsed, tf.RaggedTensor):
-                        parsed = parsed[:, : feature.max_length].to_tensor(shape=[None, feature.max_length])
+                        parsed = padding.categories(parsed, feature.max_length)
                     values[feature.name][row : row + len(parsed)] = parsed
                 row += len(parsed)
         id_of = {item: number for number, item in enumerate(self.item_ids, start=1)} if embedded.keys() & names else {}

@@ -19,8 +19,10 @@ import json
 import os
 import pathlib
 import tomllib
+from importlib.metadata import version
 from typing import Any
 
+from seqrec_tf import __version__
 from seqrec_tf.config import Config, resolve
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import COMPLETED_FILE, Schema
@@ -73,7 +75,7 @@ class RunFolder:
             ValueError: Its schema or its data differ.
         """
         folder = DatasetFolder(path or self.dataset_info["path"])
-        ours = Schema.from_dict(self.dataset_info["schema"])
+        ours = Schema.from_dict(self.dataset_info["schema"], called=f"The schema in {self.path / DATASET_FILE}")
         known = {feature.name for feature in ours.item_features}
         # Vectors that were made since are nothing to this run.
         kept = [feature for feature in folder.schema.item_features if feature.kind != "vector" or feature.name in known]
@@ -97,6 +99,20 @@ class RunFolder:
         model_class = models.find(self.config.model_name)
         own = {model_class.__name__: model_class}  # a model from outside need not be registered
         return keras.models.load_model(self.path / BEST_MODEL_FILE, custom_objects=own, compile=False)
+
+
+def begin(path: pathlib.Path, config: Config, folder: DatasetFolder) -> None:
+    """Create the run folder with what makes the run."""
+    path.mkdir(parents=True, exist_ok=True)
+    dataset = {
+        "path": folder.path if "://" in folder.path else os.path.abspath(folder.path),
+        "fingerprint": folder.fingerprint,
+        "encoders": folder.encoders,
+        "schema": folder.schema.to_dict(),
+        "versions": {"seqrec_tf": __version__} | {name: version(name) for name in ("tensorflow", "keras")},
+    }
+    write_whole(path / DATASET_FILE, json.dumps(dataset, indent=2) + "\n")
+    write_whole(path / CONFIG_FILE, config.to_toml())
 
 
 def read_config(path: pathlib.Path) -> Config:

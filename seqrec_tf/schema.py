@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 PADDING_ID = 0
 
+# What a record holds of a sequence, and an item record of an item.
 USER_ID = "user_id"
 SESSION_ID = "session_id"
 ITEM_IDS = "item_ids"
@@ -31,10 +33,16 @@ TIMESTAMPS = "timestamps"
 LABELS = "labels"
 TARGET_START = "target_start"
 
-# What batches hold beside these: all items of a training sequence, of which the model sees the newest, for negatives;
-# when the event to predict happens, for models that read times.
+# What the inputs of batches hold beside these: all items of a training sequence, of which the model sees the newest,
+# for negatives; when the event to predict happens, for models that read times.
 SEEN = "seen"
 TARGET_TIME = "target_time"
+
+# The labels of a batch of events to predict: the item, items that may not be recommended, the event's label; and, for
+# evaluation alone, every item of the sequence, for protocols that draw what it never touched, and which sequence of the
+# split it is, with the target's position there.
+TARGET, EXCLUDED, TARGET_LABEL = "target", "excluded", "target_label"
+TOUCHED, PLACE = "touched", "place"
 
 # The inputs of a saved model, beside USER_ID and the features of users.
 HISTORY = "history"
@@ -45,7 +53,7 @@ CANDIDATES = "candidates"
 # Its outputs, which golden requests hold beside the inputs, with what an exact search gives.
 ITEMS, SCORES, NUM_UNKNOWN, EXACT_ITEMS = "items", "scores", "num_unknown", "exact_items"
 
-# Names that no feature of users may have, as records, batches or requests hold something else by them.
+# Names that no feature of users may have, as records, inputs or requests hold something else by them.
 RESERVED_NAMES = frozenset(
     [
         *(USER_ID, SESSION_ID, ITEM_IDS, TIMESTAMPS, LABELS, TARGET_START),
@@ -53,6 +61,18 @@ RESERVED_NAMES = frozenset(
         *(ITEMS, SCORES, NUM_UNKNOWN, EXACT_ITEMS),
     ]
 )
+
+# `Schema.time_unit`: what the times of events are.
+SECONDS, ORDER, NO_TIME = "seconds", "order", ""
+
+# `Schema.repeats`: events of a sequence whose item it has met before. Preparing keeps them, drops those that follow
+# upon the same item, or drops all; a server does the same with the histories of requests.
+KEEP_REPEATS, DROP_CONSECUTIVE_REPEATS, DROP_ALL_REPEATS = "keep", "consecutive", "all"
+REPEATS = (KEEP_REPEATS, DROP_CONSECUTIVE_REPEATS, DROP_ALL_REPEATS)
+
+# `Schema.record_order`: how the training records of a file follow each other, by chance or by their newest events.
+RANDOM_ORDER, TIME_ORDER = "random", "time"
+RECORD_ORDERS = (RANDOM_ORDER, TIME_ORDER)
 
 SPLITS = ("train", "valid", "test")
 
@@ -71,7 +91,12 @@ DIGEST, VECTOR = "digest", "vector"  # in their records, beside the item's id
 ITEMS_FOLDER = "items"  # one Example per item, in id order; only where an items file was given
 REJECTED_FOLDER = "rejected"
 
-SCHEMA_VERSION = 1
+# The files of a model folder, beside the SavedModel's own.
+EXTRA_FOLDER = "assets.extra"
+WARM_UP_FILE = "tf_serving_warmup_requests"  # TF Serving's name for it
+GOLDEN_FILE = "golden_requests.json"
+
+SCHEMA_VERSION = 2
 DTYPES = ("int64", "float32", "string")
 
 
@@ -101,6 +126,34 @@ class Feature:
         if self.dtype not in DTYPES:
             raise ValueError(f"Feature `{self.name}` must have a dtype of {', '.join(DTYPES)}, got {self.dtype!r}.")
 
+    @property
+    def is_list(self) -> bool:
+        """Whether records hold as many values as there happen to be."""
+        return self.shape == (None,)
+
+    @property
+    def dense_shape(self) -> tuple[int, ...]:
+        """Shape of the value of one item or user as models take it: of several categories, the first `max_length`.
+
+        () of a number or a category, (5,) of up to 5 categories, (512,) of a vector of 512 floats.
+        """
+        return (self.max_length,) if self.is_list else tuple(size for size in self.shape if size is not None)
+
+    @property
+    def dense_dtype(self) -> str:
+        """Its dtype as models take it."""
+        return "int32" if self.dtype == "int64" else self.dtype
+
+    @property
+    def missing(self) -> float:
+        """What stands where there is no value: NaN for a number, else zeros, which no category or vector has."""
+        return math.nan if self.dtype == "float32" and self.shape == () else 0
+
+    @property
+    def in_requests(self) -> Feature:
+        """The same as a request holds it: numbers before they are standardised, categories by their names."""
+        return Feature(self.name, "float32" if self.dtype == "float32" else "string", self.shape, self.doc)
+
 
 USER_ID_FEATURE = Feature(USER_ID, "string", (), "whose events these are")
 SESSION_ID_FEATURE = Feature(SESSION_ID, "string", (), "which session of the user")
@@ -109,6 +162,35 @@ TIMESTAMPS_FEATURE = Feature(TIMESTAMPS, "int64", (None,), "time of each event, 
 LABELS_FEATURE = Feature(LABELS, "int64", (None,), "1 where the event is positive (click, high rating), else 0")
 TARGET_START_FEATURE = Feature(TARGET_START, "int64", (), "position of the first event to predict")
 ITEM_ID_FEATURE = Feature(ITEM_ID, "string", (), "the item")
+
+# What a request holds of one user, beside USER_ID_FEATURE and the features of users.
+HISTORY_INPUT = Feature(HISTORY, "string", (None,), "item ids, oldest first")
+HISTORY_TIMESTAMPS_INPUT = Feature(HISTORY_TIMESTAMPS, "int64", (None,), "time of each event of the history, seconds")
+TIMESTAMP_INPUT = Feature(TIMESTAMP, "int64", (), "when the answer is for, seconds")
+CANDIDATES_INPUT = Feature(CANDIDATES, "string", (None,), "item ids, in any order")
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """One question that a saved model answers.
+
+    All take the history and what the model reads of the user, and all give `num_unknown`, the ids of the history that
+    the model does not know. `serving_module` computes each, `serving.client` asks any.
+
+    Attributes:
+        name: In the saved model and in requests.
+        outputs: What it gives beside `num_unknown`.
+        inputs: What it takes beside the history: ids of items. Where there are none, all items are looked at.
+    """
+
+    name: str
+    outputs: tuple[str, ...]
+    inputs: tuple[Feature, ...] = ()
+
+
+RECOMMEND = Signature("serving_default", outputs=(ITEMS, SCORES))
+RANK = Signature("rank", outputs=(SCORES,), inputs=(CANDIDATES_INPUT,))
+SIGNATURES = (RECOMMEND, RANK)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +202,12 @@ class Schema:
         features: The features of a sequence record.
         item_features: The features of an item record, empty where no items file was given.
         max_len: Length of the longest sequence, events.
-        time_unit: "seconds", "order", or "" where events have no time.
+        time_unit: SECONDS, ORDER, or NO_TIME where events have none.
         num_users: Users that have training sequences; 0 where records have no `user_id`.
         user_features: Features of the user of a sequence, in its record; empty where no users file was given.
+        repeats: One of REPEATS: which repeats of an item the sequences have lost, and histories of requests lose.
+        record_order: One of RECORD_ORDERS; training keeps TIME_ORDER, and shuffles records in RANDOM_ORDER.
+        items_are_quoted: Whether double quotes enclose fields of the items file, and of a file of new items.
     """
 
     num_items: int
@@ -132,6 +217,20 @@ class Schema:
     time_unit: str = ""
     num_users: int = 0
     user_features: tuple[Feature, ...] = ()
+    repeats: str = KEEP_REPEATS
+    record_order: str = RANDOM_ORDER
+    items_are_quoted: bool = True
+
+    def __post_init__(self):
+        for name, values in (
+            ("time_unit", (SECONDS, ORDER, NO_TIME)),
+            ("repeats", REPEATS),
+            ("record_order", RECORD_ORDERS),
+            ("items_are_quoted", (True, False)),
+        ):
+            if getattr(self, name) not in values:
+                expected = ", ".join(map(repr, values))
+                raise ValueError(f"`{name}` of a schema must be one of {expected}, got {getattr(self, name)!r}.")
 
     def __contains__(self, name: str) -> bool:
         return any(feature.name == name for feature in self.record_features)
@@ -150,36 +249,50 @@ class Schema:
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Schema:
-        """The inverse of `to_dict`."""
+    def from_dict(cls, values: Mapping[str, Any], *, called: str = "The schema") -> Schema:
+        """The inverse of `to_dict`.
+
+        Args:
+            values: What `to_dict` gave.
+            called: What to call the schema in errors.
+
+        Raises:
+            ValueError: It is of another version, or not whole: what is not there is never guessed.
+        """
         values = dict(values)
         version = values.pop("version", None)
         if version != SCHEMA_VERSION:
             raise ValueError(
-                f"The schema must have version {SCHEMA_VERSION}, got {version}. Prepare the dataset again with this "
-                "version of seqrec_tf."
+                f"{called} must have version {SCHEMA_VERSION}, got {version}. Prepare the dataset again with this "
+                "version of seqrec_tf, and train on it again."
+            )
+        if missing := sorted({field.name for field in dataclasses.fields(cls)} - values.keys()):
+            raise ValueError(
+                f"{called} must say what its version {SCHEMA_VERSION} does, and lacks {', '.join(missing)}. Prepare "
+                "the dataset again."
             )
         try:
             for key in ("features", "item_features", "user_features"):
-                given = values.get(key, ())
+                given = values[key]
                 values[key] = tuple(Feature(**{**feature, "shape": tuple(feature["shape"])}) for feature in given)
             return cls(**values)
         except (KeyError, TypeError) as error:
-            raise ValueError(f"This is not a schema of version {SCHEMA_VERSION}: {error}.") from error
+            raise ValueError(f"{called} is not one of version {SCHEMA_VERSION}: {error}.") from error
 
     @classmethod
-    def from_json(cls, text: str) -> Schema:
-        """The inverse of `to_json`."""
-        return cls.from_dict(json.loads(text))
+    def from_json(cls, text: str, *, called: str = "The schema") -> Schema:
+        """The inverse of `to_json`; `called` as in `from_dict`."""
+        return cls.from_dict(json.loads(text), called=called)
 
     def differences(self, other: Schema) -> list[str]:
         """One readable line for each thing in which `other` differs; empty when they are equal."""
         lines = []
-        for field in ("num_items", "num_users", "max_len", "time_unit"):
+        of_features = ("features", "item_features", "user_features")
+        for field in [field.name for field in dataclasses.fields(self) if field.name not in of_features]:
             ours, theirs = getattr(self, field), getattr(other, field)
             if ours != theirs:
                 lines.append(f"{field}: {ours!r} against {theirs!r}")
-        for field in ("features", "item_features", "user_features"):
+        for field in of_features:
             ours = {feature.name: feature for feature in getattr(self, field)}
             theirs = {feature.name: feature for feature in getattr(other, field)}
             for name in sorted(ours.keys() | theirs.keys()):

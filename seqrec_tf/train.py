@@ -15,23 +15,21 @@ import contextlib
 import dataclasses
 import inspect
 import json
-import math
 import os
 import pathlib
 import sys
 import tempfile
 import textwrap
 import warnings
-from collections.abc import Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from seqrec_tf import __version__
 from seqrec_tf import run_folder as run_lib
 from seqrec_tf.config import STRATEGIES, Config, DataConfig, TrainConfig, computing_in
-from seqrec_tf.records import DatasetFolder, read_split
-from seqrec_tf.run_folder import RunFolder, write_whole
-from seqrec_tf.schema import COMPLETED_FILE, LABELS, TARGET_START
+from seqrec_tf.preflight import check_labels_of_validation, preflight
+from seqrec_tf.records import DatasetFolder
+from seqrec_tf.resume import check_all_start_at, check_output
+from seqrec_tf.run_folder import RunFolder
+from seqrec_tf.schema import LABELS
 
 if TYPE_CHECKING:
     from seqrec_tf.models.base import SequenceModel
@@ -124,7 +122,7 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     strategy = make_strategy(config.train.strategy)
     is_chief = strategy.cluster_resolver is None or _is_chief(strategy.cluster_resolver)
     shared = run_lib.local_path(output, "--output")
-    changes = _check_output(shared, config, folder)
+    changes = check_output(shared, config, folder)
     model_class = models.find(config.model_name)
     steps = data.steps_per_epoch(folder, config.data.batch_size)
     if not steps:
@@ -135,21 +133,15 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     with computing_in(config.train.precision), strategy.scope():
         model = _compiled_model(model_class, config, folder, steps, strategy.num_replicas_in_sync)
     if model.trainable_variables and folder.split_files("valid") and LABELS in folder.schema:
-        _check_labels_of_validation(model, folder, config.data.valid_sequences)
+        check_labels_of_validation(model, folder, config.data.valid_sequences)
     # Only the chief writes the run folder; the others need a place of their own, but read the chief's checkpoints.
     place = contextlib.nullcontext(shared) if is_chief else tempfile.TemporaryDirectory(prefix="seqrec-worker-")
     with place as folder_of_run:
         path = pathlib.Path(folder_of_run)
-        _write_run(path, config, folder)
+        run_lib.begin(path, config, folder)
         has_validation = bool(folder.split_files("valid"))
         keeper = RunKeeper(path, model, patience=config.train.patience, has_validation=has_validation)
-        first_epoch = keeper.restore(shared / run_lib.CHECKPOINTS_FOLDER)
-        if config.train.strategy == "multi-worker":
-            _check_all_start_at(first_epoch, strategy)
-        if first_epoch:
-            log(f"Going on after epoch {first_epoch} of at most {config.train.epochs}.")
-            if changes:
-                log(f"Changed since: {', '.join(changes)}.")
+        first_epoch = _restore(keeper, shared / run_lib.CHECKPOINTS_FOLDER, config, strategy, changes=changes, log=log)
         if not has_validation:
             log("There is no validation split: training never stops early, and the newest model is the best.")
         epochs = config.train.epochs if model.trainable_variables else 0
@@ -165,26 +157,16 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
         return RunFolder(path)
 
 
-def _check_labels_of_validation(model: SequenceModel, folder: DatasetFolder, max_sequences: int) -> None:
-    """Raise a ValueError where validation would measure nothing: it ranks what was liked, and AUC needs both labels."""
-    import tensorflow as tf
-
-    wanted, num_left = {0, 1} if model.monitor == "auc" else {1}, max_sequences or sys.maxsize
-    for batch in read_split(folder, "valid", [LABELS, TARGET_START]):
-        labels = batch[LABELS][:num_left]
-        num_left -= int(labels.nrows())
-        position = tf.ragged.range(labels.row_lengths())
-        is_target = position.flat_values >= tf.gather(batch[TARGET_START], position.value_rowids())
-        wanted -= set(tf.boolean_mask(labels.flat_values, is_target).numpy().tolist())
-        if not wanted:
-            return
-        if not num_left:
-            break
-    first = f"the first {max_sequences:,} sequences (data.valid_sequences) of " if max_sequences else ""
-    raise ValueError(
-        f"No event to predict of {first}{folder.path}'s split 'valid' has the label {max(wanted)}, so no epoch would "
-        "be better than another. Prepare it with a larger validation split or another --label-threshold."
-    )
+def _restore(keeper, checkpoints: pathlib.Path, config: Config, strategy, *, changes: list[str], log) -> int:
+    """Go on from the newest checkpoint, if there is one, on all workers from the same; returns the epochs done."""
+    first_epoch = keeper.restore(checkpoints)
+    if config.train.strategy == "multi-worker":
+        check_all_start_at(first_epoch, strategy)
+    if first_epoch:
+        log(f"Going on after epoch {first_epoch} of at most {config.train.epochs}.")
+        if changes:
+            log(f"Changed since: {', '.join(changes)}.")
+    return first_epoch
 
 
 def _compiled_model(
@@ -224,7 +206,7 @@ def _fit(model, config: Config, folder: DatasetFolder, keeper, strategy, *, epoc
         return strategy.distribute_datasets_from_function(load) if is_multi_worker else load()
 
     options, every = config.data, config.train.validate_every
-    steps, sequences = data.steps_per_epoch(folder, options.batch_size), folder.stats["splits"]["train"]["sequences"]
+    steps, sequences = data.steps_per_epoch(folder, options.batch_size), folder.num_training_sequences
     training = batches_of(
         "train",
         batch_size=options.batch_size,
@@ -284,136 +266,7 @@ def make_strategy(name: str):
     return tf.distribute.get_strategy()
 
 
-def preflight(
-    model_class: type[SequenceModel], config: Config, folder: DatasetFolder, steps: int, replicas: int
-) -> str:
-    """One line that says what the work will take.
-
-    Raises:
-        ValueError: It cannot fit in this machine's memory. That of GPUs TensorFlow does not tell.
-    """
-    import tensorflow as tf
-
-    from seqrec_tf.data import LEAST_ROWS
-
-    split = folder.stats["splits"]["train"]
-    rows = config.data.batch_size
-    if config.data.sort_by_length:  # few of the longest make a batch
-        longest = min(config.model.max_len, max(folder.schema.max_len, 1))
-        rows = max(min(rows, LEAST_ROWS), math.ceil(rows * min(1.0, split["length"]["mean"] / longest)))
-    batch = -(-rows // replicas)
-    needed = model_class.memory_estimate(config.model, folder.schema, batch_size=batch)
-    total = math.inf if tf.config.get_visible_devices("GPU") else _memory_limit()
-    line = (
-        f"{config.model_name}: {folder.num_items:,} items, {split['sequences']:,} sequences of "
-        f"{split['length']['mean']:.0f} events on average; {steps:,} steps an epoch, at most {config.train.epochs} "
-        f"epochs; about {needed / 1e9:.1f} GB "
-        + ("of a GPU's memory" if total == math.inf else f"of {total / 1e9:.0f} GB memory")
-        + (f"; {replicas} replicas" if replicas > 1 else "")
-    )
-    if needed > total:
-        raise ValueError(
-            f"{line}: this cannot fit. Set a smaller data.batch_size, model.max_len or model.dim, or a sampled loss "
-            "instead of softmax."
-        )
-    return line
-
-
-def _memory_limit() -> int:
-    """Bytes of memory that this process may use: the machine's, or what its container is given."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = pathlib.Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and (text := limit.read_text().strip()).isdigit():
-        return min(total, int(text))
-    return total
-
-
-def _check_all_start_at(first_epoch: int, strategy) -> None:
-    """Raise a RuntimeError where the workers have found different checkpoints."""
-    import tensorflow as tf
-
-    total = strategy.reduce("SUM", strategy.run(lambda: tf.constant(first_epoch)), axis=None)
-    if int(total) != first_epoch * strategy.num_replicas_in_sync:
-        raise RuntimeError(
-            "The workers see different checkpoints. --output must be on a file system that all of them share."
-        )
-
-
 def _is_chief(resolver) -> bool:
     return resolver.task_type in (None, "chief") or (
         resolver.task_type == "worker" and resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs
     )
-
-
-def _check_output(path: pathlib.Path, config: Config, folder: DatasetFolder) -> list[str]:
-    """Make sure that the run folder is new, or holds this run unfinished.
-
-    What is trained and on what must be the same; how long and how fast may change.
-
-    Returns:
-        A line for each option of [train] that has changed.
-
-    Raises:
-        FileExistsError: The folder holds something else.
-    """
-    if (path / COMPLETED_FILE).exists():
-        raise FileExistsError(f"{path} holds a finished run. Choose another --output, or remove it.")
-    if not path.exists() or not any(path.iterdir()):
-        return []
-    if not (path / run_lib.CONFIG_FILE).exists():
-        raise FileExistsError(f"{path} holds something else than a run. Choose another --output.")
-    if not (path / run_lib.CHECKPOINTS_FOLDER).exists():
-        return []  # it was stopped before its first epoch was done: nothing can be lost
-    before = run_lib.read_config(path)
-    differences = []
-    if before.model_name != config.model_name:
-        differences.append(f"model_name ({before.model_name!r}, now {config.model_name!r})")
-    else:
-        differences += _differences(before, config, "model") + _differences(before, config, "data")
-    differences += _differences(before, config, "train", only=_of_optimizer_state(before, config))
-    dataset = run_lib.read_dataset_info(path)
-    if dataset["fingerprint"] != folder.fingerprint:
-        differences.append("its dataset")
-    differences += run_lib.other_encoders(dataset, folder)
-    if differences:
-        raise FileExistsError(
-            f"{path} holds an unfinished run that differs in {', '.join(differences)}. Choose another --output, or "
-            "give the options it was started with to go on with it; only those of [train] may change, but not what "
-            "decides what the optimizer keeps."
-        )
-    return _differences(before, config, "train")
-
-
-def _of_optimizer_state(before: Config, now: Config) -> list[str]:
-    """Options of [train] that decide which variables the optimizer has, where these are others now."""
-    names = ["optimizer", "precision"]
-    for tell, options in (
-        (lambda train: train.momentum > 0, ["momentum"]),
-        (lambda train: train.schedule == "constant" and not train.warmup_steps, ["schedule", "warmup_steps"]),
-    ):
-        if tell(before.train) != tell(now.train):
-            names += options
-    return names
-
-
-def _differences(before: Config, now: Config, section: str, only: Sequence[str] | None = None) -> list[str]:
-    old, new = dataclasses.asdict(getattr(before, section)), dataclasses.asdict(getattr(now, section))
-    return [
-        f"{section}.{key} ({old[key]!r}, now {new[key]!r})"
-        for key in (new if only is None else only)
-        if old[key] != new[key]
-    ]
-
-
-def _write_run(path: pathlib.Path, config: Config, folder: DatasetFolder) -> None:
-    """Create the run folder with what makes the run."""
-    path.mkdir(parents=True, exist_ok=True)
-    dataset = {
-        "path": folder.path if "://" in folder.path else os.path.abspath(folder.path),
-        "fingerprint": folder.fingerprint,
-        "encoders": folder.encoders,
-        "schema": folder.schema.to_dict(),
-        "versions": {"seqrec_tf": __version__} | {name: version(name) for name in ("tensorflow", "keras")},
-    }
-    write_whole(path / run_lib.DATASET_FILE, json.dumps(dataset, indent=2) + "\n")
-    write_whole(path / run_lib.CONFIG_FILE, config.to_toml())

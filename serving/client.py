@@ -16,11 +16,25 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-_PADDING = ""
+from seqrec_tf import padding
+from seqrec_tf.schema import (
+    CANDIDATES,
+    HISTORY,
+    HISTORY_TIMESTAMPS,
+    ITEMS,
+    NUM_UNKNOWN,
+    RANK,
+    RECOMMEND,
+    SCORES,
+    TIMESTAMP,
+    USER_ID,
+    Signature,
+)
+
 _BUSY = (429, 503)
 _PAUSES_S = (0.2, 0.4, 0.8)  # between the tries while a server is busy
 
@@ -59,9 +73,10 @@ class Recommendation:
 
 # How to give what a model takes.
 _OPTIONS = {
-    "user_id": "users (--user)",
-    "history_timestamps": "the times of the histories (--history-times)",
-    "timestamp": "the time of the recommendation (--time)",
+    USER_ID: "users (--user)",
+    HISTORY_TIMESTAMPS: "the times of the histories (--history-times)",
+    TIMESTAMP: "the time of the recommendation (--time)",
+    CANDIDATES: "the items to rank (--candidates)",
 }
 
 
@@ -91,7 +106,7 @@ class Client:
         return self._call(f"{_path(model, version)}/metadata")
 
     def predict(
-        self, model: str, instances: list[Any], *, version: int | None = None, signature: str = "serving_default"
+        self, model: str, instances: list[Any], *, version: int | None = None, signature: str = RECOMMEND.name
     ) -> list[Any]:
         """The raw predictions for raw instances."""
         body = {"signature_name": signature, "instances": instances}
@@ -134,9 +149,8 @@ class Client:
         if k is not None and k < 1:
             raise ValueError(f"k must be at least 1, got {k}.")
         given = _given(users, user_features, history_times, times)
-        requests = self._requests(model, version, "serving_default", histories, given)
-        predictions = self._predictions(model, requests, version, "serving_default", batch_size)
-        return [_read_prediction(prediction, model, k) for prediction in predictions]
+        answers = self.ask(RECOMMEND, model, histories, given, version=version, batch_size=batch_size)
+        return [_read_prediction(answer, model, k) for answer in answers]
 
     def rank(
         self,
@@ -174,64 +188,49 @@ class Client:
         """
         if len(candidates) != len(histories):
             raise ValueError(f"There must be candidates for each of {len(histories)} histories, got {len(candidates)}.")
-        given = _given(users, user_features, history_times, times)
-        requests = self._requests(model, version, "rank", histories, given)
-        rows = [
-            {**request, "candidates": row}
-            for request, row in zip(requests, _pad(candidates, -1, _PADDING), strict=True)
-        ]
-        predictions = self._predictions(model, rows, version, "rank", batch_size)
+        given = {CANDIDATES: candidates, **_given(users, user_features, history_times, times)}
+        answers = self.ask(RANK, model, histories, given, version=version, batch_size=batch_size)
         ranked = []
-        for prediction, wanted in zip(predictions, candidates, strict=True):
-            # TF Serving gives the bare row of a signature that has a single output.
-            row = prediction if isinstance(prediction, dict) else {"scores": prediction}
-            scored = zip(wanted, row["scores"], strict=False)  # without padding
+        for answer, wanted in zip(answers, candidates, strict=True):
+            scored = zip(wanted, answer[SCORES], strict=False)  # without padding
             pairs = sorted(scored, key=lambda pair: -pair[1])
             items, scores = [item for item, _ in pairs], [score for _, score in pairs]
-            ranked.append(Recommendation(items, scores, int(row.get("num_unknown", 0))))
+            ranked.append(Recommendation(items, scores, int(answer.get(NUM_UNKNOWN, 0))))
         return ranked
 
-    def _predictions(self, model, requests, version, signature, batch_size):
+    def ask(
+        self,
+        signature: Signature,
+        model: str,
+        histories: Sequence[Sequence[str]],
+        given: Mapping[str, Sequence[Any] | None],
+        *,
+        version: int | None = None,
+        batch_size: int = 64,
+    ) -> Iterator[dict[str, Any]]:
+        """Ask one of `schema.SIGNATURES`, and give the outputs of each history by their names.
+
+        Args:
+            signature: What to ask.
+            model: Name of the model.
+            histories: Item ids of each user, oldest first.
+            given: What else the model may take, by the name of the input: one value for each history.
+            version: Version of the model; the newest where None.
+            batch_size: Histories in one request.
+
+        Raises:
+            ServerError: The server could not be reached, or refused.
+            ValueError: The model needs what is not given or does not take what is, or has no such signature.
+        """
+        signatures = self.metadata(model, version=version)["metadata"]["signature_def"]["signature_def"]
+        found = signatures.get(signature.name, {"inputs": {}, "outputs": {}})
+        _check_signature(signature, model, found["inputs"], found["outputs"])
+        requests = _requests(model, found["inputs"], histories, given)
         for start in range(0, len(requests), batch_size):
             part = requests[start : start + batch_size]
-            yield from self.predict(model, part, version=version, signature=signature)
-
-    def _requests(self, model, version, signature, histories, given) -> list[dict[str, Any]]:
-        """What the signature takes of each history; ValueError where it needs what is not given."""
-        signatures = self.metadata(model, version=version)["metadata"]["signature_def"]["signature_def"]
-        found = signatures.get(signature, {"inputs": {}, "outputs": {}})
-        inputs, outputs = found["inputs"], found["outputs"]
-        expected = {"scores"} if signature == "rank" else {"items", "scores"}
-        if "history" not in inputs or not expected <= outputs.keys():
-            wanted = " and ".join(f"`{name}`" for name in sorted(expected))
-            raise ValueError(
-                f"The signature `{signature}` of model `{model}` must take `history` and give {wanted}, as `seqrec "
-                f"export` writes it; it takes {', '.join(sorted(inputs)) or 'nothing'} and gives "
-                f"{', '.join(sorted(outputs)) or 'nothing'}."
-            )
-        # The moment of the request is that of every request; whatever else is not taken was meant to count.
-        for name in sorted(given.keys() - inputs.keys() - {"timestamp"}):
-            times_of_none = name == "history_timestamps" and not any(len(row) for row in given[name] or [])
-            if given[name] is not None and not times_of_none:
-                option = _OPTIONS.get(name, f"--user-feature {name}=VALUE")
-                raise ValueError(f"Model `{model}` does not take `{name}`: leave out {option}.")
-        length = int(inputs["history"]["tensor_shape"]["dim"][1]["size"])
-        columns = {"history": _pad(histories, length, _PADDING)}
-        of_users = sorted(inputs.keys() - {"history", "candidates", *_OPTIONS})
-        for name in (*(name for name in _OPTIONS if name in inputs), *of_users):
-            values = given.get(name)
-            if values is None:
-                option = _OPTIONS.get(name, f"the feature of the users (--user-feature {name}=VALUE)")
-                raise ValueError(f"Model `{model}` takes `{name}`: give {option}.")
-            if len(values) != len(histories):
-                raise ValueError(
-                    f"`{name}` must have a value for each of {len(histories)} histories, got {len(values)}."
-                )
-            if len(inputs[name]["tensor_shape"]["dim"]) > 1:
-                is_of_event = name == "history_timestamps"
-                values = _pad(values, length if is_of_event else -1, 0 if is_of_event else _PADDING)
-            columns[name] = list(values)
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+            for answer in self.predict(model, part, version=version, signature=signature.name):
+                # TF Serving gives the bare row of a signature that has a single output.
+                yield answer if isinstance(answer, dict) else {signature.outputs[0]: answer}
 
     def _call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         request = urllib.request.Request(
@@ -274,35 +273,81 @@ class Client:
         )
 
 
+def _check_signature(signature: Signature, model: str, inputs: Collection[str], outputs: Collection[str]) -> None:
+    """Raise a ValueError where a model's signature is not the one that `seqrec export` writes."""
+    if HISTORY not in inputs or not set(signature.outputs) <= set(outputs):
+        wanted = " and ".join(f"`{name}`" for name in sorted(signature.outputs))
+        raise ValueError(
+            f"The signature `{signature.name}` of model `{model}` must take `{HISTORY}` and give {wanted}, as `seqrec "
+            f"export` writes it; it takes {', '.join(sorted(inputs)) or 'nothing'} and gives "
+            f"{', '.join(sorted(outputs)) or 'nothing'}."
+        )
+
+
+def _requests(
+    model: str,
+    inputs: Mapping[str, Any],
+    histories: Sequence[Sequence[str]],
+    given: Mapping[str, Sequence[Any] | None],
+) -> list[dict[str, Any]]:
+    """What a signature takes of each history.
+
+    Args:
+        model: Name of the model.
+        inputs: Name to what the metadata says of each input of the signature.
+        histories: Item ids, oldest first.
+        given: Name of an input to a value for each history.
+
+    Raises:
+        ValueError: The signature needs what is not given, or does not take what is.
+    """
+    # The moment of the request is that of every request; whatever else is not taken was meant to count.
+    for name in sorted(given.keys() - inputs.keys() - {TIMESTAMP}):
+        times_of_none = name == HISTORY_TIMESTAMPS and not any(len(row) for row in given[name] or [])
+        if given[name] is not None and not times_of_none:
+            option = _OPTIONS.get(name, f"--user-feature {name}=VALUE")
+            raise ValueError(f"Model `{model}` does not take `{name}`: leave out {option}.")
+    size = int(inputs[HISTORY]["tensor_shape"]["dim"][1]["size"])
+    length = size if size >= 0 else None  # -1 where any fits
+    columns = {HISTORY: padding.rows(histories, padding.NO_ITEM, length=length)}
+    of_users = sorted(inputs.keys() - {HISTORY, *_OPTIONS})
+    for name in (*(name for name in _OPTIONS if name in inputs), *of_users):
+        values = given.get(name)
+        if values is None:
+            option = _OPTIONS.get(name, f"the feature of the users (--user-feature {name}=VALUE)")
+            raise ValueError(f"Model `{model}` takes `{name}`: give {option}.")
+        if len(values) != len(histories):
+            raise ValueError(f"`{name}` must have a value for each of {len(histories)} histories, got {len(values)}.")
+        if name == HISTORY_TIMESTAMPS:
+            values = padding.rows(values, padding.NO_TIME, length=length)
+        elif len(inputs[name]["tensor_shape"]["dim"]) > 1:
+            values = padding.rows(values, padding.NO_ITEM)
+        columns[name] = list(values)
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
 def _given(users, user_features, history_times, times) -> dict[str, Any]:
     """What a model may take beside histories, by the name of the input."""
-    return {**(user_features or {}), "user_id": users, "history_timestamps": history_times, "timestamp": times}
+    return {**(user_features or {}), USER_ID: users, HISTORY_TIMESTAMPS: history_times, TIMESTAMP: times}
 
 
 def _path(model: str, version: int | None = None) -> str:
     return f"/v1/models/{quote(model, safe='')}" + ("" if version is None else f"/versions/{version}")
 
 
-def _pad(rows: Sequence[Sequence[Any]], length: int, padding: Any) -> list[list[Any]]:
-    """Rows of one length: padded on the right, cut to their newest where the length is fixed and too small."""
-    if length < 0:
-        length = max(1, *map(len, rows)) if rows else 1
-    return [[*row[-length:], *[padding] * (length - len(row))] for row in rows]
-
-
 def _read_prediction(prediction: dict[str, Any], model: str, k: int | None) -> Recommendation:
-    items, scores = prediction["items"], prediction["scores"]
+    items, scores = prediction[ITEMS], prediction[SCORES]
     if k is not None and k > len(items):
         raise ValueError(
             f"Model `{model}` returns {len(items)} items, {k} were asked for. Ask for at most {len(items)}, or "
             "export the model with a larger k."
         )
     # A model that has fewer items to offer than its k fills up with "".
-    pairs = [(item, score) for item, score in zip(items, scores, strict=True) if item != _PADDING][:k]
+    pairs = [(item, score) for item, score in zip(items, scores, strict=True) if item != padding.NO_ITEM][:k]
     return Recommendation(
         items=[item for item, _ in pairs],
         scores=[score for _, score in pairs],
-        num_unknown=int(prediction.get("num_unknown", 0)),
+        num_unknown=int(prediction.get(NUM_UNKNOWN, 0)),
     )
 
 
@@ -425,7 +470,7 @@ def _user_features(
     if not assignments:
         return None
     signatures = client.metadata(model, version=version)["metadata"]["signature_def"]["signature_def"]
-    inputs = signatures.get("serving_default", {"inputs": {}})["inputs"]
+    inputs = signatures.get(RECOMMEND.name, {"inputs": {}})["inputs"]
     values: dict[str, list[Any]] = {}
     for assignment in assignments:
         name, is_given, text = assignment.partition("=")

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from seqrec_tf.schema import EXTRA_FOLDER, RECOMMEND, WARM_UP_FILE
 from serving.rest_json import StatusError, invalid_argument
 
-DEFAULT_SIGNATURE = "serving_default"
+DEFAULT_SIGNATURE = RECOMMEND.name
 
-_WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
+_WARMUP_FILE = f"{EXTRA_FOLDER}/{WARM_UP_FILE}"
 _MAX_WARMUP_RECORDS = 1000
 _TIMEOUT_MS = 30_000  # TF Serving's default for REST
 

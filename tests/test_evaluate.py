@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from seqrec_tf import cli, config, data, metrics, models
-from seqrec_tf.evaluate import CUTOFFS, Result, default_protocol, evaluate, label_metrics, list_metrics, rank_metrics
+from seqrec_tf.evaluate import Result, default_protocol, evaluate
+from seqrec_tf.intervals import CUTOFFS, label_metrics, list_metrics, rank_metrics
 from seqrec_tf.models import DIN, PopRec, SASRec
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.train import train
@@ -136,11 +137,11 @@ def test_a_constant_or_nan_model_ranks_last(write_dataset, tmp_path, protocol, v
 
 
 def test_sampled_items_were_never_touched_and_are_distinct(folder):
-    from seqrec_tf.evaluate import _NegativeSampler
+    from seqrec_tf.negatives import NegativeSampler
 
     touched = np.array([1, 2, 2, 5, 0])
     for protocol in ("uniform-100", "popular-100"):
-        drawn = _NegativeSampler(folder, protocol)(touched, np.random.default_rng(0))
+        drawn = NegativeSampler(folder, protocol)(touched, np.random.default_rng(0))
         drawn = drawn[drawn > 0]
         assert sorted(drawn) == [3, 4, *range(6, 21)]  # all that is left of 20
 
@@ -148,11 +149,11 @@ def test_sampled_items_were_never_touched_and_are_distinct(folder):
 @pytest.mark.parametrize("protocol", ["uniform-100", "popular-100"])
 def test_items_are_drawn_as_often_as_their_protocol_says(protocol):
     """As by drawing without replacement, with all items alike or by their counts."""
-    from seqrec_tf.evaluate import _NegativeSampler
+    from seqrec_tf.negatives import NegativeSampler
 
     counts, touched = np.arange(300, 0, -1), np.array([2, 7, 0])
     weights = np.where(np.isin(np.arange(1, 301), touched), 0.0, counts if protocol == "popular-100" else 1.0)
-    sampler, rng = _NegativeSampler(SimpleNamespace(item_counts=counts), protocol), np.random.default_rng(0)
+    sampler, rng = NegativeSampler(SimpleNamespace(item_counts=counts), protocol), np.random.default_rng(0)
     rounds, drawn, expected = 2000, np.zeros(300), np.zeros(300)
     for _ in range(rounds):
         drawn[sampler(touched, rng) - 1] += 1
@@ -163,9 +164,9 @@ def test_items_are_drawn_as_often_as_their_protocol_says(protocol):
 
 def test_rare_items_are_drawn_where_few_have_nearly_all_events():
     """As many trials as a rare item would take are not made."""
-    from seqrec_tf.evaluate import _NegativeSampler
+    from seqrec_tf.negatives import NegativeSampler
 
-    sampler = _NegativeSampler(SimpleNamespace(item_counts=[10**12] * 50 + [2] * 60 + [0] * 9), "popular-100")
+    sampler = NegativeSampler(SimpleNamespace(item_counts=[10**12] * 50 + [2] * 60 + [0] * 9), "popular-100")
     drawn = sampler(np.array([1, 51]), np.random.default_rng(0))
     assert set(range(2, 51)) < set(drawn)
     assert len(set(drawn)) == 100
@@ -188,15 +189,15 @@ def skewed(write_dataset, tmp_path_factory):
 @pytest.mark.parametrize("protocol", ["uniform-100", "popular-100"])
 def test_a_seed_draws_the_same_items_for_every_model(skewed, monkeypatch, protocol):
     """Whatever its history's length or the size of a batch; so that two models differ by themselves alone."""
-    from seqrec_tf.evaluate import _NegativeSampler
+    from seqrec_tf.negatives import NegativeSampler
 
-    draw, drawn = _NegativeSampler.__call__, []
+    draw, drawn = NegativeSampler.__call__, []
 
     def noted(self, touched, rng):
         drawn.append((tuple(touched[touched > 0]), tuple(draw(self, touched, rng))))
         return np.array(drawn[-1][1])
 
-    monkeypatch.setattr(_NegativeSampler, "__call__", noted)
+    monkeypatch.setattr(NegativeSampler, "__call__", noted)
 
     def all_drawn(max_len=50, **options):
         drawn.clear()

@@ -117,11 +117,13 @@ def run_without_repeats(write_dataset, tmp_path_factory):
     ],
 )
 def test_repeats_that_training_dropped_are_dropped(run_without_repeats, tmp_path, duplicates, sent, same_as):
-    run = run_without_repeats
-    dataset = shutil.copytree(run.open_dataset(None).path, tmp_path / "dataset")
-    stats = json.loads((dataset / "stats.json").read_text())
-    (dataset / "stats.json").write_text(json.dumps(stats | {"options": {"duplicates": duplicates}}))
-    path = export.export(run, tmp_path / "models" / "shop", dataset=str(dataset), k=5)
+    run = shutil.copytree(run_without_repeats.path, tmp_path / "run")
+    dataset = shutil.copytree(run_without_repeats.open_dataset(None).path, tmp_path / "dataset")
+    for file in (dataset / "schema.json", run / "dataset.json"):
+        whole = json.loads(file.read_text())
+        whole.get("schema", whole)["repeats"] = duplicates
+        file.write_text(json.dumps(whole))
+    path = export.export(RunFolder(run), tmp_path / "models" / "shop", dataset=str(dataset), k=5)
     serve = tf.saved_model.load(str(path)).signatures["serving_default"]
     answer, expected, dropped = (
         serve(history=tf.constant([["", *names(*history), ""]])) for history in (sent, same_as, sorted(set(sent)))
@@ -137,8 +139,8 @@ def test_neighbours_that_filters_made_are_no_golden_request(write_dataset, tmp_p
     sequences = {f"user-{user}": "abcdefgh" if user % 2 else "abbcdefg" for user in range(60)}
     dataset = tmp_path / "dataset"
     write_dataset(dataset, sequences)
-    stats = json.loads((dataset / "stats.json").read_text())
-    (dataset / "stats.json").write_text(json.dumps(stats | {"options": {"duplicates": "consecutive"}}))
+    schema = json.loads((dataset / "schema.json").read_text())
+    (dataset / "schema.json").write_text(json.dumps(schema | {"repeats": "consecutive"}))
     settings = ("model.dim=4", "model.max_len=8", "train.epochs=1")
     resolved = config.resolve("sasrec", models.find("sasrec").config_class, settings=settings)
     run = train(resolved, DatasetFolder(dataset), tmp_path / "run", log=lambda line: None)

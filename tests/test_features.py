@@ -112,3 +112,19 @@ def test_values_are_encoded_by_what_was_learned():
     missing = encode(["", "", ""])
     assert math.isnan(missing["p"])
     assert missing["c"] == features.MISSING
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "field"),
+    [("number", 2.0, 5.0), ("category", 3, "y"), ("categories", [2, 0], ["x", ""]), ("category", 0, "")],
+)
+def test_a_request_has_what_the_value_was_made_of(kind, value, field):
+    feature = features.feature_of("f", kind)
+    learned = {"mean": 1.0, "deviation": 2.0} if kind == "number" else {"values": ["x", "y"], "most": 2}
+    assert features.Encoder([feature], {"f": learned}).request(feature, value) == field
+
+
+def test_a_category_that_training_has_not_seen_is_one_that_it_has_not_seen():
+    feature = features.feature_of("f", "category")
+    encoder = features.Encoder([feature], {"f": {"values": ["x", "y"]}})
+    assert encoder.value(feature, encoder.request(feature, features.UNKNOWN)) == features.UNKNOWN

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
+from seqrec_tf import cli
+
 ROOT = pathlib.Path(__file__).parent.parent
 OURS = ("seqrec_tf", "beam_jobs", "serving")
 # What the Beam jobs and the servers share with training. A bare seqrec_tf is there for its __version__, cli for
@@ -17,6 +19,7 @@ CONTRACT = {
     "seqrec_tf.config",
     "seqrec_tf.schema",
     "seqrec_tf.records",
+    "seqrec_tf.padding",
     "seqrec_tf.features",
     "seqrec_tf.encoders",
     "seqrec_tf.cli",
@@ -112,7 +115,8 @@ def test_the_schema_needs_only_the_standard_library():
     ("name", "allowed"),
     [
         ("seqrec_tf.schema", set()),
-        ("seqrec_tf.records", {"seqrec_tf.schema"}),
+        ("seqrec_tf.padding", {"seqrec_tf.schema"}),
+        ("seqrec_tf.records", {"seqrec_tf.padding", "seqrec_tf.schema"}),
         ("seqrec_tf.config", set()),
         ("seqrec_tf.features", {"seqrec_tf.config", "seqrec_tf.schema"}),
         ("seqrec_tf.encoders", set()),
@@ -125,6 +129,8 @@ def test_the_schema_needs_only_the_standard_library():
         ("seqrec_tf.optimizers", {"seqrec_tf.config"}),
         ("seqrec_tf.quiet", set()),
         ("seqrec_tf.cli", {"seqrec_tf", "seqrec_tf.quiet"}),
+        ("seqrec_tf.intervals", {"seqrec_tf.metrics"}),
+        ("seqrec_tf.negatives", {"seqrec_tf.records"}),
     ],
 )
 def test_the_core_imports_point_one_way(name, allowed):
@@ -146,6 +152,7 @@ def test_models_import_only_what_they_are_made_of(name):
         "losses",
         "sampling",
         "metrics",
+        "padding",
         "parallel",
         "ranking",
         "schema",
@@ -167,6 +174,36 @@ def test_no_module_outside_the_models_names_one(name):
     found = {module for module in ours(name) if is_in(module, ["seqrec_tf.models"])}
     if not is_in(name, ["seqrec_tf.models"]):
         assert found <= {"seqrec_tf.models", "seqrec_tf.models.base", "seqrec_tf.models.base_batches"}
+
+
+def test_no_import_comes_back_to_where_it_began():
+    below = {name: ours(name) for name in ALL_MODULES}
+    floors = 0
+    while below:
+        lowest = {name for name, needed in below.items() if not needed & below.keys()}
+        assert lowest, f"These import each other: {sorted(below)}"
+        below = {name: needed for name, needed in below.items() if name not in lowest}
+        floors += 1
+    assert floors > 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "seqrec_tf.callbacks",
+        "seqrec_tf.golden",
+        "seqrec_tf.intervals",
+        "seqrec_tf.negatives",
+        "seqrec_tf.new_items",
+        "seqrec_tf.preflight",
+        "seqrec_tf.resume",
+        "seqrec_tf.run_folder",
+        "seqrec_tf.serving_module",
+    ],
+)
+def test_what_commands_are_made_of_imports_no_command(name):
+    commands = {module for module, _ in cli.COMMANDS.values()}
+    assert ours(name) & commands == set()
 
 
 def test_the_contract_loads_without_heavy_libraries():

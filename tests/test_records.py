@@ -153,6 +153,13 @@ def test_a_folder_gives_what_it_holds(folder):
     assert dataset.item_counts == [3, 1]
 
 
+def test_a_folder_of_the_version_before_is_named_and_refused(folder):
+    file = folder / schema_lib.SCHEMA_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"version": 1}))
+    with pytest.raises(ValueError, match=f"The schema {file} must have version 2, got 1. Prepare the dataset again"):
+        _ = DatasetFolder(folder).schema
+
+
 def test_a_folder_lists_the_shards_of_a_split_in_order(folder):
     names = [records.shard_name(index, 2) for index in range(2)]
     assert DatasetFolder(folder).split_files("train") == [f"{folder}/train/{name}" for name in names]

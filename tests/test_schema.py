@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_the_json_is_plain_values_with_a_version():
 
 def test_another_version_says_what_to_do():
     values = {**SCHEMA.to_dict(), "version": 99}
-    with pytest.raises(ValueError, match=r"must have version 1, got 99\. Prepare the dataset again"):
+    with pytest.raises(ValueError, match=r"must have version 2, got 99\. Prepare the dataset again"):
         Schema.from_dict(values)
 
 
@@ -50,6 +51,42 @@ def test_a_schema_without_a_version_is_refused():
     del values["version"]
     with pytest.raises(ValueError, match="got None"):
         Schema.from_dict(values)
+
+
+def test_what_the_version_before_wrote_is_refused_with_what_to_do():
+    with pytest.raises(ValueError, match=r"got 1\. Prepare the dataset again .*, and train on it again"):
+        Schema.from_dict({**SCHEMA.to_dict(), "version": 1})
+
+
+@pytest.mark.parametrize("name", ["repeats", "record_order", "items_are_quoted", "time_unit", "user_features"])
+def test_what_later_steps_depend_on_is_never_guessed(name):
+    values = SCHEMA.to_dict()
+    del values[name]
+    with pytest.raises(ValueError, match=f"lacks {name}. Prepare the dataset again"):
+        Schema.from_dict(values)
+
+
+@pytest.mark.parametrize(("name", "value"), [("repeats", "dropped"), ("record_order", ""), ("time_unit", "days")])
+def test_a_value_that_no_later_step_knows_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` of a schema must be one of .*, got '{value}'"):
+        dataclasses.replace(SCHEMA, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("feature", "shape", "dtype", "missing", "in_requests"),
+    [
+        (Feature("price", "float32", (), kind="number"), (), "float32", math.nan, ("float32", ())),
+        (Feature("brand", "int64", (), kind="category", num_values=4), (), "int32", 0, ("string", ())),
+        (Feature("tags", "int64", (None,), kind="categories", max_length=3), (3,), "int32", 0, ("string", (None,))),
+        (Feature("photo", "float32", (5,), kind="vector"), (5,), "float32", 0, None),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_a_feature_knows_how_models_and_requests_hold_it(feature, shape, dtype, missing, in_requests):
+    assert (feature.dense_shape, feature.dense_dtype) == (shape, dtype)
+    assert feature.missing == pytest.approx(missing, nan_ok=True)
+    if in_requests:
+        assert (feature.in_requests.dtype, feature.in_requests.shape) == in_requests
 
 
 def test_an_unknown_dtype_is_refused():
@@ -77,6 +114,9 @@ def test_equal_schemas_do_not_differ():
         ({"num_items": 6}, "num_items: 5 against 6"),
         ({"max_len": 50}, "max_len: 4 against 50"),
         ({"time_unit": "order"}, "time_unit: 'seconds' against 'order'"),
+        ({"repeats": "all"}, "repeats: 'keep' against 'all'"),
+        ({"record_order": "time"}, "record_order: 'random' against 'time'"),
+        ({"items_are_quoted": False}, "items_are_quoted: True against False"),
         ({"features": SCHEMA.features[1:]}, "features.user_id: string [] against absent"),
         (
             {"features": (*SCHEMA.features, schema_lib.LABELS_FEATURE)},

@@ -1,5 +1,6 @@
 """Side features of items from the dataset folder to the saved model."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -149,7 +150,7 @@ def test_quotes_of_new_items_are_letters_where_those_of_the_dataset_are(dataset,
     (tmp_path / "new.csv").write_text('item_id,step\n2"-pipe,4\n"other,6\n')
     with pytest.raises(ValueError, match="quotes do not match"):
         new_items.read(str(tmp_path / "new.csv"), dataset, ["step"])
-    monkeypatch.setitem(dataset.stats, "options", {"items_no_quotes": True})
+    monkeypatch.setattr(dataset, "schema", dataclasses.replace(dataset.schema, items_are_quoted=False))
     found = new_items.read(str(tmp_path / "new.csv"), dataset, ["step"])
     assert found.ids == ['2"-pipe', '"other']
     assert found.values["step"].tolist() == [6, 8]

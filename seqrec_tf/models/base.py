@@ -18,15 +18,15 @@ import numpy as np
 import tensorflow as tf
 
 from seqrec_tf import config as config_lib
-from seqrec_tf import metrics
+from seqrec_tf import metrics, padding
 from seqrec_tf.config import ModelConfig
 from seqrec_tf.layers.feature_vectors import FeatureVectors, ItemFeatures, chosen_features
 from seqrec_tf.losses import logits_at_once
-from seqrec_tf.models.base_batches import EXCLUDED, TARGET, liked_alone, negatives_avoid, newest_position, pad
+from seqrec_tf.models.base_batches import liked_alone, negatives_avoid, newest_position
 from seqrec_tf.objective import NextItemObjective, ObjectiveConfig
 from seqrec_tf.parallel import in_parts, parts_for_cores
 from seqrec_tf.ranking import best_items
-from seqrec_tf.schema import ITEM_IDS, PADDING_ID, SEEN, TARGET_TIME, TIMESTAMPS, USER_ID, Schema
+from seqrec_tf.schema import EXCLUDED, ITEM_IDS, PADDING_ID, SEEN, TARGET, TARGET_TIME, TIMESTAMPS, USER_ID, Schema
 
 # More items than this make a loss over all of them most of a step's work.
 _MANY_ITEMS = 10_000
@@ -313,13 +313,14 @@ class SequenceModel(keras.Model):
                 "them beside the items."
             )
         item_ids = sequences[ITEM_IDS]
-        return {ITEM_IDS: pad(item_ids[:, :-1]), **self.beside_items(sequences)}, pad(item_ids[:, 1:])
+        inputs = {ITEM_IDS: padding.ids(item_ids[:, :-1]), **self.beside_items(sequences)}
+        return inputs, padding.ids(item_ids[:, 1:])
 
     def beside_items(self, sequences):
         """What a training batch holds beside items and targets; arguments and values as in `make_batch`."""
         inputs = {name: sequences[name] for name in self.reads_of_user}
         if self.objective is not None and self.objective.needs_seen:
-            inputs[SEEN] = pad(sequences[SEEN])
+            inputs[SEEN] = padding.ids(sequences[SEEN])
         return inputs
 
     @property

@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from seqrec_tf.schema import ITEM_IDS, PADDING_ID, SEEN
-
-# Keys of the labels that `data.load` makes for validation and test.
-TARGET = "target"
-EXCLUDED = "excluded"
-TARGET_LABEL = "target_label"
+from seqrec_tf.padding import one_column_at_least
+from seqrec_tf.schema import ITEM_IDS, PADDING_ID, SEEN, TARGET, TARGET_LABEL
 
 
 def liked_alone(inputs, labels):
@@ -41,16 +37,6 @@ def liked_batches(batches, where):
             yield inputs, labels
     if not any_liked:
         raise ValueError(f"No event of the {where} has the label 1, so there is nothing to rank.")
-
-
-def pad(ragged):
-    """Ragged ids [B, None] to int32 [B, L], zeros on the right."""
-    return tf.cast(ragged.to_tensor(default_value=PADDING_ID), tf.int32)
-
-
-def one_column_at_least(values):
-    """[B, L], with a column of zeros where L is 0."""
-    return tf.pad(values, [[0, 0], [0, tf.cast(tf.shape(values)[1] == 0, tf.int32)]])
 
 
 def negatives_avoid(x, y):

@@ -16,14 +16,26 @@ import math
 import keras
 import tensorflow as tf
 
-from seqrec_tf import sampling
+from seqrec_tf import padding, sampling
 from seqrec_tf.config import ItemFeaturesConfig, check_at_least, check_rate
 from seqrec_tf.layers import Dropout, UserEmbedding
 from seqrec_tf.layers.feature_vectors import chosen_features
 from seqrec_tf.models.base import SequenceModel
-from seqrec_tf.models.base_batches import EXCLUDED, TARGET, TARGET_LABEL, one_column_at_least
 from seqrec_tf.parallel import in_parts
-from seqrec_tf.schema import CANDIDATES, HISTORY, ITEM_IDS, LABELS, PADDING_ID, SEEN, TARGET_TIME, TIMESTAMPS, USER_ID
+from seqrec_tf.schema import (
+    CANDIDATES,
+    EXCLUDED,
+    HISTORY,
+    ITEM_IDS,
+    LABELS,
+    PADDING_ID,
+    SEEN,
+    TARGET,
+    TARGET_LABEL,
+    TARGET_TIME,
+    TIMESTAMPS,
+    USER_ID,
+)
 
 # Items that a target is ranked against in validation, where the model does not learn from labels.
 _VALIDATION_CANDIDATES = 100
@@ -278,7 +290,7 @@ class RankingModel(SequenceModel):
         history = tf.gather(may_be_history, tf.ragged.range(begin, end))
 
         def of_history(name):
-            return one_column_at_least(tf.gather(sequences[name].flat_values, history).to_tensor())
+            return padding.history(tf.gather(sequences[name].flat_values, history))
 
         target = tf.cast(tf.gather(items.flat_values, first + place), tf.int32)[:, None]
         inputs = {ITEM_IDS: tf.cast(of_history(ITEM_IDS), tf.int32), CANDIDATES: target}

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from seqrec_tf import padding
 from seqrec_tf.models.base import SequenceModel
-from seqrec_tf.models.base_batches import pad
 from seqrec_tf.schema import ITEM_IDS, USER_ID
 
 
@@ -19,7 +19,7 @@ class UserItemModel(SequenceModel):
 
     def make_batch(self, sequences, seed):
         """Every event is a target of its user."""
-        targets = pad(sequences[ITEM_IDS])
+        targets = padding.ids(sequences[ITEM_IDS])
         return {ITEM_IDS: targets, **self.beside_items(sequences)}, targets
 
     @property

@@ -20,10 +20,10 @@ import dataclasses
 import keras
 import tensorflow as tf
 
+from seqrec_tf import padding
 from seqrec_tf.config import ItemFeaturesConfig, check_rate
 from seqrec_tf.layers import Embedding, EncoderConfig, LayerNorm, SequenceEncoder
 from seqrec_tf.models.base import SequenceModel
-from seqrec_tf.models.base_batches import pad
 from seqrec_tf.objective import ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID
 
@@ -86,7 +86,7 @@ class BERT4Rec(SequenceModel):
         Every sequence has a mask: where none falls on it by chance, its newest event is masked.
         """
         config, seed = self.config, tf.convert_to_tensor(seed, tf.int32)
-        items = pad(sequences[ITEM_IDS])
+        items = padding.ids(sequences[ITEM_IDS])
         is_real = items != PADDING_ID
         is_newest = is_real & (tf.cumsum(tf.cast(is_real, tf.int32), axis=1, reverse=True) == 1)
         draw = tf.random.stateless_uniform(tf.shape(items), seed)

@@ -775,7 +775,7 @@ def test_training_may_see_sequences_in_the_order_of_time(prepare, tmp_path, kind
         options = ["--format", "sequences", "--split", "files", "--test-input", str(tmp_path / "later.txt")]
         outcome = prepare(text, "--user-column", "none", "--time-column", "none", *options, "--record-order", "time")
     assert outcome.status == 0
-    assert outcome.folder.is_by_time
+    assert outcome.folder.schema.record_order == schema.TIME_ORDER
     model = SASRec.from_dataset(outcome.folder, dim=4, max_len=2)
     for window, is_sorted in ((8, True), (1000, False)):
         with pytest.MonkeyPatch.context() as patch:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import metrics, models, ranking
+from seqrec_tf import metrics, models, padding, ranking
 from seqrec_tf.config import ModelConfig
 from seqrec_tf.models.base import SequenceModel
-from seqrec_tf.models.base_batches import EXCLUDED, TARGET, newest_position, pad
-from seqrec_tf.schema import ITEM_IDS, ITEM_IDS_FEATURE, TIMESTAMPS_FEATURE, Schema
+from seqrec_tf.models.base_batches import newest_position
+from seqrec_tf.schema import EXCLUDED, ITEM_IDS, ITEM_IDS_FEATURE, TARGET, TIMESTAMPS_FEATURE, Schema
 
 NAN = float("nan")
 
@@ -210,8 +210,8 @@ def test_the_newest_position_is_that_of_the_last_real_item(history, position):
 
 def test_padding_goes_to_the_right():
     ragged = tf.ragged.constant([[1, 2, 3], [4], []], dtype=tf.int64, ragged_rank=1)
-    assert pad(ragged).dtype == tf.int32
-    assert pad(ragged).numpy().tolist() == [[1, 2, 3], [4, 0, 0], [0, 0, 0]]
+    assert padding.ids(ragged).dtype == tf.int32
+    assert padding.ids(ragged).numpy().tolist() == [[1, 2, 3], [4, 0, 0], [0, 0, 0]]
 
 
 @pytest.mark.usefixtures("block")

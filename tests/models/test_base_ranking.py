@@ -8,15 +8,16 @@ import tensorflow as tf
 
 from seqrec_tf import data
 from seqrec_tf.models import BST, DIN, WideDeep
-from seqrec_tf.models.base_batches import EXCLUDED, TARGET
 from seqrec_tf.models.base_ranking import AGES, HISTORY, USER
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import (
     CANDIDATES,
+    EXCLUDED,
     ITEM_ID,
     ITEM_IDS,
     ITEM_IDS_FEATURE,
     LABELS_FEATURE,
+    TARGET,
     TIMESTAMPS_FEATURE,
     USER_ID_FEATURE,
     Feature,

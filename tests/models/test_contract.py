@@ -14,13 +14,16 @@ import tensorflow as tf
 from seqrec_tf import models
 from seqrec_tf.config import ItemFeaturesConfig, ModelConfig, computing_in
 from seqrec_tf.models.base import SequenceModel
-from seqrec_tf.models.base_batches import EXCLUDED, TARGET, TARGET_LABEL, newest_position
+from seqrec_tf.models.base_batches import newest_position
 from seqrec_tf.schema import (
+    EXCLUDED,
     ITEM_IDS,
     ITEM_IDS_FEATURE,
     LABELS,
     LABELS_FEATURE,
     SEEN,
+    TARGET,
+    TARGET_LABEL,
     TARGET_TIME,
     TIMESTAMPS,
     TIMESTAMPS_FEATURE,

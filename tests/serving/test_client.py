@@ -363,8 +363,10 @@ def test_who_has_a_name_needs_no_history(personal, capsys):
 def test_bare_scores_are_ranked_too(monkeypatch):
     """As TF Serving gives them where a signature has a single output."""
     client = Client("http://shop")
-    monkeypatch.setattr(client, "_requests", lambda *given: [{"history": ["i"]}])
-    monkeypatch.setattr(client, "_predictions", lambda *given: [[0.5, 2.0, -1.0]])
+    inputs = {name: {"tensor_shape": {"dim": [{"size": "-1"}] * 2}} for name in ("history", "candidates")}
+    signatures = {"signature_def": {"rank": {"inputs": inputs, "outputs": {"scores": {}}}}}
+    monkeypatch.setattr(client, "metadata", lambda *_, **__: {"metadata": {"signature_def": signatures}})
+    monkeypatch.setattr(client, "predict", lambda *_, **__: [[0.5, 2.0, -1.0]])
     assert client.rank("ctr", [["i"]], [["a", "b"]]) == [Recommendation(["b", "a"], [2.0, 0.5], 0)]
 
 

@@ -1,0 +1,82 @@
+"""What a training run will take, and whether it can work: told and checked before the work begins."""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+import sys
+from typing import TYPE_CHECKING
+
+from seqrec_tf.config import Config
+from seqrec_tf.records import DatasetFolder, read_split
+from seqrec_tf.schema import LABELS, TARGET_START
+
+if TYPE_CHECKING:
+    from seqrec_tf.models.base import SequenceModel
+
+
+def preflight(
+    model_class: type[SequenceModel], config: Config, folder: DatasetFolder, steps: int, replicas: int
+) -> str:
+    """One line that says what the work will take.
+
+    Raises:
+        ValueError: It cannot fit in this machine's memory. That of GPUs TensorFlow does not tell.
+    """
+    import tensorflow as tf
+
+    from seqrec_tf.data import LEAST_ROWS
+
+    mean_length = folder.training_lengths["mean"]
+    rows = config.data.batch_size
+    if config.data.sort_by_length:  # few of the longest make a batch
+        longest = min(config.model.max_len, max(folder.schema.max_len, 1))
+        rows = max(min(rows, LEAST_ROWS), math.ceil(rows * min(1.0, mean_length / longest)))
+    batch = -(-rows // replicas)
+    needed = model_class.memory_estimate(config.model, folder.schema, batch_size=batch)
+    total = math.inf if tf.config.get_visible_devices("GPU") else _memory_limit()
+    line = (
+        f"{config.model_name}: {folder.num_items:,} items, {folder.num_training_sequences:,} sequences of "
+        f"{mean_length:.0f} events on average; {steps:,} steps an epoch, at most {config.train.epochs} "
+        f"epochs; about {needed / 1e9:.1f} GB "
+        + ("of a GPU's memory" if total == math.inf else f"of {total / 1e9:.0f} GB memory")
+        + (f"; {replicas} replicas" if replicas > 1 else "")
+    )
+    if needed > total:
+        raise ValueError(
+            f"{line}: this cannot fit. Set a smaller data.batch_size, model.max_len or model.dim, or a sampled loss "
+            "instead of softmax."
+        )
+    return line
+
+
+def _memory_limit() -> int:
+    """Bytes of memory that this process may use: the machine's, or what its container is given."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = pathlib.Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text().strip()).isdigit():
+        return min(total, int(text))
+    return total
+
+
+def check_labels_of_validation(model: SequenceModel, folder: DatasetFolder, max_sequences: int) -> None:
+    """Raise a ValueError where validation would measure nothing: it ranks what was liked, and AUC needs both labels."""
+    import tensorflow as tf
+
+    wanted, num_left = {0, 1} if model.monitor == "auc" else {1}, max_sequences or sys.maxsize
+    for batch in read_split(folder, "valid", [LABELS, TARGET_START]):
+        labels = batch[LABELS][:num_left]
+        num_left -= int(labels.nrows())
+        position = tf.ragged.range(labels.row_lengths())
+        is_target = position.flat_values >= tf.gather(batch[TARGET_START], position.value_rowids())
+        wanted -= set(tf.boolean_mask(labels.flat_values, is_target).numpy().tolist())
+        if not wanted:
+            return
+        if not num_left:
+            break
+    first = f"the first {max_sequences:,} sequences (data.valid_sequences) of " if max_sequences else ""
+    raise ValueError(
+        f"No event to predict of {first}{folder.path}'s split 'valid' has the label {max(wanted)}, so no epoch would "
+        "be better than another. Prepare it with a larger validation split or another --label-threshold."
+    )
