@@ -53,7 +53,6 @@ from seqrec_tf.features import MISSING, UNKNOWN
 from seqrec_tf.run_folder import RunFolder
 from seqrec_tf.schema import (
     CANDIDATES,
-    EXACT_ITEMS,
     HISTORY,
     HISTORY_TIMESTAMPS,
     ITEMS,
@@ -94,13 +93,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--item-id-column", help="of --items (default item_id)")
     parser.add_argument("--image-folder", metavar="DIR", help="what image paths of --items are relative to")
-    parser.add_argument(
-        "--coarse-search",
-        action="store_true",
-        help="find candidates by a bfloat16 copy of the item table and score these exactly: perhaps faster for a "
-        "million items, few histories at once and a CPU with bfloat16; how many of the exact answers' items it finds "
-        "is printed",
-    )
     parser.add_argument("--keep-history", action="store_true", help="let items of the history be recommended")
     parser.add_argument(
         "--history-length",
@@ -125,7 +117,6 @@ def run(args: argparse.Namespace) -> None:
         items=args.items,
         item_id_column=args.item_id_column or "item_id",
         image_folder=args.image_folder or "",
-        coarse_search=args.coarse_search,
     )
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     golden = json.loads((path / EXTRA_FOLDER / GOLDEN_FILE).read_text(encoding="utf-8"))
@@ -133,7 +124,6 @@ def run(args: argparse.Namespace) -> None:
         sys.stderr.write(f"{note}\n")
     sys.stdout.write(
         f"{path}: {size / 1e6:.1f} MB; {len(golden)} golden requests answered as by the trained model\n"
-        + (f"coarse search: {found(golden):.2%} of the exact answers' items\n" if args.coarse_search else "")
         + f"Next: seqrec serve --models {path.parent.parent}\n"
     )
 
@@ -150,7 +140,6 @@ def export(
     items: str | None = None,
     item_id_column: str = "item_id",
     image_folder: str = "",
-    coarse_search: bool = False,
 ) -> pathlib.Path:
     """Write the best model of a run to `output/version`.
 
@@ -165,7 +154,6 @@ def export(
         items: File with items that came after training, for `new_items.read`.
         item_id_column: Its column with the item's id.
         image_folder: What its image paths are relative to.
-        coarse_search: As in `SequenceModel.freeze_item_table`.
 
     Returns:
         The version's folder.
@@ -208,7 +196,7 @@ def export(
     try:
         vocabulary = partial / "item_id.txt"  # saved as an asset, so removed below
         vocabulary.write_text("".join(f"{item}\n" for item in catalogue), encoding="utf-8")
-        model.freeze_item_table(coarse_search=coarse_search)
+        model.freeze_item_table()
         module = make_serving_module(model, folder, str(vocabulary), k=k, exclude_history=exclude_history)
         specs = input_specs(model, history_length)
         candidates = tf.TensorSpec([None, None], tf.string, name=CANDIDATES)
@@ -285,9 +273,6 @@ def golden_requests(
             request[feature.name] = _raw(inputs[feature.name].numpy()[0], folder.learned_of_users[feature.name])
         request[ITEMS] = [catalogue[item - 1] for item in items.numpy()[0][is_there]]
         request[SCORES] = scores.numpy()[0][is_there].tolist()
-        if model.coarse_table is not None:
-            items, scores = model.recommend(query, excluded, k=k, exact=True)
-            request[EXACT_ITEMS] = [catalogue[item - 1] for item in items.numpy()[0][np.isfinite(scores[0])]]
         requests.append(request)
     return requests
 
@@ -325,14 +310,6 @@ def changed_inputs(version: pathlib.Path) -> str:
     if not changes:
         return ""
     return f"Requests for version {other.name} do not fit version {version.name}: {'; '.join(sorted(changes))}."
-
-
-def found(golden: list[dict[str, Any]]) -> float:
-    """Share of the exact answers' items that a coarse search finds."""
-    exact = [set(request[EXACT_ITEMS]) for request in golden]
-    return sum(len(items.intersection(request[ITEMS])) for items, request in zip(exact, golden, strict=True)) / max(
-        1, sum(map(len, exact))
-    )
 
 
 def _raw(value: Any, learned: dict[str, Any]) -> Any:
@@ -422,7 +399,7 @@ def _feeds(requests: list[dict[str, Any]], history_length: int | None) -> dict[s
     """Requests as one batch: an array for each input that they have, padded on the right."""
     length = history_length or max(len(request[HISTORY]) for request in requests)
     feeds = {}
-    for name in requests[0].keys() - {ITEMS, SCORES, EXACT_ITEMS}:
+    for name in requests[0].keys() - {ITEMS, SCORES}:
         values = [request[name] for request in requests]
         if name in (HISTORY, HISTORY_TIMESTAMPS):
             padding = "" if name == HISTORY else 0

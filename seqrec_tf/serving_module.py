@@ -71,7 +71,7 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
         def __init__(self):
             super().__init__()
             self.model_variables = [variable.value for variable in model.variables]
-            self.item_tables = [model.frozen_table, model.coarse_table]
+            self.item_table = model.frozen_table
             self.log_share = tf.Variable(log_share, trainable=False, dtype=tf.float32)
             self.line_of_item = tf.lookup.StaticHashTable(
                 tf.lookup.TextFileInitializer(vocabulary, tf.string, whole, tf.int64, line), default_value=-1

@@ -282,17 +282,6 @@ def test_the_history_length_can_be_fixed(run, tmp_path):
     assert signature.structured_input_signature[1]["history"].shape == (None, 4)
 
 
-def test_a_coarse_search_answers_as_an_exact_one(run, serve, tmp_path, capsys):
-    arguments = ["export", "--run", str(run.path), "--output", str(tmp_path / "shop"), "--k", "5", "--coarse-search"]
-    assert cli.main(arguments) == 0
-    assert "coarse search: 100.00% of the exact answers' items" in capsys.readouterr().out
-    answer = tf.saved_model.load(str(tmp_path / "shop" / "1")).signatures["serving_default"]
-    answer = answer(history=tf.constant([names(3, 4, 5)]))
-    expected = serve(names(3, 4, 5))
-    assert answer["items"].numpy().tolist() == expected["items"]
-    np.testing.assert_allclose(answer["scores"], expected["scores"], rtol=1e-5, atol=1e-6)
-
-
 def test_more_items_than_there_are_is_an_error(run, tmp_path, capsys):
     assert cli.main(["export", "--run", str(run.path), "--output", str(tmp_path / "shop"), "--k", "21"]) == 2
     assert "--k must be from 1 to the number of items, 20, got 21" in capsys.readouterr().err

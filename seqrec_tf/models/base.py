@@ -31,9 +31,6 @@ from seqrec_tf.schema import ITEM_IDS, PADDING_ID, SEEN, TARGET_TIME, TIMESTAMPS
 # More items than this make a loss over all of them most of a step's work.
 _MANY_ITEMS = 10_000
 
-# Candidates of a coarse search, over the items asked for.
-_COARSE_CANDIDATES = 4
-
 
 class SequenceModel(keras.Model):
     """Base of all models.
@@ -59,7 +56,6 @@ class SequenceModel(keras.Model):
     user_features: Any = None  # a FeatureVectors, where `make_user_features` made one
     ranks_candidates: bool = False  # whether it is for a few candidates, as all items would take it long
     frozen_table: Any = None  # a tf.Variable, where `freeze_item_table` made one
-    coarse_table: Any = None  # the same
     bias: Any = None  # float32 [V], where `make_item_bias` made it
     config: Any  # an instance of config_class
 
@@ -224,11 +220,8 @@ class SequenceModel(keras.Model):
 
     def score_block(self, query, start, stop):
         """Scores of the items with ids in [start, stop): float32 [B, stop - start]."""
-        return self._products(query, tf.cast(self._table_to_score()[start:stop], tf.float32), start, stop)
-
-    def _products(self, query, vectors, start, stop):
-        """Scores of the items in [start, stop) by these vectors, in whose dtype they are multiplied: float32."""
-        scores = tf.cast(tf.matmul(tf.cast(query, vectors.dtype), vectors, transpose_b=True), tf.float32)
+        vectors = tf.cast(self._table_to_score()[start:stop], tf.float32)
+        scores = tf.matmul(tf.cast(query, tf.float32), vectors, transpose_b=True)
         bias = self.item_bias()
         return scores if bias is None else scores + bias[start:stop]
 
@@ -271,23 +264,10 @@ class SequenceModel(keras.Model):
         grown.item_features.set_rows(values, self.num_items + 1)
         return grown
 
-    def freeze_item_table(self, *, coarse_search: bool = False) -> None:
-        """Compute the item table once, where it is made of side features, for a model that learns no more.
-
-        Args:
-            coarse_search: Whether `recommend` looks for candidates, several times k, by a bfloat16 copy of the table,
-                and scores these alone exactly.
-
-        Raises:
-            ValueError: There is to be a coarse search, and scores are not products with a table.
-        """
+    def freeze_item_table(self) -> None:
+        """Compute the item table once, where it is made of side features, for a model that learns no more."""
         if self.scores_by_features:
             self.frozen_table = tf.Variable(self.item_table(), trainable=False, name="item_table")
-        if coarse_search:
-            if type(self).score_block is not SequenceModel.score_block:
-                raise ValueError(f"{type(self).__name__} scores are no products with an item table to search coarsely.")
-            coarse = tf.cast(self._table_to_score(), tf.bfloat16)
-            self.coarse_table = tf.Variable(coarse, trainable=False, name="coarse_table")
 
     def _table_to_score(self):
         return tf.convert_to_tensor(self.item_table() if self.frozen_table is None else self.frozen_table)
@@ -479,28 +459,19 @@ class SequenceModel(keras.Model):
         rivals = tf.where(is_rival, scores[:, 1:], -np.inf)
         return 1 + metrics.count_not_below(scores[:, 0], rivals, num_rivals=num_rivals)
 
-    def recommend(self, query, excluded, *, k, exact=False):
+    def recommend(self, query, excluded, *, k):
         """The k items with the highest scores, equal scores by the smaller id (the more frequent item).
 
         Args:
             query: What `query` returned for the histories.
             excluded: int32 [B, S], items that may not be recommended; 0 is ignored.
             k: Items a row, at most `num_items`.
-            exact: Whether to look at the exact scores of all items where there is a coarse table too.
 
         Returns:
             ids: int32 [B, k].
             scores: float32 [B, k], descending; -inf, beside an id that means nothing, where fewer than k are left.
         """
-        if exact or self.coarse_table is None:
-            return self._recommend(query, excluded, k)[:2]
-        few = min(_COARSE_CANDIDATES * k, self.num_items)
-        ids, coarse, _ = self._recommend(query, excluded, few, self._coarse_block)
-        by_id = tf.argsort(ids, axis=1)  # so that of equal scores the smaller id is first
-        ids, coarse = tf.gather(ids, by_id, batch_dims=1), tf.gather(coarse, by_id, batch_dims=1)
-        scores = tf.where(coarse > -np.inf, self.score_candidates(query, ids), -np.inf)
-        scores, columns = tf.math.top_k(scores, k)
-        return tf.gather(ids, columns, batch_dims=1), scores
+        return self._recommend(query, excluded, k)[:2]
 
     def rank_and_recommend(self, query, target, excluded, *, k):
         """What `recommend` gives, and ranks that tell as much as it does, from one pass over the catalogue.
@@ -535,14 +506,9 @@ class SequenceModel(keras.Model):
         is_excluded = tf.reduce_any(excluded == target[:, None], axis=1)
         return tf.where(is_excluded, metrics.IMPOSSIBLE, before + 1), ids[:, :k], scores[:, :k]
 
-    def _coarse_block(self, query, start, stop):
-        """What `score_block` gives, but for rounding."""
-        return self._products(query, tf.convert_to_tensor(self.coarse_table)[start:stop], start, stop)
-
-    def _recommend(self, query, excluded, k, score_block=None):
+    def _recommend(self, query, excluded, k):
         """Ids, scores and number of NaN, of the best k items, as `ranking.best_items` gives them."""
-        score_block = score_block or self.score_block
-        return best_items(partial(score_block, query), excluded, num_items=self.num_items, k=k)
+        return best_items(partial(self.score_block, query), excluded, num_items=self.num_items, k=k)
 
     def validation_rank(self, inputs, labels):
         """Rank of each target that validation measures, here among all items: int32 [B], more than 10 where it is.

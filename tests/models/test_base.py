@@ -292,32 +292,6 @@ def test_the_default_configuration_is_that_of_the_class():
     assert Given(schema=Schema(3)).config == ModelConfig()
 
 
-@pytest.mark.parametrize("with_bias", [False, True])
-def test_a_coarse_search_finds_what_an_exact_one_does(with_bias):
-    class Biased(models.SASRec):
-        def item_bias(self):
-            return tf.linspace(0.0, 1.0, self.num_items + 1) if with_bias else None
-
-    model = Biased(models.SASRec.config_class(dim=16), Schema(num_items=3000))
-    random = np.random.default_rng(0)
-    model.items.embeddings.assign(random.normal(size=[3001, 16]))
-    query = tf.constant(random.normal(size=[20, 16]), tf.float32)
-    exact_ids, exact_scores = model.recommend(query, tf.zeros([20, 0], tf.int32), k=10)
-    out = exact_ids[:, 1::2]
-    expected = model.recommend(query, out, k=10)
-    model.freeze_item_table(coarse_search=True)
-    for excluded, (ids, scores) in ((out[:, :0], (exact_ids, exact_scores)), (out, expected)):
-        found, found_scores = model.recommend(query, excluded, k=10)
-        np.testing.assert_array_equal(found, ids)
-        np.testing.assert_allclose(found_scores, scores, rtol=1e-5)
-    assert np.all(model.recommend(query[:1], tf.range(3, 3001)[None], k=5)[1][0, 2:] == -np.inf)
-
-
-def test_scores_that_are_no_products_cannot_be_searched_coarsely():
-    with pytest.raises(ValueError, match="Given scores are no products with an item table"):
-        Given(schema=Schema(11)).freeze_item_table(coarse_search=True)
-
-
 def test_a_model_that_reads_of_each_event_must_give_it_to_training():
     class Timed(Given):
         reads = ("timestamps",)
