@@ -233,7 +233,7 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
         parsed = tf.io.parse_example(serialized, spec)
         draw = tf.stack([order[0] + tf.cast(index, tf.int32), order[1]])
         first, limit = _window(parsed[ITEM_IDS].row_lengths(), model.training_events, window, draw + 2)
-        if model.ranks_candidates and LABELS in parsed:
+        if model.history_is_liked and LABELS in parsed:
             first = tf.zeros_like(first)  # what was liked may lie anywhere before
         lengths = tf.cast(limit - first, tf.float32)
         noise = tf.random.stateless_uniform(tf.shape(lengths), draw, -_LENGTH_NOISE, _LENGTH_NOISE)

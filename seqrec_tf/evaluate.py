@@ -180,7 +180,7 @@ def evaluate(
 
     from seqrec_tf import data
     from seqrec_tf.models.base_batches import EXCLUDED, TARGET, TARGET_LABEL, liked_batches
-    from seqrec_tf.ranking import multiply_exactly
+    from seqrec_tf.ranking import multiply_exactly, rank_among, rank_and_recommend
     from seqrec_tf.schema import USER_ID
 
     check_protocol(protocol, folder, split)
@@ -193,12 +193,12 @@ def evaluate(
 
     @tf.function(input_signature=[inputs_spec, labels_spec[TARGET], labels_spec[EXCLUDED]])
     def rank_full(inputs, target, excluded):
-        rank, items, scores = model.rank_and_recommend(model.query(inputs), target, excluded, k=length)
+        rank, items, scores = rank_and_recommend(model, model.query(inputs), target, excluded, k=length)
         return rank, tf.where(tf.math.is_finite(scores), items, 0)
 
     @tf.function(input_signature=[inputs_spec, labels_spec[TARGET], tf.TensorSpec([None, NUM_NEGATIVES], tf.int32)])
     def rank_sampled(inputs, target, negatives):
-        return model.rank_among(model.query(inputs), target, negatives)
+        return rank_among(model, model.query(inputs), target, negatives)
 
     @tf.function(input_signature=[inputs_spec, labels_spec[TARGET]])
     def score_targets(inputs, target):
@@ -256,7 +256,7 @@ def evaluate(
 
 def default_protocol(model: SequenceModel) -> str:
     """That against all items, unless these would be scored one by one."""
-    if not model.ranks_candidates:
+    if not model.scores_one_by_one:
         return "full"
     return LABELS_PROTOCOL if model.gives_probabilities else "uniform-100"
 

@@ -216,8 +216,8 @@ def export(
         (extra / schema_lib.SCHEMA_FILE).write_text(folder.schema.to_json(), encoding="utf-8")
         for file in (run_lib.CONFIG_FILE, run_lib.DATASET_FILE):  # what the model was made of
             shutil.copy(run_folder.path / file, extra / file)
-        # A ranking model takes long over all items: once is enough.
-        sizes = {SIGNATURE: _WARM_UP_BATCH_SIZES[: 1 if model.ranks_candidates else None]}
+        # A model that scores items one by one takes long over all of them: once is enough.
+        sizes = {SIGNATURE: _WARM_UP_BATCH_SIZES[: 1 if model.scores_one_by_one else None]}
         sizes[RANK_SIGNATURE] = _WARM_UP_BATCH_SIZES
         _write_warm_up(extra / WARM_UP_FILE, output.name, golden, history_length, sizes)
         os.replace(partial, target)
@@ -240,27 +240,28 @@ def golden_requests(
 
     from seqrec_tf import data
     from seqrec_tf.models.base_batches import EXCLUDED
+    from seqrec_tf.ranking import recommend
     from seqrec_tf.schema import ITEM_IDS, TARGET_TIME, TIMESTAMPS, USER_ID
     from seqrec_tf.serving_module import user_features
 
     split = next(split for split in ("test", "valid", "train") if folder.split_files(split))
     batches = data.evaluation_batches(folder, split, model, batch_size=1, exclude_history=True)
     requests, number = [], _NUM_GOLDEN
-    if model.ranks_candidates:
+    if model.scores_one_by_one:
         number = min(number, max(_LEAST_GOLDEN, _GOLDEN_SCORES // model.num_items))
     # Neighbours that are alike, because what lay between them was filtered out, are repeats to a server.
     if folder.options.get("duplicates") == "consecutive":
         batches = batches.filter(lambda _, labels: tf.reduce_all(labels[EXCLUDED][:, 1:] != labels[EXCLUDED][:, :-1]))
     # Every fourth, as neighbours are of like length.
     for inputs, labels in itertools.islice(batches, 0, 4 * number, 4):
-        # Ranking models see nothing else than what was liked; of others, all that may not be recommended is sent.
-        history = (inputs[ITEM_IDS] if model.ranks_candidates else labels[EXCLUDED]).numpy()[0][
+        # What the model sees, where that is liked events alone; else all that may not be recommended is sent.
+        history = (inputs[ITEM_IDS] if model.history_is_liked else labels[EXCLUDED]).numpy()[0][
             -(history_length or 0) :
         ]
         of_events = inputs.keys() - {*model.reads_of_user, TARGET_TIME}
         inputs = {name: value[:, -len(history) :] if name in of_events else value for name, value in inputs.items()}
         query, excluded = model.query(inputs), (history if exclude_history else history[:0])[None]
-        items, scores = model.recommend(query, excluded, k=k)
+        items, scores = recommend(model, query, excluded, k=k)
         is_there = np.isfinite(scores[0])
         request: dict[str, Any] = {HISTORY: [catalogue[item - 1] if item else "" for item in history]}
         if USER_ID in inputs:

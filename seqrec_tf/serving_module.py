@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from seqrec_tf.features import MISSING, UNKNOWN
 from seqrec_tf.models.base_batches import one_column_at_least
+from seqrec_tf.ranking import recommend
 from seqrec_tf.records import user_fingerprint
 from seqrec_tf.schema import (
     CANDIDATES,
@@ -64,7 +65,7 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
         log_share = np.maximum(np.log(counts / counts.sum()), np.finfo(np.float32).min)  # of the item with id i + 1
     line, whole = tf.lookup.TextFileIndex.LINE_NUMBER, tf.lookup.TextFileIndex.WHOLE_LINE
     duplicates = folder.options.get("duplicates", "keep")
-    if model.ranks_candidates and LABELS in folder.schema:
+    if model.history_is_liked and LABELS in folder.schema:
         duplicates = "keep"  # they were dropped among all events, and what a client sends was liked
 
     class Recommender(tf.Module):
@@ -97,7 +98,7 @@ def make_serving_module(model: SequenceModel, folder: DatasetFolder, vocabulary:
         def recommend(self, **request):
             ids, inputs, num_unknown = self._read(request)
             excluded = ids if exclude_history else ids[:, :0]
-            items, scores = model.recommend(model.query(inputs), excluded, k=k)
+            items, scores = recommend(model, model.query(inputs), excluded, k=k)
             is_cold = model.is_cold(inputs)[:, None]
             items = tf.where(is_cold, tf.range(1, k + 1), items)  # ids are in order of frequency
             scores = tf.where(is_cold, self.log_share[:k], scores)

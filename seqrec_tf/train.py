@@ -295,6 +295,7 @@ def preflight(
     import tensorflow as tf
 
     from seqrec_tf.data import LEAST_ROWS
+    from seqrec_tf.models.base_memory import training_bytes
 
     split = folder.stats["splits"]["train"]
     rows = config.data.batch_size
@@ -302,7 +303,7 @@ def preflight(
         longest = min(config.model.max_len, max(folder.schema.max_len, 1))
         rows = max(min(rows, LEAST_ROWS), math.ceil(rows * min(1.0, split["length"]["mean"] / longest)))
     batch = -(-rows // replicas)
-    needed = model_class.memory_estimate(config.model, folder.schema, batch_size=batch)
+    needed = training_bytes(model_class, config.model, folder.schema, batch_size=batch)
     total = math.inf if tf.config.get_visible_devices("GPU") else _memory_limit()
     line = (
         f"{config.model_name}: {folder.num_items:,} items, {split['sequences']:,} sequences of "

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import seqrec_tf
-from seqrec_tf import cli, config, export, models
+from seqrec_tf import cli, config, export, models, ranking
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.run_folder import RunFolder
 from seqrec_tf.train import train
@@ -48,7 +48,7 @@ def test_the_answer_is_the_trained_models(run, serve, chain_dataset):
     model = run.load_model()
     history = names(3, 4, 5)
     ids = np.array([[folder.item_ids.index(item) + 1 for item in history]], np.int32)
-    items, scores = model.recommend(model.query({"item_ids": ids}), ids, k=5)
+    items, scores = ranking.recommend(model, model.query({"item_ids": ids}), ids, k=5)
     answer = serve(history)
     assert [item.decode() for item in answer["items"][0]] == [folder.item_ids[item - 1] for item in items[0]]
     np.testing.assert_allclose(answer["scores"][0], scores[0], rtol=1e-5, atol=1e-6)

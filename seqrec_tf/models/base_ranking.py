@@ -17,12 +17,13 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf import sampling
-from seqrec_tf.config import ItemFeaturesConfig, check_at_least, check_rate
+from seqrec_tf.config import ItemFeaturesConfig, Sizes, check_at_least, check_rate
 from seqrec_tf.layers import Dropout, UserEmbedding
 from seqrec_tf.layers.feature_vectors import chosen_features
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.models.base_batches import EXCLUDED, TARGET, TARGET_LABEL, one_column_at_least
 from seqrec_tf.parallel import in_parts
+from seqrec_tf.ranking import rank_among
 from seqrec_tf.schema import CANDIDATES, HISTORY, ITEM_IDS, LABELS, PADDING_ID, SEEN, TARGET_TIME, TIMESTAMPS, USER_ID
 
 # Items that a target is ranked against in validation, where the model does not learn from labels.
@@ -72,6 +73,16 @@ class RankingConfig(ItemFeaturesConfig):
         if not self.hidden_dims or min(self.hidden_dims) < 1:
             raise ValueError(f"model.hidden_dims must be one or more positive widths, got {list(self.hidden_dims)}.")
 
+    def sizes(self):
+        """Every event of a sequence is an example, and each of its candidates passes the perceptron."""
+        return Sizes(
+            dim=self.dim,
+            user_dim=self.user_dim,
+            hidden_dim=sum(self.hidden_dims),
+            num_examples=self.max_targets,
+            num_candidates=1 + self.num_negatives,
+        )
+
     @property
     def scores_by_features(self):
         """There is no item table: candidates are represented one by one."""
@@ -82,7 +93,8 @@ class RankingModel(SequenceModel):
     """Base of ranking models: a subclass defines `create_layers` and `score`."""
 
     config_class = RankingConfig
-    ranks_candidates = True
+    scores_one_by_one = True
+    history_is_liked = True
 
     def __init__(self, config=None, schema=None, **kwargs):
         options = config or self.config_class()
@@ -320,13 +332,13 @@ class RankingModel(SequenceModel):
             shape=[tf.size(target), _VALIDATION_CANDIDATES],
             seed=tf.stack([0, tf.reduce_sum(target)]),
         )
-        return self.rank_among(self.query(inputs), target, drawn)
+        return rank_among(self, self.query(inputs), target, drawn)
 
-    def test_step(self, data):
-        """AUC of the events to predict by their labels; ranking metrics where it learns from none."""
-        inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+    def update_validation(self, inputs, labels):
+        """Measure the AUC of the events to predict, by their labels; ranking metrics where it learns from none."""
         if not self.gives_probabilities:
-            return super().test_step(data)
+            super().update_validation(inputs, labels)
+            return
 
         def scores_of(inputs, target):
             return self.score_candidates(self.query(inputs), target[:, None])[:, 0]
@@ -335,14 +347,6 @@ class RankingModel(SequenceModel):
         (auc,) = self.validation_metrics
         # The thresholds lie evenly in probability, where those of rare labels are crowded; the order is the same.
         auc.update_state(labels[TARGET_LABEL], scores / 4.0)
-        return self._replica_logs({"auc": auc.result()})
-
-    @classmethod
-    def memory_estimate(cls, config, schema, *, batch_size):
-        """Bytes that training will need, roughly; every event of a sequence is an example."""
-        examples = batch_size * min(config.max_targets, max(schema.max_len, 1)) * (1 + config.num_negatives)
-        hidden = 3 * 4 * examples * sum(config.hidden_dims)
-        return hidden + super().memory_estimate(config, schema, batch_size=examples)
 
 
 def perceptron(config, *, activation):

@@ -50,6 +50,10 @@ class BSTConfig(RankingConfig):
                 f"{self.dim} + {self.age_dim}."
             )
 
+    def sizes(self):
+        """Those of every ranking model, and the blocks."""
+        return dataclasses.replace(super().sizes(), num_blocks=self.num_blocks, num_heads=self.num_heads)
+
 
 @keras.saving.register_keras_serializable("seqrec_tf")
 class BST(RankingModel):

@@ -17,7 +17,7 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from seqrec_tf.config import check_at_least, check_rate
+from seqrec_tf.config import Sizes, check_at_least, check_rate
 from seqrec_tf.layers import Dropout, Embedding, UserEmbedding
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.models.base_batches import align_left, events_or_zero
@@ -56,6 +56,10 @@ class CaserConfig(ObjectiveConfig):
         for name in ("dim", "window", "num_targets", "num_horizontal", "num_vertical"):
             check_at_least(f"model.{name}", getattr(self, name), 1)
         check_rate("model.dropout_rate", self.dropout_rate)
+
+    def sizes(self):
+        """Vectors of users where it uses them."""
+        return Sizes(dim=self.dim, user_dim=self.dim if self.use_users else 0)
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")

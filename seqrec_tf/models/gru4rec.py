@@ -20,7 +20,7 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from seqrec_tf.config import ItemFeaturesConfig, check_at_least, check_rate
+from seqrec_tf.config import ItemFeaturesConfig, Sizes, check_at_least, check_rate
 from seqrec_tf.layers import GRU, Dropout, Embedding
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.models.base_batches import align_left
@@ -62,6 +62,10 @@ class GRU4RecConfig(ObjectiveConfig, ItemFeaturesConfig):
             )
         check_rate("model.embedding_dropout_rate", self.embedding_dropout_rate)
         check_rate("model.hidden_dropout_rate", self.hidden_dropout_rate)
+
+    def sizes(self):
+        """As wide as its units."""
+        return Sizes(dim=self.units)
 
     @property
     def scores_by_features(self):

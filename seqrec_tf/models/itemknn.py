@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from seqrec_tf.config import ModelConfig, check_at_least
+from seqrec_tf.config import ModelConfig, Sizes, check_at_least
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID
 
@@ -41,6 +41,10 @@ class ItemKNNConfig(ModelConfig):
         super().__post_init__()
         check_at_least("model.num_neighbors", self.num_neighbors, 1)
         check_at_least("model.regularization", self.regularization, 0)
+
+    def sizes(self):
+        """Of each neighbour an id and a similarity; neither has a gradient or moments, so both count as half a unit."""
+        return Sizes(dim=-(-self.num_neighbors // 2))
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")

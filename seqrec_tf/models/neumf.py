@@ -18,7 +18,7 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from seqrec_tf.config import check_at_least
+from seqrec_tf.config import Sizes, check_at_least
 from seqrec_tf.layers import Embedding, UserEmbedding
 from seqrec_tf.models.base_batches import negatives_avoid
 from seqrec_tf.models.base_users import UserItemModel
@@ -55,6 +55,10 @@ class NeuMFConfig(ObjectiveConfig):
                 '"uniform" or "popular" that are not shared.'
             )
 
+    def sizes(self):
+        """As wide as the vectors of both halves, side by side."""
+        return Sizes(dim=self.dim + self.hidden_dims[0] // 2)
+
 
 @keras.saving.register_keras_serializable("seqrec_tf")
 class NeuMF(UserItemModel):
@@ -64,8 +68,7 @@ class NeuMF(UserItemModel):
 
     def create_layers(self):
         """A table of users and one of items, each for both halves; the tower; the last, linear layer."""
-        config = self.config
-        width = config.dim + config.hidden_dims[0] // 2
+        config, width = self.config, self.config.sizes().dim
         self.users = UserEmbedding(self.schema.num_users, width, initializer=0.05, name="users")
         self.items = Embedding(self.num_items + 1, width, initializer=0.05, name="items")
         first, *others = config.hidden_dims
