@@ -158,7 +158,7 @@ def blocks(num_items: int):
     """Cut the ids 1 to `num_items` into blocks to score at once; all but the last are whole groups.
 
     Args:
-        num_items: Of the catalogue; 200,000 gives (1, 65_537), (65_537, 131_073), (131_073, 196_609), ...
+        num_items: Items of the catalogue; 200,000 gives (1, 65_537), (65_537, 131_073), (131_073, 196_609), ...
 
     Yields:
         start, stop: The first id of a block, and the one after its last.

@@ -53,7 +53,8 @@ class RankingConfig(ItemFeaturesConfig):
         user_dim: Width of a vector of each user, by who they are; none where 0.
         user_features: Features of users to read, by name; ["*"] is all that the dataset has.
         hidden_dims: Widths of the layers of the multi-layer perceptron.
-        dropout_rate: Of embeddings, of the perceptron's hidden layers and, in BST, of its blocks.
+        dropout_rate: Share that is dropped of embeddings, of the perceptron's hidden layers and, in BST, of what its
+            blocks compute.
     """
 
     max_len: int = 20
@@ -90,7 +91,7 @@ class RankingConfig(ItemFeaturesConfig):
 
 
 class RankingModel(SequenceModel):
-    """Base of ranking models: a subclass defines `create_layers` and `score`."""
+    """Base of ranking models; it defines what `SequenceModel` asks for, and a subclass `create_layers` and `score`."""
 
     config_class = RankingConfig
     scores_one_by_one = True
@@ -145,7 +146,7 @@ class RankingModel(SequenceModel):
             self.num_drawn = sum(count > 0 for count in dataset.item_counts)
 
     def score(self, query, candidates, training=False):
-        """Logits of candidates.
+        """Compute the logits of candidates.
 
         Args:
             query: dict of `history` int32 [B, L], `ages` int32 [B, L], both newest first and 0 at padding, L being
@@ -173,18 +174,18 @@ class RankingModel(SequenceModel):
         return self.schema.time_unit == "seconds"
 
     def make_sides(self):
-        """What there is to know of users (the layers `users` and `user_features`) and items (`item_features`)."""
+        """Make the layers of what else is known of users (`users`, `user_features`) and items (`item_features`)."""
         config = self.config
         self.users = UserEmbedding(self.schema.num_users, config.user_dim, name="users") if config.user_dim else None
         self.make_user_features(config.user_features, config.dim)
         self.make_item_features(config.item_features, config.dim)
 
     def logits(self, pairs, query, training):
-        """Logits of the perceptron.
+        """Compute the logits of the perceptron, of a history, a candidate and the user.
 
         Args:
-            pairs: What is known of each history and candidate, float [B, K, W] each.
-            query: What is known of the histories; the user takes part here.
+            pairs: A list of what is known of each history with each candidate, float [B, K, W] each.
+            query: What `query` returned; its `user` joins the pairs.
             training: Whether dropout is on.
 
         Returns:
@@ -197,7 +198,7 @@ class RankingModel(SequenceModel):
         return tf.reshape(self.perceptron(flat, training=training), [rows, number])
 
     def query(self, inputs, training=False):
-        """What `score` takes of the histories."""
+        """Put together what `score` takes of the histories."""
         item_ids = inputs[ITEM_IDS]
         # Events to the left, newest first.
         key = tf.where(item_ids != PADDING_ID, tf.range(1, tf.shape(item_ids)[1] + 1), 0)
@@ -247,7 +248,10 @@ class RankingModel(SequenceModel):
         return tf.reshape(tf.transpose(scores, [1, 0, 2]), [rows, -1])[:, : stop - start]
 
     def histories(self, sequences, start, target):
-        """Those events that were liked, and before the moment of the target."""
+        """Choose the newest events that were liked and lie before the moment of the target.
+
+        Of the items [7, 9, 4] with the labels [1, 0, 1], a target that comes after them has the history [7, 4].
+        """
         if LABELS not in sequences:
             return super().histories(sequences, start, target)
         limit = target
@@ -271,7 +275,10 @@ class RankingModel(SequenceModel):
         return tf.minimum(lengths - 1.0, float(self.config.max_targets))
 
     def make_batch(self, sequences, seed):
-        """An example for each of the newest events, with its history.
+        """Make an example of each of the newest events, with its history.
+
+        With labels, the items [7, 9, 4] with the labels [1, 0, 1] are the examples: 9 after [7], label 0; 4 after [7],
+        label 1. With drawn negatives, they are 4 after [7], beside the negatives.
 
         Returns:
             inputs: dict of `item_ids` int32 [N, L] and what the model reads; `candidates` int32 [N, 1 + negatives].
@@ -312,7 +319,7 @@ class RankingModel(SequenceModel):
         return inputs, tf.concat([tf.ones_like(target), tf.zeros_like(drawn)], axis=1)
 
     def target_losses(self, x, y, y_pred):
-        """Log-loss of each example, mean over its candidates: float32 [N]."""
+        """Compute the log-loss of each example, the mean over its candidates: float32 [N]."""
         logits, labels = tf.cast(y_pred, tf.float32), tf.cast(y, tf.float32)
         log_losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits)
         # Where a sequence holds every item, what is drawn may be the target itself, which is the first candidate.
@@ -321,7 +328,7 @@ class RankingModel(SequenceModel):
         return tf.reduce_sum(counts * log_losses, axis=1) / tf.reduce_sum(counts, axis=1)
 
     def validation_rank(self, inputs, labels):
-        """Rank of each target among items that are drawn, the same each time: int32 [B].
+        """Rank each target among drawn items, the same each time: int32 [B].
 
         To score all items, one by one, would take longer than the training.
         """
@@ -350,7 +357,12 @@ class RankingModel(SequenceModel):
 
 
 def perceptron(config, *, activation):
-    """The layers of the multi-layer perceptron that ends a ranking model: hidden ones with dropout, one logit."""
+    """Make the multi-layer perceptron that ends a ranking model: hidden layers with dropout, and a logit.
+
+    Args:
+        config: The `RankingConfig`, for the widths and the dropout.
+        activation: Class of the layer after each hidden one, such as `keras.layers.ReLU`.
+    """
     layers = []
     for number, dim in enumerate(config.hidden_dims):
         layers += [

@@ -38,7 +38,7 @@ class CaserConfig(ObjectiveConfig):
         num_horizontal: Horizontal filters of each height.
         num_vertical: Vertical filters.
         use_users: Whether users have vectors; without, every user is known by their history alone.
-        dropout_rate: Of what the filters find.
+        dropout_rate: Share that is dropped of what the filters find.
     """
 
     max_len: int = 200

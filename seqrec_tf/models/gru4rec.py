@@ -37,8 +37,8 @@ class GRU4RecConfig(ObjectiveConfig, ItemFeaturesConfig):
         num_layers: GRU layers.
         is_tied: Whether one table embeds inputs and scores outputs; embeddings then are `units` wide.
         dim: Width of input embeddings that are not tied.
-        embedding_dropout_rate: Of input embeddings.
-        hidden_dropout_rate: Of what each GRU layer gives.
+        embedding_dropout_rate: Share that is dropped of input embeddings.
+        hidden_dropout_rate: Share that is dropped of what each GRU layer gives.
     """
 
     loss: str = "bpr-max"
