@@ -2,7 +2,7 @@
 
 A model turns a padded history into a *query* and scores items with it; training, evaluation and export use no more of
 it than is said here, in three sections in this order. What a model is given goes on in `base_features` (items and users
-known by side features, new items) and `base_steps` (the steps of Keras' `fit` and `evaluate`). Ranks and
+known by side features, new items) and `base_keras` (the steps of `fit` and `evaluate`, saving). Ranks and
 recommendations are functions of any model, in `seqrec_tf.ranking`.
 
 Tensor letters: B batch, L length, N targets of a batch, D model dim, V items (padding row included), K candidates, E
@@ -11,7 +11,6 @@ events of all sequences of a batch.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, ClassVar
 
 import keras
@@ -22,17 +21,17 @@ from seqrec_tf import metrics
 from seqrec_tf.config import ItemFeaturesConfig, ModelConfig
 from seqrec_tf.models.base_batches import EXCLUDED, TARGET, liked_alone, negatives_avoid, newest_position, pad
 from seqrec_tf.models.base_features import SideFeatures
-from seqrec_tf.models.base_steps import StepsOfKeras
+from seqrec_tf.models.base_keras import KerasModel
 from seqrec_tf.objective import NextItemObjective, ObjectiveConfig
 from seqrec_tf.parallel import in_parts, parts_for_cores
 from seqrec_tf.ranking import rank_and_recommend
-from seqrec_tf.schema import ITEM_IDS, PADDING_ID, SEEN, TARGET_TIME, TIMESTAMPS, USER_ID, Schema
+from seqrec_tf.schema import ITEM_IDS, PADDING_ID, SEEN, USER_ID, Schema
 
 # More items than this make a loss over all of them most of a step's work.
 _MANY_ITEMS = 10_000
 
 
-class SequenceModel(SideFeatures, StepsOfKeras):
+class SequenceModel(SideFeatures, KerasModel):
     """Base of all models.
 
     Args:
@@ -293,7 +292,7 @@ class SequenceModel(SideFeatures, StepsOfKeras):
         """Rank each target, here among all items: int32 [B]; a rank that is not in the top 10 need only be larger."""
         return rank_and_recommend(self, self.query(inputs), labels[TARGET], labels[EXCLUDED], k=10)[0]
 
-    # ==== What it is given; more is in `base_features` and `base_steps` ====
+    # ==== What it is given; more is in `base_features` and `base_keras` ====
 
     @classmethod
     def from_dataset(cls, dataset, **options):
@@ -326,28 +325,3 @@ class SequenceModel(SideFeatures, StepsOfKeras):
         if self.objective is not None and self.objective.needs_seen:
             inputs[SEEN] = pad(sequences[SEEN])
         return inputs
-
-    def example_inputs(self):
-        """Give the inputs of the smallest batch, to build the model with."""
-        inputs = {ITEM_IDS: tf.zeros([1, 2], tf.int32)}
-        inputs |= {name: tf.zeros([1, 2], tf.int64) for name in self.reads if name not in self.reads_of_user}
-        features = {feature.name: feature for feature in self.schema.user_features}
-        for name in self.reads_of_user:
-            feature = features.get(name)
-            shape = [1, feature.max_length] if feature and feature.kind == "categories" else [1]
-            inputs[name] = tf.zeros(shape, feature.dtype if feature else tf.int64)
-        return inputs | ({TARGET_TIME: tf.zeros([1], tf.int64)} if TIMESTAMPS in self.reads else {})
-
-    def get_config(self) -> dict[str, Any]:
-        """The configuration and the schema: all that decides the shape of the weights."""
-        return {**super().get_config(), "config": dataclasses.asdict(self.config), "schema": self.schema.to_dict()}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """The inverse of `get_config`."""
-        config = dict(config)
-        model_config = config_lib.from_values(cls.config_class, config.pop("config"), section="model")
-        return cls(model_config, Schema.from_dict(config.pop("schema")), **config)
-
-    def build_from_config(self, config):
-        """Nothing: the constructor has built the model."""

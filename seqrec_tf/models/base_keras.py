@@ -1,25 +1,31 @@
-"""The steps that Keras' `fit` and `evaluate` take with a model, on one device or on replicas.
+"""What Keras asks of a model: the steps of `fit` and `evaluate`, on one device or on replicas, and saving.
 
 Tensor letters: B batch, N targets of a batch.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
 
+from seqrec_tf.config import ModelConfig, from_values
 from seqrec_tf.parallel import in_parts
-from seqrec_tf.schema import Schema
+from seqrec_tf.schema import ITEM_IDS, TARGET_TIME, TIMESTAMPS, Schema
 
 
-class StepsOfKeras(keras.Model):
+class KerasModel(keras.Model):
     """Private base of `SequenceModel`: it calls what a model defines, and a model overrides nothing here."""
 
+    config_class: ClassVar[type[ModelConfig]]
     config: Any
     schema: Schema
+    reads: tuple[str, ...]
     validation_metrics: list[keras.metrics.Metric]
+
+    # ---- Steps ----
 
     def train_step(self, data):
         """Take one step of the optimizer, on a batch that `data.load` made from `train`.
@@ -88,3 +94,30 @@ class StepsOfKeras(keras.Model):
         if self.optimizer is not None and not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
+
+    # ---- Building and saving ----
+
+    def example_inputs(self):
+        """Make the inputs of the smallest batch, to build the model with."""
+        inputs = {ITEM_IDS: tf.zeros([1, 2], tf.int32)}
+        inputs |= {name: tf.zeros([1, 2], tf.int64) for name in self.reads if name not in self.reads_of_user}
+        features = {feature.name: feature for feature in self.schema.user_features}
+        for name in self.reads_of_user:
+            feature = features.get(name)
+            shape = [1, feature.max_length] if feature and feature.kind == "categories" else [1]
+            inputs[name] = tf.zeros(shape, feature.dtype if feature else tf.int64)
+        return inputs | ({TARGET_TIME: tf.zeros([1], tf.int64)} if TIMESTAMPS in self.reads else {})
+
+    def get_config(self) -> dict[str, Any]:
+        """The configuration and the schema: all that decides the shape of the weights."""
+        return {**super().get_config(), "config": dataclasses.asdict(self.config), "schema": self.schema.to_dict()}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The inverse of `get_config`."""
+        config = dict(config)
+        model_config = from_values(cls.config_class, config.pop("config"), section="model")
+        return cls(model_config, Schema.from_dict(config.pop("schema")), **config)
+
+    def build_from_config(self, config):
+        """Nothing: the constructor has built the model."""
