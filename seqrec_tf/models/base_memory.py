@@ -48,7 +48,7 @@ def _tables(model_class: type[SequenceModel], config: ModelConfig, schema: Schem
         return total
     for feature in schema.item_features:
         if feature.kind == "vector" and ("*" in config.item_features or feature.name in config.item_features):
-            (width,) = feature.shape
+            width = feature.shape[0] or 0
             width = width if config.item_vectors == "projected" else min(sizes.dim, width)
             of_number = _LEARNED_BYTES if config.item_vectors == "trained" else 2  # float16
             total += of_number * schema.num_items * width

@@ -223,18 +223,18 @@ class RankingModel(SequenceModel):
         return query | ({USER: tf.concat(user, axis=1)} if user else {})
 
     def call(self, inputs, training=False):
-        """Logits of the candidates, float [N, K]; of item 1 alone where there are none."""
+        """Compute the logits of the candidates, float [N, K]; of item 1 alone where there are none."""
         candidates = inputs.get(CANDIDATES)
         if candidates is None:
             candidates = tf.ones([tf.shape(inputs[ITEM_IDS])[0], 1], tf.int32)
         return self.score(self.query(inputs, training), candidates, training=training)
 
     def score_candidates(self, query, candidates):
-        """Logits of each row's own candidates, int [B, K]: float32 [B, K]."""
+        """Compute the logits of each row's own candidates, int [B, K]: float32 [B, K]."""
         return tf.cast(self.score(query, candidates), tf.float32)
 
     def score_block(self, query, start, stop):
-        """Logits of the items with ids in [start, stop): float32 [B, stop - start]; some at a time, for memory."""
+        """Score the items with ids in [start, stop), some at a time, for memory: float32 [B, stop - start]."""
         rows = tf.shape(query[HISTORY])[0]
         width = tf.clip_by_value(_PAIRS // tf.maximum(rows, 1), 1, stop - start)
         firsts = tf.range(start, stop, width)

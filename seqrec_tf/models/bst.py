@@ -83,7 +83,7 @@ class BST(RankingModel):
         self.perceptron = perceptron(config, activation=keras.layers.LeakyReLU)
 
     def score(self, query, candidates, training=False):
-        """Logits, float [B, K], of candidates, int32 [B, K]."""
+        """Compute the logits, float [B, K], of candidates, int32 [B, K]."""
         config, history = self.config, query[HISTORY]
         rows, number = tf.shape(candidates)[0], tf.shape(candidates)[1]
         length, width = config.max_len, config.dim + config.age_dim

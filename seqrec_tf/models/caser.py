@@ -95,7 +95,7 @@ class Caser(SequenceModel):
         return self.outputs.table
 
     def call(self, inputs, training=False):
-        """What the filters find up to each event, with the user: float [B, L, D], or [B, L, 2 D] with users."""
+        """Compute what the filters find up to each event, with the user: float [B, L, D], or [B, L, 2 D] with users."""
         config = self.config
         item_ids, place = align_left(inputs[ITEM_IDS])
         batch, length = tf.shape(item_ids)[0], tf.shape(item_ids)[1]
@@ -117,7 +117,7 @@ class Caser(SequenceModel):
         return tf.concat([hidden, user], axis=-1)
 
     def query(self, inputs):
-        """State of the newest event, float [B, D] or [B, 2 D]; what lies before its window plays no part."""
+        """Compute the state of the newest event, from its window alone: float [B, D], or [B, 2 D] with users."""
         item_ids, _ = align_left(inputs[ITEM_IDS])
         number = tf.reduce_sum(tf.cast(item_ids != PADDING_ID, tf.int32), axis=1, keepdims=True)
         places = number - self.config.window + tf.range(self.config.window)
@@ -129,6 +129,6 @@ class Caser(SequenceModel):
         return tf.add_n([tf.maximum(lengths - 1.0 - ahead, 0.0) for ahead in range(self.config.num_targets)])
 
     def target_losses(self, x, y, y_pred):
-        """Loss of each target of each window: float32 [N]; after the last target of a sequence there are none."""
+        """Compute the loss of each target of each window: float32 [N]; a window has none after the sequence's last."""
         later = [tf.pad(y, [[0, 0], [0, ahead]])[:, ahead:] for ahead in range(self.config.num_targets)]
         return tf.concat([super(Caser, self).target_losses(x, targets, y_pred) for targets in later], axis=0)

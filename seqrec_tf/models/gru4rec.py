@@ -98,7 +98,7 @@ class GRU4Rec(SequenceModel):
         return self.represented_table() if self.config.is_tied else self.outputs.table
 
     def call(self, inputs, training=False):
-        """Hidden states, float [B, L, units], of `item_ids`, int32 [B, L]."""
+        """Compute hidden states, float [B, L, units], of `item_ids`, int32 [B, L]."""
         aligned, place = align_left(inputs[ITEM_IDS])  # so that the recurrence needs no mask
         hidden = self.embedding_dropout(self.represent(aligned, training), training=training)
         for gru in self.layers_of_gru:

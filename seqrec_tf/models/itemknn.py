@@ -103,7 +103,7 @@ class ItemKNN(SequenceModel):
         return inputs[ITEM_IDS]
 
     def score_block(self, query, start, stop):
-        """Scores of the items with ids in [start, stop): float32 [B, stop - start]."""
+        """Score the items with ids in [start, stop): float32 [B, stop - start]."""
         rows, width = tf.shape(query)[0], stop - start
         neighbors = tf.gather(tf.convert_to_tensor(self.neighbors), query)  # [B, L, K]
         similarities = tf.gather(tf.convert_to_tensor(self.similarities), query)
@@ -113,5 +113,5 @@ class ItemKNN(SequenceModel):
         return tf.scatter_nd(tf.stack([row, column], axis=-1), similarities, [rows, width + 1])[:, :width]
 
     def score_candidates(self, query, candidates):
-        """Scores of each row's own candidates, int [B, K]: float32 [B, K]; of 0, which is none, any."""
+        """Score each row's own candidates, int [B, K]: float32 [B, K]; of 0, which is none, any."""
         return tf.gather(self.score_block(query, 1, self.num_items + 1), tf.maximum(candidates - 1, 0), batch_dims=1)

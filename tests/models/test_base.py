@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from seqrec_tf import models
 from seqrec_tf.config import ModelConfig
+from seqrec_tf.evaluate import default_protocol
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.models.base_batches import EXCLUDED, TARGET, newest_position, pad
 from seqrec_tf.schema import ITEM_IDS, ITEM_IDS_FEATURE, TIMESTAMPS_FEATURE, Schema
@@ -150,3 +151,23 @@ def test_a_model_that_reads_of_each_event_must_give_it_to_training():
     model = Timed(schema=Schema(num_items=5, features=(ITEM_IDS_FEATURE, TIMESTAMPS_FEATURE)))
     with pytest.raises(NotImplementedError, match="Timed reads timestamps of each event"):
         model.make_batch({}, (0, 0))
+
+
+@pytest.mark.parametrize("name", ["din", "sasrec"])
+def test_what_is_slow_to_rank_and_what_sees_liked_events_alone_are_told_apart(name):
+    is_ranking = name == "din"
+    assert models.find(name).scores_one_by_one == is_ranking
+    assert models.find(name).history_is_liked == is_ranking
+
+
+def test_a_model_that_scores_items_one_by_one_is_not_evaluated_on_all_of_them_by_default():
+    """Whatever its histories hold."""
+
+    class Slow(Given):
+        scores_one_by_one = True
+
+    class OfLiked(Given):
+        history_is_liked = True
+
+    assert default_protocol(Slow(schema=Schema(3))) == "uniform-100"
+    assert default_protocol(OfLiked(schema=Schema(3))) == "full"
