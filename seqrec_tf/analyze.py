@@ -219,7 +219,7 @@ def shuffled_histories(
 
     from seqrec_tf import data, metrics
     from seqrec_tf.models.base_batches import liked_batches
-    from seqrec_tf.ranking import multiply_exactly
+    from seqrec_tf.ranking import multiply_exactly, rank_and_recommend
     from seqrec_tf.schema import EXCLUDED, ITEM_IDS, PADDING_ID, TARGET
 
     multiply_exactly()
@@ -228,8 +228,8 @@ def shuffled_histories(
     inputs_spec, labels_spec = batches.element_spec
 
     @tf.function(input_signature=[inputs_spec, labels_spec[TARGET], labels_spec[EXCLUDED]])
-    def rank_and_recommend(inputs, target, excluded):
-        return model.rank_and_recommend(model.query(inputs), target, excluded, k=k)[:2]
+    def rank_and_list(inputs, target, excluded):
+        return rank_and_recommend(model, model.query(inputs), target, excluded, k=k)[:2]
 
     random = np.random.default_rng(seed)
     ranks: list[list[np.ndarray]] = [[] for _ in range(shuffles + 1)]
@@ -241,7 +241,7 @@ def shuffled_histories(
                 # Events to the left, in random order; padding stays to the right.
                 order = np.where(item_ids != PADDING_ID, random.random(item_ids.shape), 2.0).argsort(axis=1)
                 inputs = inputs | {ITEM_IDS: tf.constant(np.take_along_axis(item_ids, order, axis=1))}
-            rank, items = rank_and_recommend(inputs, labels[TARGET], labels[EXCLUDED])
+            rank, items = rank_and_list(inputs, labels[TARGET], labels[EXCLUDED])
             ranks[number].append(rank.numpy())
             if not number:
                 true_items = items.numpy()

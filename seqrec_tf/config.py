@@ -48,6 +48,30 @@ VECTOR_USES = ("projected", "frozen", "trained")
 
 
 @dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How large a model is, as far as the memory that training takes depends on it.
+
+    Attributes:
+        dim: Width of the vectors of items and of the states of events.
+        user_dim: Width of the vectors of users, 0 where they have none; None stands for `dim` where the model's class
+            `reads` the user's id, and else for 0.
+        num_blocks: Attention blocks.
+        num_heads: Attention heads of a block.
+        hidden_dim: Units of all hidden layers that a candidate passes, beside the blocks.
+        num_examples: Examples that a sequence makes at most, each with a history of its own.
+        num_candidates: Candidates of an example that pass the whole model.
+    """
+
+    dim: int
+    user_dim: int | None = None
+    num_blocks: int = 0
+    num_heads: int = 1
+    hidden_dim: int = 0
+    num_examples: int = 1
+    num_candidates: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """What every model has; each model's file extends it.
 
@@ -59,6 +83,23 @@ class ModelConfig:
 
     def __post_init__(self):
         check_at_least("model.max_len", self.max_len, 1)
+
+    def sizes(self) -> Sizes:
+        """How large the model is; here `dim` wide, and without blocks.
+
+        A configuration whose width is not called `dim`, or which has more to declare, overrides this.
+
+        Raises:
+            ValueError: There is no option `dim`.
+        """
+        dim = getattr(self, "dim", None)
+        if dim is None:
+            raise ValueError(
+                f"{type(self).__name__} has no option `dim`, so the memory that training needs cannot be told. Give it "
+                "a method `sizes` that declares how wide the model is, such as `return Sizes(dim=self.width)`, with "
+                "Sizes from seqrec_tf.config."
+            )
+        return Sizes(dim=dim)
 
 
 @dataclasses.dataclass(frozen=True)

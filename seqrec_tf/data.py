@@ -326,7 +326,7 @@ def _windows_by_length(parsed, folder, model, *, window, sort_by_length, draw):
         Name to what `make_batch` takes of each sequence; how much each counts, float32 [B].
     """
     first, limit = _window(parsed[ITEM_IDS].row_lengths(), model.training_events, window, draw + 2)
-    if model.ranks_candidates and LABELS in parsed:
+    if model.history_is_liked and LABELS in parsed:
         first = tf.zeros_like(first)  # what was liked may lie anywhere before
     lengths = tf.cast(limit - first, tf.float32)
     noise = tf.random.stateless_uniform(tf.shape(lengths), draw, -_LENGTH_NOISE, _LENGTH_NOISE)

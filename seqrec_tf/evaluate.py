@@ -214,12 +214,14 @@ class _AmongAll:
     def __init__(self, model: SequenceModel, element_spec):
         import tensorflow as tf
 
+        from seqrec_tf.ranking import rank_and_recommend
+
         inputs_spec, labels_spec = element_spec
         length = min(max(CUTOFFS), model.num_items)
 
         @tf.function(input_signature=[inputs_spec, labels_spec[TARGET], labels_spec[EXCLUDED]])
         def rank(inputs, target, excluded):
-            rank, items, scores = model.rank_and_recommend(model.query(inputs), target, excluded, k=length)
+            rank, items, scores = rank_and_recommend(model, model.query(inputs), target, excluded, k=length)
             return rank, tf.where(tf.math.is_finite(scores), items, 0)
 
         self._rank, self._num_items = rank, model.num_items
@@ -255,11 +257,13 @@ class _AmongDrawn:
     def __init__(self, model: SequenceModel, element_spec, sampler: NegativeSampler, seed: int):
         import tensorflow as tf
 
+        from seqrec_tf.ranking import rank_among
+
         inputs_spec, labels_spec = element_spec
 
         @tf.function(input_signature=[inputs_spec, labels_spec[TARGET], tf.TensorSpec([None, NUM_NEGATIVES], tf.int32)])
         def rank(inputs, target, negatives):
-            return model.rank_among(model.query(inputs), target, negatives)
+            return rank_among(model, model.query(inputs), target, negatives)
 
         self._rank, self._sampler, self._seed = rank, sampler, seed
         self.num_short = 0
@@ -303,7 +307,7 @@ def _scores_against_labels(model: SequenceModel, batches, rng: np.random.Generat
 
 def default_protocol(model: SequenceModel) -> str:
     """That against all items, unless these would be scored one by one."""
-    if not model.ranks_candidates:
+    if not model.scores_one_by_one:
         return FULL_PROTOCOL
     return LABELS_PROTOCOL if model.gives_probabilities else UNIFORM_PROTOCOL
 

@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqrec_tf import new_items
 from seqrec_tf import run_folder as run_lib
-from seqrec_tf.golden import check_golden, found, golden_requests, warm_up_requests, write_warm_up
+from seqrec_tf.golden import check_golden, golden_requests, warm_up_requests, write_warm_up
 from seqrec_tf.run_folder import RunFolder
 from seqrec_tf.schema import EXTRA_FOLDER, GOLDEN_FILE, RECOMMEND, SCHEMA_FILE, WARM_UP_FILE
 
@@ -71,13 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--item-id-column", help="of --items (default item_id)")
     parser.add_argument("--image-folder", metavar="DIR", help="what image paths of --items are relative to")
-    parser.add_argument(
-        "--coarse-search",
-        action="store_true",
-        help="find candidates by a bfloat16 copy of the item table and score these exactly: perhaps faster for a "
-        "million items, few histories at once and a CPU with bfloat16; how many of the exact answers' items it finds "
-        "is printed",
-    )
     parser.add_argument("--keep-history", action="store_true", help="let items of the history be recommended")
     parser.add_argument(
         "--history-length",
@@ -102,7 +95,6 @@ def run(args: argparse.Namespace) -> None:
         items=args.items,
         item_id_column=args.item_id_column or "item_id",
         image_folder=args.image_folder or "",
-        coarse_search=args.coarse_search,
     )
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     golden = json.loads((path / EXTRA_FOLDER / GOLDEN_FILE).read_text(encoding="utf-8"))
@@ -110,7 +102,6 @@ def run(args: argparse.Namespace) -> None:
         sys.stderr.write(f"{note}\n")
     sys.stdout.write(
         f"{path}: {size / 1e6:.1f} MB; {len(golden)} golden requests answered as by the trained model\n"
-        + (f"coarse search: {found(golden):.2%} of the exact answers' items\n" if args.coarse_search else "")
         + f"Next: seqrec serve --models {path.parent.parent}\n"
     )
 
@@ -127,7 +118,6 @@ def export(
     items: str | None = None,
     item_id_column: str = "item_id",
     image_folder: str = "",
-    coarse_search: bool = False,
 ) -> pathlib.Path:
     """Write the best model of a run to `output/version`.
 
@@ -142,7 +132,6 @@ def export(
         items: File with items that came after training, for `new_items.read`.
         item_id_column: Its column with the item's id.
         image_folder: What its image paths are relative to.
-        coarse_search: As in `SequenceModel.freeze_item_table`.
 
     Returns:
         The version's folder.
@@ -168,7 +157,7 @@ def export(
         new = new_items.read(items, folder, wanted, id_column=item_id_column, image_folder=image_folder)
         model = model.with_new_items(len(new.ids), new.values)
         catalogue = [*catalogue, *new.ids]
-    model.freeze_item_table(coarse_search=coarse_search)
+    model.freeze_item_table()
     exclude_history = run_folder.config.data.exclude_history and not keep_history
     answers: dict[str, Any] = {"k": k, "exclude_history": exclude_history, "history_length": history_length}
     with _published_as(target) as partial:
@@ -182,7 +171,7 @@ def export(
         for file in (run_lib.CONFIG_FILE, run_lib.DATASET_FILE):  # what the model was made of
             shutil.copy(run_folder.path / file, extra / file)
         requests = warm_up_requests(
-            target.parent.name, golden, history_length, scores_one_by_one=model.ranks_candidates
+            target.parent.name, golden, history_length, scores_one_by_one=model.scores_one_by_one
         )
         write_warm_up(extra / WARM_UP_FILE, requests)
     return target

@@ -19,7 +19,6 @@ from seqrec_tf.features import Encoder
 from seqrec_tf.schema import (
     CANDIDATES,
     DROP_CONSECUTIVE_REPEATS,
-    EXACT_ITEMS,
     EXCLUDED,
     HISTORY,
     HISTORY_TIMESTAMPS,
@@ -70,7 +69,7 @@ def golden_requests(
         history_length: The longest history that may be sent; any where None.
     """
     number = _NUM_GOLDEN
-    if model.ranks_candidates:
+    if model.scores_one_by_one:
         number = min(number, max(_LEAST_GOLDEN, _GOLDEN_SCORES // model.num_items))
     return [
         _request(model, folder, catalogue, history, inputs, user_id)
@@ -94,8 +93,8 @@ def _histories(
         batches = batches.filter(lambda _, labels: tf.reduce_all(labels[EXCLUDED][:, 1:] != labels[EXCLUDED][:, :-1]))
     # Every fourth, as neighbours are of like length.
     for inputs, labels in itertools.islice(batches, 0, 4 * number, 4):
-        # Ranking models see nothing else than what was liked; of others, all that may not be recommended is sent.
-        history = (inputs[ITEM_IDS] if model.ranks_candidates else labels[EXCLUDED]).numpy()[0]
+        # What the model sees, where that is liked events alone; else all that may not be recommended is sent.
+        history = (inputs[ITEM_IDS] if model.history_is_liked else labels[EXCLUDED]).numpy()[0]
         history = history[-(history_length or 0) :]
         of_events = inputs.keys() - {*model.reads_of_user, TARGET_TIME}
         cut = {name: value[:, -len(history) :] if name in of_events else value for name, value in inputs.items()}
@@ -130,25 +129,14 @@ def _answer(
     model: SequenceModel, catalogue: Sequence[str], inputs: dict[str, Any], excluded: np.ndarray, k: int
 ) -> dict[str, Any]:
     """What the trained model recommends."""
-    query = model.query(inputs)
-    items, scores = model.recommend(query, excluded[None], k=k)
+    from seqrec_tf.ranking import recommend
+
+    items, scores = recommend(model, model.query(inputs), excluded[None], k=k)
     is_there = np.isfinite(scores[0])
-    answer = {
+    return {
         ITEMS: [catalogue[item - 1] for item in items.numpy()[0][is_there]],
         SCORES: scores.numpy()[0][is_there].tolist(),
     }
-    if model.coarse_table is not None:
-        items, scores = model.recommend(query, excluded[None], k=k, exact=True)
-        answer[EXACT_ITEMS] = [catalogue[item - 1] for item in items.numpy()[0][np.isfinite(scores[0])]]
-    return answer
-
-
-def found(golden: list[dict[str, Any]]) -> float:
-    """Share of the exact answers' items that a coarse search finds."""
-    exact = [set(request[EXACT_ITEMS]) for request in golden]
-    return sum(len(items.intersection(request[ITEMS])) for items, request in zip(exact, golden, strict=True)) / max(
-        1, sum(map(len, exact))
-    )
 
 
 def check_golden(saved_model: pathlib.Path, golden: list[dict[str, Any]], history_length: int | None) -> None:
@@ -243,7 +231,7 @@ def write_warm_up(path: pathlib.Path, requests: Iterable[PredictRequest]) -> Non
 def _feeds(requests: list[dict[str, Any]], history_length: int | None) -> dict[str, np.ndarray]:
     """Requests as one batch: an array for each input that they have."""
     feeds = {}
-    for name in requests[0].keys() - {ITEMS, SCORES, EXACT_ITEMS}:
+    for name in requests[0].keys() - {ITEMS, SCORES}:
         values = [request[name] for request in requests]
         if name in (HISTORY, HISTORY_TIMESTAMPS):
             nothing = padding.NO_ITEM if name == HISTORY else padding.NO_TIME

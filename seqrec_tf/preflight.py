@@ -27,6 +27,7 @@ def preflight(
     import tensorflow as tf
 
     from seqrec_tf.data import LEAST_ROWS
+    from seqrec_tf.models.base_memory import training_bytes
 
     mean_length = folder.training_lengths["mean"]
     rows = config.data.batch_size
@@ -34,7 +35,7 @@ def preflight(
         longest = min(config.model.max_len, max(folder.schema.max_len, 1))
         rows = max(min(rows, LEAST_ROWS), math.ceil(rows * min(1.0, mean_length / longest)))
     batch = -(-rows // replicas)
-    needed = model_class.memory_estimate(config.model, folder.schema, batch_size=batch)
+    needed = training_bytes(model_class, config.model, folder.schema, batch_size=batch)
     total = math.inf if tf.config.get_visible_devices("GPU") else _memory_limit()
     line = (
         f"{config.model_name}: {folder.num_items:,} items, {folder.num_training_sequences:,} sequences of "

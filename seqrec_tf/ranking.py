@@ -1,19 +1,44 @@
-"""Scores of a whole catalogue, block by block: which items, without the excluded, the best of them.
+"""Rankings of a whole catalogue: the rank of a target, and the best items, by the scores of any model.
 
-Tensor letters: B batch, V' items of a block, S excluded items of a row, G groups of W items.
+A model is whatever has the three members of `Scorer`; all items are scored in blocks, so that memory does not grow with
+the catalogue. How a rank treats ties is said in `metrics`.
+
+Tensor letters: B batch, K candidates, V' items of a block, S excluded items of a row, G groups of W items.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
+
+from seqrec_tf import metrics
+from seqrec_tf.schema import PADDING_ID
 
 # Items scored at once.
 BLOCK = 65_536
 # Items whose highest score is looked at before any other of theirs.
 _GROUP = 128
+
+
+class Scorer(Protocol):
+    """What ranking needs of a model.
+
+    A query is what the model knows of B histories: a tensor or several, whose first dimension is B.
+
+    Attributes:
+        num_items: Items have the ids from 1 to this.
+    """
+
+    num_items: int
+
+    def score_block(self, query: Any, start: int, stop: int) -> Any:
+        """Score the items with ids in [start, stop): float32 [B, stop - start]."""
+
+    def score_candidates(self, query: Any, candidates: Any) -> Any:
+        """Score each row's own candidates, int32 [B, K]: float32 [B, K]."""
 
 
 def multiply_exactly() -> None:
@@ -25,8 +50,119 @@ def multiply_exactly() -> None:
     tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
+def rank_among(model: Scorer, query, target, candidates):
+    """Rank each target among its own candidates. Ties count against the target.
+
+    A target with the score 2 among candidates with the scores 3, 2 and 1 has rank 3.
+
+    Args:
+        model: Gives the scores.
+        query: What the model knows of the histories.
+        target: int32 [B].
+        candidates: int32 [B, K]; 0 and the target itself do not compete.
+
+    Returns:
+        int32 [B], from 1.
+    """
+    scores = model.score_candidates(query, tf.concat([target[:, None], candidates], axis=1))
+    is_rival = (candidates != PADDING_ID) & (candidates != target[:, None])
+    num_rivals = tf.reduce_sum(tf.cast(is_rival, tf.int32), axis=1)
+    rivals = tf.where(is_rival, scores[:, 1:], -np.inf)
+    return 1 + metrics.count_not_below(scores[:, 0], rivals, num_rivals=num_rivals)
+
+
+def recommend(model: Scorer, query, excluded, *, k: int):
+    """List the k items with the highest scores; of equal scores, the smaller id (the more frequent item) comes first.
+
+    Args:
+        model: Gives the scores.
+        query: What the model knows of the histories.
+        excluded: int32 [B, S], items that may not be recommended; 0 is ignored.
+        k: Items a row, at most `num_items`.
+
+    Returns:
+        ids: int32 [B, k].
+        scores: float32 [B, k], descending. Where fewer than k items are left, the last scores are -inf and their ids
+            mean nothing.
+    """
+    return best_items(model, query, excluded, k=k)[:2]
+
+
+def rank_and_recommend(model: Scorer, query, target, excluded, *, k: int):
+    """Rank each target and list the best k items, in one pass over the catalogue. Ties count against the target.
+
+    `rank` is exact from 1 to k. A larger value means only "not in the top k"; it is `metrics.IMPOSSIBLE` where the
+    target is excluded.
+
+    Args:
+        model: Gives the scores.
+        query: What the model knows of the histories.
+        target: int32 [B].
+        excluded: int32 [B, S], items that may not be recommended; 0 is ignored.
+        k: Items a row.
+
+    Returns:
+        rank: int32 [B].
+        ids: int32 [B, k], as `recommend` gives them.
+        scores: float32 [B, k], likewise.
+    """
+    ids, scores, num_nan = best_items(model, query, excluded, k=min(k + 1, model.num_items))
+    # The best k + 1 hold every rival that stands before a target of rank k, and perhaps the target. Items whose score
+    # is NaN are not among them, and stand before every target.
+    is_target = ids == target[:, None]
+    rivals, own = tf.where(is_target, -np.inf, scores), tf.where(is_target, scores, -np.inf)
+    # A listed target keeps its score of the list, which is of the same product as its rivals', so that equal items have
+    # equal scores.
+    listed = tf.reduce_max(own, axis=1)
+    target_scores = model.score_candidates(query, target[:, None])[:, 0]
+    target_scores = tf.where(listed > -np.inf, listed, target_scores)
+    num_rivals = tf.reduce_sum(tf.cast(rivals > -np.inf, tf.int32), axis=1)
+    num_nan -= tf.cast(tf.math.is_nan(target_scores), tf.int32)
+    before = num_nan + metrics.count_not_below(target_scores, rivals, num_rivals=num_rivals)
+    # A target that is not listed is behind all that are, even where its score, of another product, rounds up.
+    is_behind = (listed == -np.inf) & ~tf.math.is_nan(target_scores)
+    before = tf.where(is_behind, tf.maximum(before, min(k, model.num_items - 1)), before)
+    is_excluded = tf.reduce_any(excluded == target[:, None], axis=1)
+    return tf.where(is_excluded, metrics.IMPOSSIBLE, before + 1), ids[:, :k], scores[:, :k]
+
+
+def best_items(model: Scorer, query, excluded, *, k: int):
+    """List the k items with the highest scores, and count those that have none.
+
+    Args:
+        model: Gives the scores.
+        query: What the model knows of the histories.
+        excluded: int32 [B, S], items that take no part; 0 is ignored.
+        k: Items a row, at most `num_items`.
+
+    Returns:
+        ids: int32 [B, k], of equal scores the smaller id first.
+        scores: float32 [B, k], descending; -inf where fewer items are left, or the score is NaN.
+        num_nan: int32 [B], items that are not excluded and whose score is NaN.
+    """
+    best_ids = tf.zeros([tf.shape(excluded)[0], 0], tf.int32)
+    best_scores, num_nan = tf.cast(best_ids, tf.float32), tf.zeros(tf.shape(excluded)[:1], tf.int32)
+    for start, stop in blocks(model.num_items):
+        scores = tf.ensure_shape(model.score_block(query, start, stop), [None, stop - start])
+        scores, columns, number = top_k(exclude(scores, excluded, start), min(k, stop - start))
+        num_nan += number
+        # Blocks come in order of ids, and top_k prefers the earlier of equals.
+        scores = tf.concat([best_scores, scores], axis=1)
+        ids = tf.concat([best_ids, columns + start], axis=1)
+        best_scores, columns = tf.math.top_k(scores, min(k, scores.shape[1]))
+        best_ids = tf.gather(ids, columns, batch_dims=1)
+    return best_ids, best_scores, num_nan
+
+
 def blocks(num_items: int):
-    """First id, and the one after the last, of blocks of items to score at once; all but the last are whole groups."""
+    """Cut the ids 1 to `num_items` into blocks to score at once; all but the last are whole groups.
+
+    Args:
+        num_items: Items of the catalogue; 200,000 gives (1, 65_537), (65_537, 131_073), (131_073, 196_609), ...
+
+    Yields:
+        start, stop: The first id of a block, and the one after its last.
+    """
     first = 1
     while first <= num_items:
         left = num_items + 1 - first
@@ -44,12 +180,12 @@ def top_k(scores, k):
 
     Args:
         scores: float32 [B, V'], V' being known; NaN counts as -inf.
-        k: How many.
+        k: Scores a row.
 
     Returns:
         scores: float32 [B, k].
         columns: int32 [B, k].
-        num_nan: int32 [B].
+        num_nan: int32 [B], scores that are NaN.
     """
     width = scores.shape[1]
     is_grouped = width % _GROUP == 0 and width // _GROUP >= 4 * k
@@ -77,7 +213,7 @@ def _without_nan(groups):
 
 
 def exclude(scores, excluded, start):
-    """Scores of a block of items, -inf where they are excluded.
+    """Give the excluded items of a block the score -inf.
 
     Args:
         scores: float32 [B, V'], of the items with ids from `start` on.
@@ -95,33 +231,3 @@ def exclude(scores, excluded, start):
         updates=tf.fill(tf.shape(excluded), tf.constant(-np.inf, scores.dtype)),
         bad_indices_policy="IGNORE",
     )
-
-
-def best_items(score_block, excluded, *, num_items: int, k: int):
-    """The items with the highest scores, equal scores by the smaller id.
-
-    Items are scored in blocks, so that memory does not grow with the catalogue.
-
-    Args:
-        score_block: A function of the first id of a block and the one after its last, to float32 [B, V'].
-        excluded: int32 [B, S], items that take no part; 0 is ignored.
-        num_items: Items 1 to this are scored.
-        k: How many, at most `num_items`.
-
-    Returns:
-        ids: int32 [B, k].
-        scores: float32 [B, k], descending; -inf where fewer are left, or NaN was.
-        num_nan: int32 [B], items that are not excluded and whose score is NaN.
-    """
-    best_ids = tf.zeros([tf.shape(excluded)[0], 0], tf.int32)
-    best_scores, num_nan = tf.cast(best_ids, tf.float32), tf.zeros(tf.shape(excluded)[:1], tf.int32)
-    for start, stop in blocks(num_items):
-        scores = tf.ensure_shape(score_block(start, stop), [None, stop - start])
-        scores, columns, number = top_k(exclude(scores, excluded, start), min(k, stop - start))
-        num_nan += number
-        # Blocks come in order of ids, and top_k prefers the earlier of equals.
-        scores = tf.concat([best_scores, scores], axis=1)
-        ids = tf.concat([best_ids, columns + start], axis=1)
-        best_scores, columns = tf.math.top_k(scores, min(k, scores.shape[1]))
-        best_ids = tf.gather(ids, columns, batch_dims=1)
-    return best_ids, best_scores, num_nan

@@ -50,15 +50,15 @@ HISTORY_TIMESTAMPS = "history_timestamps"
 TIMESTAMP = "timestamp"
 CANDIDATES = "candidates"
 
-# Its outputs, which golden requests hold beside the inputs, with what an exact search gives.
-ITEMS, SCORES, NUM_UNKNOWN, EXACT_ITEMS = "items", "scores", "num_unknown", "exact_items"
+# Its outputs, which golden requests hold beside the inputs.
+ITEMS, SCORES, NUM_UNKNOWN = "items", "scores", "num_unknown"
 
 # Names that no feature of users may have, as records, inputs or requests hold something else by them.
 RESERVED_NAMES = frozenset(
     [
         *(USER_ID, SESSION_ID, ITEM_IDS, TIMESTAMPS, LABELS, TARGET_START),
         *(HISTORY, HISTORY_TIMESTAMPS, TIMESTAMP, CANDIDATES, SEEN, TARGET_TIME),
-        *(ITEMS, SCORES, NUM_UNKNOWN, EXACT_ITEMS),
+        *(ITEMS, SCORES, NUM_UNKNOWN),
     ]
 )
 

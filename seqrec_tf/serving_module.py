@@ -16,6 +16,7 @@ import tensorflow as tf
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.features import MISSING, UNKNOWN
 from seqrec_tf.padding import NO_ITEM, one_column_at_least
+from seqrec_tf.ranking import recommend
 from seqrec_tf.records import user_fingerprint
 from seqrec_tf.schema import (
     CANDIDATES,
@@ -89,7 +90,7 @@ def make_serving_module(
         exclude_history: Whether items of the history are not recommended.
     """
     repeats = folder.schema.repeats
-    if model.ranks_candidates and LABELS in folder.schema:
+    if model.history_is_liked and LABELS in folder.schema:
         # They were dropped among all events, and what a client sends was liked.
         repeats = schema_lib.KEEP_REPEATS
     settings = _Settings(model, k, exclude_history, repeats, folder.learned_of_users)
@@ -130,7 +131,7 @@ class Recommender(tf.Module):
         line, whole = tf.lookup.TextFileIndex.LINE_NUMBER, tf.lookup.TextFileIndex.WHOLE_LINE
         self._settings = settings
         self.model_variables = [variable.value for variable in model.variables]
-        self.item_tables = [model.frozen_table, model.coarse_table]
+        self.item_table = model.frozen_table
         self.log_share = tf.Variable(_log_share(item_counts, model.num_items), trainable=False, dtype=tf.float32)
         self.line_of_item = tf.lookup.StaticHashTable(
             tf.lookup.TextFileInitializer(vocabulary, tf.string, whole, tf.int64, line), default_value=-1
@@ -158,7 +159,7 @@ class Recommender(tf.Module):
         model, k = self._settings.model, self._settings.k
         ids, inputs, num_unknown = self._read(request)
         excluded = ids if self._settings.exclude_history else ids[:, :0]
-        items, scores = model.recommend(model.query(inputs), excluded, k=k)
+        items, scores = recommend(model, model.query(inputs), excluded, k=k)
         is_cold = model.is_cold(inputs)[:, None]
         items = tf.where(is_cold, tf.range(1, k + 1), items)  # ids are in order of frequency
         scores = tf.where(is_cold, self.log_share[:k], scores)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import cli, demo
+from seqrec_tf import cli, demo, ranking
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.run_folder import RunFolder
 
@@ -66,7 +66,7 @@ def test_rest_answers_what_the_trained_model_answers(shop):
     folder, model = DatasetFolder(shop / "dataset"), RunFolder(shop / "run").load_model()
     history = ["birch-tent", "birch-sleeping-bag", "birch-sleeping-mat"]
     ids = np.array([[folder.item_ids.index(item) + 1 for item in history]], np.int32)
-    items, scores = model.recommend(model.query({"item_ids": ids}), ids, k=10)
+    items, scores = ranking.recommend(model, model.query({"item_ids": ids}), ids, k=10)
 
     store = ModelStore(shop / "models", report=lambda line: None)
     store.poll()

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import seqrec_tf
-from seqrec_tf import cli, config, export, models
+from seqrec_tf import cli, config, export, models, ranking
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.run_folder import RunFolder
 from seqrec_tf.train import train
@@ -48,7 +48,7 @@ def test_the_answer_is_the_trained_models(run, serve, chain_dataset):
     model = run.load_model()
     history = names(3, 4, 5)
     ids = np.array([[folder.item_ids.index(item) + 1 for item in history]], np.int32)
-    items, scores = model.recommend(model.query({"item_ids": ids}), ids, k=5)
+    items, scores = ranking.recommend(model, model.query({"item_ids": ids}), ids, k=5)
     answer = serve(history)
     assert [item.decode() for item in answer["items"][0]] == [folder.item_ids[item - 1] for item in items[0]]
     np.testing.assert_allclose(answer["scores"][0], scores[0], rtol=1e-5, atol=1e-6)
@@ -282,17 +282,6 @@ def test_the_history_length_can_be_fixed(run, tmp_path):
     path = export.export(run, tmp_path / "shop", history_length=4)
     signature = tf.saved_model.load(str(path)).signatures["serving_default"]
     assert signature.structured_input_signature[1]["history"].shape == (None, 4)
-
-
-def test_a_coarse_search_answers_as_an_exact_one(run, serve, tmp_path, capsys):
-    arguments = ["export", "--run", str(run.path), "--output", str(tmp_path / "shop"), "--k", "5", "--coarse-search"]
-    assert cli.main(arguments) == 0
-    assert "coarse search: 100.00% of the exact answers' items" in capsys.readouterr().out
-    answer = tf.saved_model.load(str(tmp_path / "shop" / "1")).signatures["serving_default"]
-    answer = answer(history=tf.constant([names(3, 4, 5)]))
-    expected = serve(names(3, 4, 5))
-    assert answer["items"].numpy().tolist() == expected["items"]
-    np.testing.assert_allclose(answer["scores"], expected["scores"], rtol=1e-5, atol=1e-6)
 
 
 def test_more_items_than_there_are_is_an_error(run, tmp_path, capsys):

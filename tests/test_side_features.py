@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import cli, config, data, evaluate, export, models, new_items
+from seqrec_tf import cli, config, data, evaluate, export, models, new_items, ranking
 from seqrec_tf.records import DatasetFolder, read_split
 from seqrec_tf.schema import FEATURES_FILE, ITEM_ID, Feature, Schema
 from seqrec_tf.train import train
@@ -178,7 +178,7 @@ def test_validation_makes_the_table_of_side_features_once_a_batch(dataset, monke
     model = models.SASRec.from_dataset(dataset, dim=4, item_features=("*",), loss="sampled-softmax")
     model.compile()
     batch = inputs, labels = next(iter(data.load(dataset, model, "valid")))
-    ranks = model.rank_and_recommend(model.query(inputs), labels["target"], labels["excluded"], k=10)[0]
+    ranks = ranking.rank_and_recommend(model, model.query(inputs), labels["target"], labels["excluded"], k=10)[0]
     made, make = [], model.item_table
     model.item_table = lambda: made.append(1) or make()
     logs = model.test_step(batch)

@@ -25,7 +25,6 @@ from seqrec_tf import config as config_lib
 from seqrec_tf.callbacks import RunKeeper
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.run_folder import RunFolder
-from seqrec_tf.schema import Schema
 from seqrec_tf.train import add_arguments, make_strategy, preflight, run, train
 
 SMALL = ("model.dim=16", "model.max_len=12", "data.batch_size=32", "train.learning_rate=0.01")
@@ -470,12 +469,6 @@ def test_validation_of_some_sequences_must_measure_something_too(tmp_path, capsy
     ]
     assert cli.main(arguments) == 2
     assert "of the first 1 sequences (data.valid_sequences) of" in capsys.readouterr().err
-
-
-def test_the_memory_of_users_counts():
-    schema = Schema(num_items=10, num_users=50_000_000)
-    cls = models.find("bprmf")
-    assert cls.memory_estimate(cls.config_class(dim=50), schema, batch_size=1) > 50_000_000 * 50 * 16
 
 
 def test_multi_worker_needs_tf_config(monkeypatch):

@@ -1,5 +1,6 @@
 """Layers that several models share."""
 
+from seqrec_tf.layers.attention import SelfAttention, attention_bias
 from seqrec_tf.layers.dropout import Dropout
 from seqrec_tf.layers.embedding import Embedding
 from seqrec_tf.layers.feature_vectors import FeatureVectors, ItemFeatures
@@ -9,10 +10,8 @@ from seqrec_tf.layers.transformer import (
     FUSIONS,
     EncoderConfig,
     Fusion,
-    SelfAttention,
     SequenceEncoder,
     TransformerBlock,
-    attention_bias,
 )
 from seqrec_tf.layers.users import UserEmbedding
 

@@ -19,8 +19,8 @@ class Embedding(keras.layers.Layer):
     Args:
         num_rows: V.
         dim: D.
-        initializer: Of the table; a float is the standard deviation of a normal distribution.
-        constraint: Of the table, such as `keras.constraints.MaxNorm`.
+        initializer: How the table starts; a float is the standard deviation of a normal distribution.
+        constraint: What the table is held to after each step, such as `keras.constraints.MaxNorm`.
 
     Call arguments:
         ids: int [...], in [0, V).

@@ -26,13 +26,13 @@ EMBEDDABLE_KINDS = ("text", "image-path")
 
 
 def chosen_features(names, features: Sequence[Feature], one, model) -> list[Feature]:
-    """Features by their names; none where no names are given.
+    """Find features by their names; none where no names are given.
 
     Args:
-        names: Of features; "*" stands for all that a model can read.
-        features: What the schema has.
+        names: Names of features; "*" stands for all that a model can read.
+        features: The features that the schema has of items, or of users.
         one: "item" or "user".
-        model: Who asks, for messages.
+        model: Name of the model that asks, for messages.
 
     Raises:
         ValueError: The dataset has no such feature.
@@ -67,7 +67,7 @@ class FeatureVectors(keras.layers.Layer):
     Where a feature is missing (NaN, no category, a vector of zeros), the vector is a learned one of its own.
 
     Args:
-        features: Of the kinds number, category, categories and vector.
+        features: Features of the kinds number, category, categories and vector.
         dim: D.
 
     Call arguments:
@@ -140,7 +140,7 @@ class ItemFeatures(keras.layers.Layer):
     are not trained in float16. Each item of a batch is encoded once, however often it occurs.
 
     Args:
-        features: What there is of each item, as in `FeatureVectors`.
+        features: The features of an item, as in `FeatureVectors`.
         num_items: V - 1.
         dim: D.
         vectors: What the table of a vector of n floats holds: the vector ("projected"), or its min(n, D) principal

@@ -50,7 +50,7 @@ class GRU(keras.layers.GRU):
 
 
 def recur(projected, kernel, bias):
-    """States of a GRU whose reset gate follows the product (Keras' `reset_after`).
+    """Compute the states of a GRU whose reset gate follows the product (Keras' `reset_after`).
 
     With [a, b, c] = projected_t and [p, q, s] = state_(t-1) kernel + bias: z = sigmoid(a + p), r = sigmoid(b + q),
     candidate = tanh(c + r s), state_t = z state_(t-1) + (1 - z) candidate; the first state follows one of zeros.
@@ -63,63 +63,80 @@ def recur(projected, kernel, bias):
     Returns:
         float [L, B, U].
     """
-    length, batch, units = tf.shape(projected)[0], tf.shape(projected)[1], kernel.shape[0]
-    dtype = projected.dtype
-
-    def array(width):
-        return tf.TensorArray(dtype, length, element_shape=[None, width])
-
-    def loop(body, *arrays):
-        """Runs a body (step, state, *arrays) that gives the next state and arrays, and stacks these: [L, B, ...]."""
-        zeros = tf.zeros([batch, units], dtype)
-        _, _, *arrays = tf.while_loop(
-            lambda step, *_: step < length, lambda step, *rest: (step + 1, *body(step, *rest)), (0, zeros, *arrays)
-        )
-        return [array.stack() for array in arrays]
+    length, units = tf.shape(projected)[0], kernel.shape[0]
+    zeros = tf.zeros([tf.shape(projected)[1], units], projected.dtype)
 
     @tf.custom_gradient
     def states_of(projected, kernel, bias):
-        def forward(step, state, befores, gates, candidates, recurrents, states):
+        def forward(step, state):
             update_in, reset_in, candidate_in = tf.split(projected[step], 3, axis=1)
             update, reset, recurrent = tf.split(tf.matmul(state, kernel) + bias, 3, axis=1)
             update, reset = tf.sigmoid(update + update_in), tf.sigmoid(reset + reset_in)
             candidate = tf.tanh(candidate_in + reset * recurrent)
             after = candidate + update * (state - candidate)
-            return (
-                after,
-                befores.write(step, state),
-                gates.write(step, tf.concat([update, reset], axis=1)),
-                candidates.write(step, candidate),
-                recurrents.write(step, recurrent),
-                states.write(step, after),
-            )
+            return after, step, (state, tf.concat([update, reset], axis=1), candidate, recurrent, after)
 
-        befores, gates, candidates, recurrents, states = loop(
-            forward, array(units), array(2 * units), array(units), array(units), array(units)
-        )
-
-        def backward(of_states):
-            # What of the gradient does not depend on later events is made for all at once.
-            updates, resets = tf.split(gates, 2, axis=2)
-            to_candidate = (1.0 - updates) * (1.0 - tf.square(candidates))
-            to_update = (befores - candidates) * updates * (1.0 - updates)
-            to_reset = recurrents * resets * (1.0 - resets)
-
-            def body(step, of_state, of_inputs, of_products):
-                at = length - 1 - step
-                of_state += of_states[at]
-                of_candidate = of_state * to_candidate[at]
-                of_gates = [of_state * to_update[at], of_candidate * to_reset[at]]
-                of_product = tf.concat([*of_gates, of_candidate * resets[at]], axis=1)
-                of_before = of_state * updates[at] + tf.matmul(of_product, kernel, transpose_b=True)
-                of_input = tf.concat([*of_gates, of_candidate], axis=1)
-                return of_before, of_inputs.write(at, of_input), of_products.write(at, of_product)
-
-            of_inputs, of_products = loop(body, array(3 * units), array(3 * units))
-            rows = tf.reshape(of_products, [-1, 3 * units])
-            of_kernel = tf.matmul(tf.reshape(befores, [-1, units]), rows, transpose_a=True)
-            return of_inputs, of_kernel, tf.reduce_sum(rows, axis=0)
-
-        return states, backward
+        *saved, states = _loop(forward, length, zeros, widths=(units, 2 * units, units, units, units))
+        return states, lambda of_states: _gradients(of_states, kernel, zeros, *saved)
 
     return states_of(projected, kernel, bias)
+
+
+def _gradients(of_states, kernel, zeros, befores, gates, candidates, recurrents):
+    """Compute the gradients of what `recur` takes, from the last event to the first.
+
+    Args:
+        of_states: float [L, B, U], the gradients of the states.
+        kernel: float [U, 3 U].
+        zeros: float [B, U].
+        befores: float [L, B, U], the state before each event.
+        gates: float [L, B, 2 U], z and r of each event.
+        candidates: float [L, B, U].
+        recurrents: float [L, B, U], s of each event.
+
+    Returns:
+        float [L, B, 3 U], [U, 3 U] and [3 U].
+    """
+    length, units = tf.shape(of_states)[0], kernel.shape[0]
+    # What of the gradient does not depend on later events is made for all at once.
+    updates, resets = tf.split(gates, 2, axis=2)
+    to_candidate = (1.0 - updates) * (1.0 - tf.square(candidates))
+    to_update = (befores - candidates) * updates * (1.0 - updates)
+    to_reset = recurrents * resets * (1.0 - resets)
+
+    def backward(step, of_state):
+        at = length - 1 - step
+        of_state += of_states[at]
+        of_candidate = of_state * to_candidate[at]
+        of_gates = [of_state * to_update[at], of_candidate * to_reset[at]]
+        of_product = tf.concat([*of_gates, of_candidate * resets[at]], axis=1)
+        of_before = of_state * updates[at] + tf.matmul(of_product, kernel, transpose_b=True)
+        return of_before, at, (tf.concat([*of_gates, of_candidate], axis=1), of_product)
+
+    of_inputs, of_products = _loop(backward, length, zeros, widths=(3 * units, 3 * units))
+    rows = tf.reshape(of_products, [-1, 3 * units])
+    of_kernel = tf.matmul(tf.reshape(befores, [-1, units]), rows, transpose_a=True)
+    return of_inputs, of_kernel, tf.reduce_sum(rows, axis=0)
+
+
+def _loop(body, length, state, *, widths):
+    """Run a body once for each event, and stack what it gives.
+
+    Args:
+        body: A function of the step, from 0, and the state, to the next state, the place of the event, and its results,
+            float [B, width] each.
+        length: int32 scalar, L.
+        state: float [B, U], the first.
+        widths: Width of each result.
+
+    Returns:
+        A list of float [L, B, width], each result in the order of the places.
+    """
+    arrays = [tf.TensorArray(state.dtype, length, element_shape=[None, width]) for width in widths]
+
+    def write(step, state, *arrays):
+        state, place, results = body(step, state)
+        return step + 1, state, *(array.write(place, result) for array, result in zip(arrays, results, strict=True))
+
+    _, _, *arrays = tf.while_loop(lambda step, *_: step < length, write, (0, state, *arrays))
+    return [array.stack() for array in arrays]

@@ -1,211 +1,84 @@
 """Transformer blocks for sequences of items.
 
-Tensor letters: B batch, L length, Q queries (L, or 1 where only the newest position is asked for), D model dim,
-H heads.
+Tensor letters: B batch, L length, Q queries (L, or 1 where only the newest position is asked for), D model dim.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from seqrec_tf.config import ModelConfig, check_at_least, check_choice, check_rate
+from seqrec_tf.config import ModelConfig, Sizes, check_at_least, check_choice, check_rate
+from seqrec_tf.layers.attention import SMALL, SelfAttention, attention_bias
 from seqrec_tf.layers.dropout import Dropout
 from seqrec_tf.layers.embedding import Embedding
 from seqrec_tf.layers.norm import LayerNorm
 
 FUSIONS = ("sum", "concat", "gating")
 
-# Added to the logit of a key that may not be seen. Finite, so that a row without any key is uniform instead of NaN.
-_HIDDEN = -1e9
 
-# Queries that causal attention takes at once, where sequences are at least as long as two of these.
-_CHUNK = 100
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig(ModelConfig):
+    """Options of a `SequenceEncoder` and of each of its blocks, for models that have one.
 
-# Standard deviation of the weights of what each half block adds (GPT-2's): it starts as nearly nothing, so that the
-# state of an event starts as the event's own vector, instead of vanishing behind random projections of it.
-_SMALL = 0.02
-
-
-def attention_bias(is_seen, dtype):
-    """What to add to attention logits so that only some keys are seen.
-
-    Args:
-        is_seen: bool [B, L], True where the key is an event that may be seen.
-        dtype: Floating dtype of the logits.
-
-    Returns:
-        dtype [B, 1, 1, L]: 0 where the key is seen, very negative where it is not.
-    """
-    return tf.where(is_seen, tf.zeros([], dtype), _hidden(dtype))[:, None, None, :]
-
-
-def _hidden(dtype):
-    # A quarter of the lowest float16, so that a logit below 0, or two of these, cannot make it -inf.
-    return tf.constant(max(_HIDDEN, float(tf.as_dtype(dtype).min) / 4), dtype)
-
-
-def attend(query, key, value, bias, *, is_causal=False, num_chunks=1, dropout=None):
-    """softmax(query key^T + bias) value, with dropout of the attention weights.
-
-    The gradient is written out: it needs the product of the output with its gradient, where that of softmax would go
-    over all pairs of positions once more, and no product is with a transposed matrix of pairs. Queries are taken in
-    chunks; where they see only earlier keys, a chunk does nothing with those that come after it.
-
-    Args:
-        query: float [B, H, Q, C], scaled already.
-        key: float [B, H, L, C].
-        value: float [B, H, L, C].
-        bias: float [B, 1, 1, L], from `attention_bias`.
-        is_causal: Whether query q sees only keys 0..q; then Q is L.
-        num_chunks: Chunks of queries.
-        dropout: A `Dropout`, or None; what is kept is not scaled up.
-
-    Returns:
-        float [B, H, Q, C].
-    """
-    length = tf.shape(query)[2]
-    ends = [length * (chunk + 1) // num_chunks for chunk in range(num_chunks)]
-    chunks = []
-    for start, end in zip([0, *ends[:-1]], ends, strict=True):
-        keys = slice(0, end) if is_causal else slice(None)
-        chunks.append((slice(start, end), keys))
-
-    @tf.custom_gradient
-    def forward(query, key, value):
-        outputs, saved = [], []
-        for queries, keys in chunks:
-            logits = tf.matmul(query[:, :, queries], key[:, :, keys], transpose_b=True) + bias[..., keys]
-            if is_causal:
-                is_later = tf.range(queries.start, queries.stop)[:, None] < tf.range(queries.stop)
-                logits += tf.where(is_later, _hidden(logits.dtype), tf.zeros([], logits.dtype))
-            weights = tf.nn.softmax(logits)  # [B, H, Q', L']
-            mask = None if dropout is None else dropout.mask(tf.shape(weights), weights.dtype)
-            kept = weights if mask is None else weights * mask
-            outputs.append(tf.matmul(kept, value[:, :, keys]))
-            saved.append((weights, mask, kept))
-        output = outputs[0] if num_chunks == 1 else tf.concat(outputs, axis=2)
-
-        def backward(gradient):
-            of_query, of_key, of_value = [], [], []
-            along = tf.reduce_sum(gradient * output, axis=-1, keepdims=True)  # [B, H, Q, 1]
-            for (queries, keys), (weights, mask, kept) in zip(chunks, saved, strict=True):
-                part = gradient[:, :, queries]
-                of_value.append(tf.matmul(part, kept, transpose_a=True))  # [B, H, C, L']
-                of_weights = tf.matmul(part, value[:, :, keys], transpose_b=True)
-                if mask is not None:
-                    of_weights *= mask
-                of_logits = weights * (of_weights - along[:, :, queries])
-                of_query.append(tf.matmul(of_logits, key[:, :, keys]))
-                of_key.append(tf.matmul(query[:, :, queries], of_logits, transpose_a=True))
-            of_query = of_query[0] if num_chunks == 1 else tf.concat(of_query, axis=2)
-            return of_query, *(tf.transpose(_sum_of_prefixes(parts), [0, 1, 3, 2]) for parts in (of_key, of_value))
-
-        return output, backward
-
-    return forward(query, key, value)
-
-
-def _sum_of_prefixes(parts):
-    """The sum of tensors [..., L'], each a prefix of the last one's length, zeros being meant where one has ended."""
-    total = parts[0]
-    for part in parts[1:]:
-        shared = tf.shape(total)[-1]
-        total = tf.concat([total + part[..., :shared], part[..., shared:]], axis=-1)
-    return total
-
-
-def _keys_then_small_values(shape, dtype=None):
-    keys = keras.initializers.GlorotUniform()([shape[0], shape[1] // 2], dtype=dtype)
-    values = keras.initializers.RandomNormal(stddev=_SMALL)([shape[0], shape[1] // 2], dtype=dtype)
-    return keras.ops.concatenate([keys, values], axis=1)
-
-
-@keras.saving.register_keras_serializable("seqrec_tf")
-class SelfAttention(keras.layers.Layer):
-    """Multi-head scaled dot-product attention (SASRec, Section III-B, eq. 2-3).
-
-    As in that paper nothing follows the heads, unless they are to be mixed; with one head that would be redundant with
-    the projection of the values.
-
-    Args:
-        num_heads: Heads; they divide the dimension of the queries.
-        dropout_rate: Of the attention weights.
-        mixes_heads: Whether what the heads give, side by side, passes a layer (W^O of the transformer).
-        max_len: Length of the longest sequences; long ones are worth being taken in chunks. None where it is not known.
-
-    Call arguments:
-        queries: float [B, Q, D].
-        keys_values: float [B, L, D].
-        bias: float [B, 1, 1, L], from `attention_bias`.
-        is_causal: Whether query q sees only keys 0..q; then Q is L.
-        values: float [B, L, D], where the values are made of something else than the keys (NOVA).
-
-    Returns:
-        float [B, Q, D].
+    Attributes:
+        dim: Width of embeddings and hidden states.
+        num_blocks: Transformer blocks.
+        num_heads: Attention heads.
+        feed_forward_ratio: Width of the feed-forward's hidden layer over `dim`.
+        dropout_rate: Share that is dropped of embeddings, of what each half block adds, and of the feed-forward's
+            hidden layer.
+        attention_dropout_rate: Share that is dropped of attention weights; `dropout_rate` where None. 0 spares a random
+            number for each pair of positions.
+        mixes_heads: Whether what the heads give passes a layer of its own, as in BERT.
+        norm: "post" (BERT: norm(x + dropout(f(x)))) or "pre" (SASRec, Section III-C: x + dropout(f(norm(x)))).
+        activation: Function of the feed-forward's hidden layer: Keras' names, or "swiglu" (Shazeer 2020,
+            arXiv:2002.05202), swish(x W) * (x V), with half as many weights again.
+        is_gated: Whether what each half block adds is multiplied by sigmoid(x W + b), x being the half's input (LiGR,
+            arXiv:2502.03417).
     """
 
-    def __init__(self, *, num_heads, dropout_rate, mixes_heads=False, max_len=None, **kwargs):
-        super().__init__(**kwargs)
-        self.num_heads = num_heads
-        self.dropout_rate = dropout_rate
-        self.mixes_heads = mixes_heads
-        self.max_len = max_len
+    dim: int = 64
+    num_blocks: int = 2
+    num_heads: int = 2
+    feed_forward_ratio: float = 4.0
+    dropout_rate: float = 0.1
+    attention_dropout_rate: float | None = None
+    mixes_heads: bool = False
+    norm: str = "post"
+    activation: str = "gelu"
+    is_gated: bool = False
 
-    def build(self, queries_shape, keys_values_shape=None, bias_shape=None, values_shape=None):
-        dim, dtype = queries_shape[-1], self.dtype_policy
-        if dim % self.num_heads:
-            raise ValueError(f"model.num_heads must divide model.dim, got {self.num_heads} heads for dim {dim}.")
-        self.query = keras.layers.Dense(dim, name="query", dtype=dtype)
-        initializer = "glorot_uniform" if self.mixes_heads else _keys_then_small_values
-        self.key_value = keras.layers.Dense(  # one matmul for both
-            2 * dim, kernel_initializer=initializer, name="key_value", dtype=dtype
-        )
-        self.mix = None
-        if self.mixes_heads:
-            small = keras.initializers.RandomNormal(stddev=_SMALL)
-            self.mix = keras.layers.Dense(dim, kernel_initializer=small, name="mix", dtype=dtype)
-            self.mix.build(queries_shape)
-        self.dropout = Dropout(self.dropout_rate, dtype=dtype)
-        self.query.build(queries_shape)
-        self.key_value.build(queries_shape)
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("dim", "num_blocks", "num_heads"):
+            check_at_least(f"model.{name}", getattr(self, name), 1)
+        check_rate("model.dropout_rate", self.dropout_rate)
+        check_rate("model.attention_dropout_rate", self.attention_dropout_rate or 0.0)
+        check_choice("model.norm", self.norm, ("pre", "post"))
+        check_at_least("model.feed_forward_ratio", self.feed_forward_ratio, 1 / self.dim)
+        if self.dim % self.num_heads:
+            raise ValueError(f"model.num_heads must divide model.dim, got {self.num_heads} heads for dim {self.dim}.")
+        if self.activation != "swiglu":
+            try:
+                keras.activations.get(self.activation)
+            except ValueError:
+                raise ValueError(
+                    f'model.activation must be "swiglu" or an activation of Keras, such as relu or gelu, got '
+                    f"{self.activation!r}."
+                ) from None
 
-    def call(self, queries, keys_values, bias, values=None, is_causal=False, training=False):
-        head_dim = queries.shape[-1] // self.num_heads
-        # The scale goes into the smaller tensor: Q x D instead of Q x L.
-        query = self._split_heads(self.query(queries) * head_dim**-0.5)  # [B, H, Q, D/H]
-        if values is None:
-            key, value = tf.split(self.key_value(keys_values), 2, axis=-1)
-        else:
-            kernels, biases = tf.split(self.key_value.kernel, 2, axis=1), tf.split(self.key_value.bias, 2)
-            key, value = (
-                tf.matmul(states, tf.cast(kernel, states.dtype)) + tf.cast(bias_of, states.dtype)
-                for states, kernel, bias_of in zip((keys_values, values), kernels, biases, strict=True)
-            )
-        key, value = self._split_heads(key), self._split_heads(value)  # [B, H, L, D/H]
-        dropout = self.dropout if training and self.dropout_rate else None
-        if dropout is not None:
-            value *= tf.cast(dropout.scale, value.dtype)  # of the smaller tensor again
-        num_chunks = max(1, (self.max_len or 0) // _CHUNK) if is_causal else 1
-        attended = attend(query, key, value, bias, is_causal=is_causal, num_chunks=num_chunks, dropout=dropout)
-        attended = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), tf.shape(queries))  # [B, Q, D]
-        return attended if self.mix is None else self.mix(tf.ensure_shape(attended, queries.shape))
+    def sizes(self):
+        """As wide as `dim`, with the blocks and their heads."""
+        return Sizes(dim=self.dim, num_blocks=self.num_blocks, num_heads=self.num_heads)
 
-    def _split_heads(self, x):
-        shape = tf.shape(x)
-        x = tf.reshape(x, [shape[0], shape[1], self.num_heads, x.shape[-1] // self.num_heads])
-        return tf.transpose(x, [0, 2, 1, 3])
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_heads": self.num_heads,
-            "dropout_rate": self.dropout_rate,
-            "mixes_heads": self.mixes_heads,
-            "max_len": self.max_len,
-        }
+def encoder_options(config: EncoderConfig) -> dict[str, Any]:
+    """The options of an encoder alone, of a configuration that may have more: keyword arguments of `EncoderConfig`."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(EncoderConfig)}
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")
@@ -213,18 +86,9 @@ class TransformerBlock(keras.layers.Layer):
     """Self-attention and a point-wise feed-forward network, each with dropout, a residual and layer norm.
 
     Args:
-        num_heads: Attention heads.
-        feed_forward_dim: Width of the hidden layer of the feed-forward network.
-        dropout_rate: Of what each half adds, and of the feed-forward's hidden layer.
-        attention_dropout_rate: Of attention weights; `dropout_rate` where None.
-        mixes_heads: As that of `SelfAttention`.
-        norm: "pre" (SASRec, Section III-C: x + dropout(f(norm(x)))) or "post" (BERT: norm(x + dropout(f(x)))).
-        activation: Of the hidden layer; "swiglu" (Shazeer 2020, arXiv:2002.05202) is swish(x W) * (x V), of two layers.
-        is_gated: Whether what each half adds is multiplied by sigmoid(x W + b) (LiGR, arXiv:2502.03417), x being the
-            half's input.
-        fusion: "sum", "concat" or "gating", where queries and keys are made of states and side features (NOVA).
+        config: The options; all of them but `dim`, which is that of the states, and `num_blocks`.
         is_causal: Whether a position sees only itself and those before, where all positions are asked for.
-        max_len: As that of `SelfAttention`.
+        fusion: "sum", "concat" or "gating", where queries and keys are made of states and side features (NOVA).
 
     Call arguments:
         x: float [B, L, D].
@@ -236,61 +100,37 @@ class TransformerBlock(keras.layers.Layer):
         float [B, Q, D].
     """
 
-    def __init__(
-        self,
-        *,
-        num_heads,
-        feed_forward_dim,
-        dropout_rate,
-        attention_dropout_rate=None,
-        mixes_heads=False,
-        norm="pre",
-        activation="relu",
-        is_gated=False,
-        fusion=None,
-        is_causal=False,
-        max_len=None,
-        **kwargs,
-    ):
+    def __init__(self, config: EncoderConfig, *, is_causal: bool = False, fusion: str | None = None, **kwargs):
         super().__init__(**kwargs)
-        check_choice("model.norm", norm, ("pre", "post"))
-        self.num_heads = num_heads
-        self.feed_forward_dim = feed_forward_dim
-        self.dropout_rate = dropout_rate
-        self.attention_dropout_rate = dropout_rate if attention_dropout_rate is None else attention_dropout_rate
-        self.mixes_heads = mixes_heads
-        self.norm = norm
-        self.activation = activation
-        self.is_gated = is_gated
-        self.fusion = fusion
+        self.config = config
         self.is_causal = is_causal
-        self.max_len = max_len
+        self.fusion = fusion
 
     def build(self, x_shape, bias_shape=None, queries_shape=None, side_shape=None):
-        dim, dtype = x_shape[-1], self.dtype_policy
+        config, dim, dtype = self.config, x_shape[-1], self.dtype_policy
+        rate = config.attention_dropout_rate
         self.attention = SelfAttention(
-            num_heads=self.num_heads,
-            dropout_rate=self.attention_dropout_rate,
-            mixes_heads=self.mixes_heads,
-            max_len=self.max_len,
+            num_heads=config.num_heads,
+            dropout_rate=config.dropout_rate if rate is None else rate,
+            mixes_heads=config.mixes_heads,
+            max_len=config.max_len,
             name="attention",
-            dtype=self.dtype_policy,
+            dtype=dtype,
         )
-        self.attention_norm = LayerNorm(epsilon=1e-6, name="attention_norm", dtype=self.dtype_policy)
-        self.feed_forward_norm = LayerNorm(epsilon=1e-6, name="feed_forward_norm", dtype=self.dtype_policy)
-        is_swiglu = self.activation == "swiglu"
+        self.attention_norm = LayerNorm(epsilon=1e-6, name="attention_norm", dtype=dtype)
+        self.feed_forward_norm = LayerNorm(epsilon=1e-6, name="feed_forward_norm", dtype=dtype)
+        width, is_swiglu = round(config.feed_forward_ratio * dim), config.activation == "swiglu"
         self.hidden = keras.layers.Dense(
-            self.feed_forward_dim * (2 if is_swiglu else 1),
-            activation=None if is_swiglu else self.activation,
+            2 * width if is_swiglu else width,
+            activation=None if is_swiglu else config.activation,
             name="hidden",
-            dtype=self.dtype_policy,
+            dtype=dtype,
         )
-        self.output_projection = keras.layers.Dense(
-            dim, kernel_initializer=keras.initializers.RandomNormal(stddev=_SMALL), name="output", dtype=dtype
-        )
-        self.dropout = Dropout(self.dropout_rate, dtype=dtype)
+        small = keras.initializers.RandomNormal(stddev=SMALL)
+        self.output_projection = keras.layers.Dense(dim, kernel_initializer=small, name="output", dtype=dtype)
+        self.dropout = Dropout(config.dropout_rate, dtype=dtype)
         self.gates = []
-        if self.is_gated:
+        if config.is_gated:
             self.gates = [
                 keras.layers.Dense(dim, activation="sigmoid", name=f"{half}_gate", dtype=dtype)
                 for half in ("attention", "feed_forward")
@@ -302,11 +142,11 @@ class TransformerBlock(keras.layers.Layer):
         self.attention_norm.build(x_shape)
         self.feed_forward_norm.build(x_shape)
         self.hidden.build(x_shape)
-        self.output_projection.build((*x_shape[:-1], self.feed_forward_dim))
+        self.output_projection.build((*x_shape[:-1], width))
 
     def call(self, x, bias, queries=None, side=None, training=False):
         is_causal = self.is_causal and queries is None
-        if self.norm == "pre":
+        if self.config.norm == "pre":
             keys_values = self.attention_norm(x)
             normed = keys_values if queries is None else self.attention_norm(queries)
             x = x if queries is None else queries
@@ -326,7 +166,7 @@ class TransformerBlock(keras.layers.Layer):
 
     def _feed_forward(self, x, training):
         hidden = self.hidden(x)
-        if self.activation == "swiglu":
+        if self.config.activation == "swiglu":
             swished, linear = tf.split(hidden, 2, axis=-1)
             hidden = tf.nn.silu(swished) * linear
         hidden = self.output_projection(self.dropout(hidden, training=training))
@@ -336,28 +176,21 @@ class TransformerBlock(keras.layers.Layer):
         return self.gates[half](x) * added if self.gates else added
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "num_heads": self.num_heads,
-            "feed_forward_dim": self.feed_forward_dim,
-            "dropout_rate": self.dropout_rate,
-            "attention_dropout_rate": self.attention_dropout_rate,
-            "mixes_heads": self.mixes_heads,
-            "norm": self.norm,
-            "activation": self.activation,
-            "is_gated": self.is_gated,
-            "fusion": self.fusion,
-            "is_causal": self.is_causal,
-            "max_len": self.max_len,
-        }
+        options = encoder_options(self.config)
+        return {**super().get_config(), "config": options, "is_causal": self.is_causal, "fusion": self.fusion}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(EncoderConfig(**config.pop("config")), **config)
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")
 class Fusion(keras.layers.Layer):
-    """States and side features to one vector (NOVA, arXiv:2103.03578, Section "Fusion operations").
+    """Makes one vector of a state and its side features (NOVA, arXiv:2103.03578, Section "Fusion operations").
 
     Args:
-        kind: "sum"; "concat", a layer on all of them side by side; or "gating", their sum, each times sigmoid(f w).
+        kind: "sum"; "concat", a layer on all of them side by side; or "gating", their sum, each part f being multiplied
+            by sigmoid(f w).
 
     Call arguments:
         parts: A list of float [..., D].
@@ -393,58 +226,9 @@ class Fusion(keras.layers.Layer):
         return {**super().get_config(), "kind": self.kind}
 
 
-@dataclasses.dataclass(frozen=True)
-class EncoderConfig(ModelConfig):
-    """Hyper-parameters of a `SequenceEncoder`, for models that have one.
-
-    Attributes:
-        dim: Width of embeddings and hidden states.
-        num_blocks: Transformer blocks.
-        num_heads: Attention heads.
-        feed_forward_ratio: Width of the feed-forward's hidden layer over `dim`.
-        dropout_rate: Of embeddings, what each half block adds, and the feed-forward's hidden layer.
-        attention_dropout_rate: Of attention weights; `dropout_rate` where there is none. 0 spares a random number for
-            each pair of positions.
-        mixes_heads: Whether what the heads give passes a layer of its own, as in BERT.
-        norm: "post" (norm(x + f(x))) or "pre" (x + f(norm(x))).
-        activation: Of the feed-forward's hidden layer: Keras' names, or "swiglu", with half as many weights again.
-        is_gated: Whether each half block's output is gated by its input, as in LiGR.
-    """
-
-    dim: int = 64
-    num_blocks: int = 2
-    num_heads: int = 2
-    feed_forward_ratio: float = 4.0
-    dropout_rate: float = 0.1
-    attention_dropout_rate: float | None = None
-    mixes_heads: bool = False
-    norm: str = "post"
-    activation: str = "gelu"
-    is_gated: bool = False
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("dim", "num_blocks", "num_heads"):
-            check_at_least(f"model.{name}", getattr(self, name), 1)
-        check_rate("model.dropout_rate", self.dropout_rate)
-        check_rate("model.attention_dropout_rate", self.attention_dropout_rate or 0.0)
-        check_choice("model.norm", self.norm, ("pre", "post"))
-        check_at_least("model.feed_forward_ratio", self.feed_forward_ratio, 1 / self.dim)
-        if self.dim % self.num_heads:
-            raise ValueError(f"model.num_heads must divide model.dim, got {self.num_heads} heads for dim {self.dim}.")
-        if self.activation != "swiglu":
-            try:
-                keras.activations.get(self.activation)
-            except ValueError:
-                raise ValueError(
-                    f'model.activation must be "swiglu" or an activation of Keras, such as relu or gelu, got '
-                    f"{self.activation!r}."
-                ) from None
-
-
 @keras.saving.register_keras_serializable("seqrec_tf")
 class SequenceEncoder(keras.layers.Layer):
-    """Embedded events to hidden states: positions, dropout, transformer blocks.
+    """Turns embedded events into hidden states, by positions, dropout and transformer blocks.
 
     Positions are learned and counted from the newest event, so that padding on either side changes nothing. With
     norm="pre" the last block's output is normalised, with "post" the embedded events are.
@@ -452,7 +236,7 @@ class SequenceEncoder(keras.layers.Layer):
     Args:
         config: The options; events older than its `max_len` share the last position.
         is_causal: Whether a position sees only itself and those before.
-        fusion: Of side features into queries and keys, as in NOVA; positions are then one of them. None without.
+        fusion: How side features enter queries and keys, as in NOVA; positions are then one of them. None without.
 
     Call arguments:
         embedded: float [B, L, D].
@@ -477,21 +261,7 @@ class SequenceEncoder(keras.layers.Layer):
         self.dropout = Dropout(self.config.dropout_rate, dtype=dtype)
         self.norm = LayerNorm(epsilon=1e-6, name="norm", dtype=dtype)
         self.blocks = [
-            TransformerBlock(
-                num_heads=self.config.num_heads,
-                feed_forward_dim=round(self.config.feed_forward_ratio * dim),
-                dropout_rate=self.config.dropout_rate,
-                attention_dropout_rate=self.config.attention_dropout_rate,
-                mixes_heads=self.config.mixes_heads,
-                norm=self.config.norm,
-                activation=self.config.activation,
-                is_gated=self.config.is_gated,
-                fusion=self.fusion,
-                is_causal=self.is_causal,
-                max_len=self.config.max_len,
-                name=f"block_{i}",
-                dtype=dtype,
-            )
+            TransformerBlock(self.config, is_causal=self.is_causal, fusion=self.fusion, name=f"block_{i}", dtype=dtype)
             for i in range(self.config.num_blocks)
         ]
         self.norm.build(embedded_shape)
@@ -521,7 +291,7 @@ class SequenceEncoder(keras.layers.Layer):
         return self.norm(hidden) if is_pre else hidden
 
     def get_config(self):
-        options = {field.name: getattr(self.config, field.name) for field in dataclasses.fields(EncoderConfig)}
+        options = encoder_options(self.config)
         return {**super().get_config(), "config": options, "is_causal": self.is_causal, "fusion": self.fusion}
 
     @classmethod

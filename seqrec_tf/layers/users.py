@@ -25,7 +25,7 @@ class UserEmbedding(keras.layers.Layer):
     Args:
         num_users: Users that have training sequences.
         dim: Width of the vectors.
-        initializer: Of the vectors, as that of `Embedding`.
+        initializer: How the vectors start, as that of `Embedding`.
 
     Call arguments:
         user: int64 [B], from `records.user_fingerprint`.

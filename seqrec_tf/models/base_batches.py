@@ -12,7 +12,7 @@ from seqrec_tf.schema import ITEM_IDS, PADDING_ID, SEEN, TARGET, TARGET_LABEL
 
 
 def liked_alone(inputs, labels):
-    """The rows of a batch of `data.load` whose event to predict was liked; all of them where there are no labels."""
+    """Take the rows of a batch of `data.load` whose target was liked; all of them where there are no labels."""
     if TARGET_LABEL not in labels:
         return inputs, labels
     is_liked = labels[TARGET_LABEL] == 1
@@ -20,11 +20,14 @@ def liked_alone(inputs, labels):
 
 
 def liked_batches(batches, where):
-    """The batches of `data.load` without what was not liked, and without those of which nothing is left.
+    """Take of each batch the rows whose target was liked, and leave out batches without any.
 
     Args:
-        batches: Of `valid` or `test`.
-        where: What they are of, for the error.
+        batches: Batches of `data.load` from `valid` or `test`: pairs of inputs and labels.
+        where: What the batches are made of, for the error, such as "split test of data/shop".
+
+    Yields:
+        Inputs and labels of a batch.
 
     Raises:
         ValueError: Nothing was liked.
@@ -40,25 +43,26 @@ def liked_batches(batches, where):
 
 
 def negatives_avoid(x, y):
-    """The items of each training sequence, which are no negatives of its targets: int32 [B, S]."""
+    """Find the items of each training sequence, which are no negatives of its targets: int32 [B, S]."""
     return x[SEEN] if SEEN in x else tf.concat([x[ITEM_IDS], y], axis=1)
 
 
 def newest_position(item_ids):
-    """Position of the last real id of each row, 0 where there is none: int32 [B]."""
+    """Find the position of the last real id of each row, 0 where there is none: [7, 9, 0] gives 1; int32 [B]."""
     positions = tf.range(tf.shape(item_ids)[1])
     return tf.maximum(0, tf.reduce_max(tf.where(item_ids != PADDING_ID, positions, 0), axis=1))
 
 
 def align_left(item_ids):
-    """Histories with their events first, in their order.
+    """Move the events of histories to the left, in their order: [0, 7, 0, 9] becomes [7, 9, 0, 0].
 
     Args:
         item_ids: int32 [B, L], 0 is padding, anywhere.
 
     Returns:
         aligned: int32 [B, max(L, 1)], padding to the right.
-        place: int32 [B, L], where each event has gone; padding, where the event before it has.
+        place: int32 [B, L], the column that each event has gone to, and padding with the event before it; in the
+            example [0, 0, 0, 1].
     """
     is_real = tf.cast(item_ids != PADDING_ID, tf.int32)
     aligned = tf.gather(item_ids, tf.argsort(1 - is_real, axis=1, stable=True), batch_dims=1)
@@ -66,6 +70,15 @@ def align_left(item_ids):
 
 
 def events_or_zero(table, item_ids, training=False):
-    """Vectors of events, float [B, L, D]; zero at padding, so that a user without events has nothing but themselves."""
+    """Look up vectors of events, zero at padding, so that of a user without events nothing but the user counts.
+
+    Args:
+        table: An `Embedding`.
+        item_ids: int32 [B, L], 0 is padding.
+        training: Whether rows are read in place.
+
+    Returns:
+        float [B, L, D].
+    """
     vectors = table(item_ids, training=training)
     return vectors * tf.cast(item_ids != PADDING_ID, vectors.dtype)[..., None]

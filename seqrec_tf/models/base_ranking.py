@@ -17,11 +17,12 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf import padding, sampling
-from seqrec_tf.config import ItemFeaturesConfig, check_at_least, check_rate
+from seqrec_tf.config import ItemFeaturesConfig, Sizes, check_at_least, check_rate
 from seqrec_tf.layers import Dropout, UserEmbedding
 from seqrec_tf.layers.feature_vectors import chosen_features
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.parallel import in_parts
+from seqrec_tf.ranking import rank_among
 from seqrec_tf.schema import (
     CANDIDATES,
     EXCLUDED,
@@ -64,7 +65,8 @@ class RankingConfig(ItemFeaturesConfig):
         user_dim: Width of a vector of each user, by who they are; none where 0.
         user_features: Features of users to read, by name; ["*"] is all that the dataset has.
         hidden_dims: Widths of the layers of the multi-layer perceptron.
-        dropout_rate: Of embeddings, of the perceptron's hidden layers and, in BST, of its blocks.
+        dropout_rate: Share that is dropped of embeddings, of the perceptron's hidden layers and, in BST, of what its
+            blocks compute.
     """
 
     max_len: int = 20
@@ -84,6 +86,16 @@ class RankingConfig(ItemFeaturesConfig):
         if not self.hidden_dims or min(self.hidden_dims) < 1:
             raise ValueError(f"model.hidden_dims must be one or more positive widths, got {list(self.hidden_dims)}.")
 
+    def sizes(self):
+        """Every event of a sequence is an example, and each of its candidates passes the perceptron."""
+        return Sizes(
+            dim=self.dim,
+            user_dim=self.user_dim,
+            hidden_dim=sum(self.hidden_dims),
+            num_examples=self.max_targets,
+            num_candidates=1 + self.num_negatives,
+        )
+
     @property
     def scores_by_features(self):
         """There is no item table: candidates are represented one by one."""
@@ -91,10 +103,11 @@ class RankingConfig(ItemFeaturesConfig):
 
 
 class RankingModel(SequenceModel):
-    """Base of ranking models: a subclass defines `create_layers` and `score`."""
+    """Base of ranking models; it defines what `SequenceModel` asks for, and a subclass `create_layers` and `score`."""
 
     config_class = RankingConfig
-    ranks_candidates = True
+    scores_one_by_one = True
+    history_is_liked = True
 
     def __init__(self, config=None, schema=None, **kwargs):
         options = config or self.config_class()
@@ -145,7 +158,7 @@ class RankingModel(SequenceModel):
             self.num_drawn = sum(count > 0 for count in dataset.item_counts)
 
     def score(self, query, candidates, training=False):
-        """Logits of candidates.
+        """Compute the logits of candidates.
 
         Args:
             query: dict of `history` int32 [B, L], `ages` int32 [B, L], both newest first and 0 at padding, L being
@@ -173,18 +186,18 @@ class RankingModel(SequenceModel):
         return self.schema.time_unit == "seconds"
 
     def make_sides(self):
-        """What there is to know of users (the layers `users` and `user_features`) and items (`item_features`)."""
+        """Make the layers of what else is known of users (`users`, `user_features`) and items (`item_features`)."""
         config = self.config
         self.users = UserEmbedding(self.schema.num_users, config.user_dim, name="users") if config.user_dim else None
         self.make_user_features(config.user_features, config.dim)
         self.make_item_features(config.item_features, config.dim)
 
     def logits(self, pairs, query, training):
-        """Logits of the perceptron.
+        """Compute the logits of the perceptron, of a history, a candidate and the user.
 
         Args:
-            pairs: What is known of each history and candidate, float [B, K, W] each.
-            query: What is known of the histories; the user takes part here.
+            pairs: A list of what is known of each history with each candidate, float [B, K, W] each.
+            query: What `query` returned; its `user` joins the pairs.
             training: Whether dropout is on.
 
         Returns:
@@ -197,7 +210,7 @@ class RankingModel(SequenceModel):
         return tf.reshape(self.perceptron(flat, training=training), [rows, number])
 
     def query(self, inputs, training=False):
-        """What `score` takes of the histories."""
+        """Put together what `score` takes of the histories."""
         item_ids = inputs[ITEM_IDS]
         # Events to the left, newest first.
         key = tf.where(item_ids != PADDING_ID, tf.range(1, tf.shape(item_ids)[1] + 1), 0)
@@ -222,18 +235,18 @@ class RankingModel(SequenceModel):
         return query | ({USER: tf.concat(user, axis=1)} if user else {})
 
     def call(self, inputs, training=False):
-        """Logits of the candidates, float [N, K]; of item 1 alone where there are none."""
+        """Compute the logits of the candidates, float [N, K]; of item 1 alone where there are none."""
         candidates = inputs.get(CANDIDATES)
         if candidates is None:
             candidates = tf.ones([tf.shape(inputs[ITEM_IDS])[0], 1], tf.int32)
         return self.score(self.query(inputs, training), candidates, training=training)
 
     def score_candidates(self, query, candidates):
-        """Logits of each row's own candidates, int [B, K]: float32 [B, K]."""
+        """Compute the logits of each row's own candidates, int [B, K]: float32 [B, K]."""
         return tf.cast(self.score(query, candidates), tf.float32)
 
     def score_block(self, query, start, stop):
-        """Logits of the items with ids in [start, stop): float32 [B, stop - start]; some at a time, for memory."""
+        """Score the items with ids in [start, stop), some at a time, for memory: float32 [B, stop - start]."""
         rows = tf.shape(query[HISTORY])[0]
         width = tf.clip_by_value(_PAIRS // tf.maximum(rows, 1), 1, stop - start)
         firsts = tf.range(start, stop, width)
@@ -247,7 +260,10 @@ class RankingModel(SequenceModel):
         return tf.reshape(tf.transpose(scores, [1, 0, 2]), [rows, -1])[:, : stop - start]
 
     def histories(self, sequences, start, target):
-        """Those events that were liked, and before the moment of the target."""
+        """Choose the newest events that were liked and lie before the moment of the target.
+
+        Of the items [7, 9, 4] with the labels [1, 0, 1], a target that comes after them has the history [7, 4].
+        """
         if LABELS not in sequences:
             return super().histories(sequences, start, target)
         limit = target
@@ -271,7 +287,10 @@ class RankingModel(SequenceModel):
         return tf.minimum(lengths - 1.0, float(self.config.max_targets))
 
     def make_batch(self, sequences, seed):
-        """An example for each of the newest events, with its history.
+        """Make an example of each of the newest events, with its history.
+
+        With labels, the items [7, 9, 4] with the labels [1, 0, 1] are the examples: 9 after [7], label 0; 4 after [7],
+        label 1. With drawn negatives, they are 4 after [7], beside the negatives.
 
         Returns:
             inputs: dict of `item_ids` int32 [N, L] and what the model reads; `candidates` int32 [N, 1 + negatives].
@@ -312,7 +331,7 @@ class RankingModel(SequenceModel):
         return inputs, tf.concat([tf.ones_like(target), tf.zeros_like(drawn)], axis=1)
 
     def target_losses(self, x, y, y_pred):
-        """Log-loss of each example, mean over its candidates: float32 [N]."""
+        """Compute the log-loss of each example, the mean over its candidates: float32 [N]."""
         logits, labels = tf.cast(y_pred, tf.float32), tf.cast(y, tf.float32)
         log_losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits)
         # Where a sequence holds every item, what is drawn may be the target itself, which is the first candidate.
@@ -321,7 +340,7 @@ class RankingModel(SequenceModel):
         return tf.reduce_sum(counts * log_losses, axis=1) / tf.reduce_sum(counts, axis=1)
 
     def validation_rank(self, inputs, labels):
-        """Rank of each target among items that are drawn, the same each time: int32 [B].
+        """Rank each target among drawn items, the same each time: int32 [B].
 
         To score all items, one by one, would take longer than the training.
         """
@@ -332,13 +351,13 @@ class RankingModel(SequenceModel):
             shape=[tf.size(target), _VALIDATION_CANDIDATES],
             seed=tf.stack([0, tf.reduce_sum(target)]),
         )
-        return self.rank_among(self.query(inputs), target, drawn)
+        return rank_among(self, self.query(inputs), target, drawn)
 
-    def test_step(self, data):
-        """AUC of the events to predict by their labels; ranking metrics where it learns from none."""
-        inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+    def update_validation(self, inputs, labels):
+        """Measure the AUC of the events to predict, by their labels; ranking metrics where it learns from none."""
         if not self.gives_probabilities:
-            return super().test_step(data)
+            super().update_validation(inputs, labels)
+            return
 
         def scores_of(inputs, target):
             return self.score_candidates(self.query(inputs), target[:, None])[:, 0]
@@ -347,18 +366,15 @@ class RankingModel(SequenceModel):
         (auc,) = self.validation_metrics
         # The thresholds lie evenly in probability, where those of rare labels are crowded; the order is the same.
         auc.update_state(labels[TARGET_LABEL], scores / 4.0)
-        return self._replica_logs({"auc": auc.result()})
-
-    @classmethod
-    def memory_estimate(cls, config, schema, *, batch_size):
-        """Bytes that training will need, roughly; every event of a sequence is an example."""
-        examples = batch_size * min(config.max_targets, max(schema.max_len, 1)) * (1 + config.num_negatives)
-        hidden = 3 * 4 * examples * sum(config.hidden_dims)
-        return hidden + super().memory_estimate(config, schema, batch_size=examples)
 
 
 def perceptron(config, *, activation):
-    """The layers of the multi-layer perceptron that ends a ranking model: hidden ones with dropout, one logit."""
+    """Make the multi-layer perceptron that ends a ranking model: hidden layers with dropout, and a logit.
+
+    Args:
+        config: The `RankingConfig`, for the widths and the dropout.
+        activation: Class of the layer after each hidden one, such as `keras.layers.ReLU`.
+    """
     layers = []
     for number, dim in enumerate(config.hidden_dims):
         layers += [

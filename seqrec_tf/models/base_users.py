@@ -32,10 +32,10 @@ class UserItemModel(SequenceModel):
         return lengths
 
     def call(self, inputs, training=False):
-        """Vector of the user, float [B, L, D], the same for each event."""
+        """Look up the vector of the user, float [B, L, D], the same for each event."""
         length = tf.shape(inputs[ITEM_IDS])[1]
         return tf.repeat(self.users(inputs[USER_ID], training=training)[:, None], length, axis=1)
 
     def query(self, inputs):
-        """Vector of the user, float [B, D]."""
+        """Look up the vector of the user, float [B, D]."""
         return self.users(inputs[USER_ID])

@@ -108,7 +108,7 @@ class BERT4Rec(SequenceModel):
         return last_only + (1.0 - last_only) * (rate * lengths + (1.0 - rate) ** lengths)
 
     def call(self, inputs, training=False, position=None):
-        """Hidden states, float [B, L, D], of `item_ids`, int32 [B, L], some of them the mask (num_items + 1).
+        """Compute hidden states, float [B, L, D], of `item_ids`, int32 [B, L], some of them the mask (num_items + 1).
 
         Where a position is given, int32 [B], only its state, float [B, D].
         """
@@ -117,11 +117,11 @@ class BERT4Rec(SequenceModel):
         return self.encoder(embedded, item_ids != PADDING_ID, position=position, training=training)
 
     def project(self, hidden):
-        """States to what is compared with the item table: float [..., D]."""
+        """Turn states into what is compared with the item table: float [..., D]."""
         return self.projection_norm(self.projection(hidden))
 
     def query(self, inputs):
-        """State of a mask after the newest `max_len - 1` events: float [B, D]."""
+        """Compute the state of a mask after the newest `max_len - 1` events: float [B, D]."""
         item_ids = inputs[ITEM_IDS]
         order = tf.argsort(tf.cast(item_ids != PADDING_ID, tf.int32), axis=1, stable=True)  # padding to the left
         history = tf.gather(item_ids, order, batch_dims=1)

@@ -18,7 +18,7 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf.config import check_at_least
-from seqrec_tf.layers import Dropout, Embedding, TransformerBlock, attention_bias
+from seqrec_tf.layers import Dropout, Embedding, EncoderConfig, TransformerBlock, attention_bias
 from seqrec_tf.models.base_ranking import AGES, HISTORY, RankingConfig, RankingModel, perceptron
 from seqrec_tf.schema import PADDING_ID, TIMESTAMPS
 
@@ -50,6 +50,10 @@ class BSTConfig(RankingConfig):
                 f"{self.dim} + {self.age_dim}."
             )
 
+    def sizes(self):
+        """Those of every ranking model, and the blocks."""
+        return dataclasses.replace(super().sizes(), num_blocks=self.num_blocks, num_heads=self.num_heads)
+
 
 @keras.saving.register_keras_serializable("seqrec_tf")
 class BST(RankingModel):
@@ -66,22 +70,20 @@ class BST(RankingModel):
         self.items = Embedding(self.num_items + 1, config.dim, initializer=0.05, name="items")
         self.ages = Embedding(self.num_ages, config.age_dim, initializer=0.05, name="ages")
         self.dropout = Dropout(config.dropout_rate)
-        self.blocks = [
-            TransformerBlock(
-                num_heads=config.num_heads,
-                feed_forward_dim=round(config.feed_forward_ratio * width),
-                dropout_rate=config.dropout_rate,
-                mixes_heads=True,
-                norm="post",
-                activation="leaky_relu",
-                name=f"block_{i}",
-            )
-            for i in range(config.num_blocks)
-        ]
+        of_blocks = EncoderConfig(
+            dim=width,
+            num_heads=config.num_heads,
+            feed_forward_ratio=config.feed_forward_ratio,
+            dropout_rate=config.dropout_rate,
+            mixes_heads=True,
+            norm="post",
+            activation="leaky_relu",
+        )
+        self.blocks = [TransformerBlock(of_blocks, name=f"block_{i}") for i in range(config.num_blocks)]
         self.perceptron = perceptron(config, activation=keras.layers.LeakyReLU)
 
     def score(self, query, candidates, training=False):
-        """Logits, float [B, K], of candidates, int32 [B, K]."""
+        """Compute the logits, float [B, K], of candidates, int32 [B, K]."""
         config, history = self.config, query[HISTORY]
         rows, number = tf.shape(candidates)[0], tf.shape(candidates)[1]
         length, width = config.max_len, config.dim + config.age_dim

@@ -17,7 +17,7 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from seqrec_tf.config import check_at_least, check_rate
+from seqrec_tf.config import Sizes, check_at_least, check_rate
 from seqrec_tf.layers import Dropout, Embedding, UserEmbedding
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.models.base_batches import align_left, events_or_zero
@@ -38,7 +38,7 @@ class CaserConfig(ObjectiveConfig):
         num_horizontal: Horizontal filters of each height.
         num_vertical: Vertical filters.
         use_users: Whether users have vectors; without, every user is known by their history alone.
-        dropout_rate: Of what the filters find.
+        dropout_rate: Share that is dropped of what the filters find.
     """
 
     max_len: int = 200
@@ -56,6 +56,10 @@ class CaserConfig(ObjectiveConfig):
         for name in ("dim", "window", "num_targets", "num_horizontal", "num_vertical"):
             check_at_least(f"model.{name}", getattr(self, name), 1)
         check_rate("model.dropout_rate", self.dropout_rate)
+
+    def sizes(self):
+        """Vectors of users where it uses them."""
+        return Sizes(dim=self.dim, user_dim=self.dim if self.use_users else 0)
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")
@@ -91,7 +95,7 @@ class Caser(SequenceModel):
         return self.outputs.table
 
     def call(self, inputs, training=False):
-        """What the filters find up to each event, with the user: float [B, L, D], or [B, L, 2 D] with users."""
+        """Compute what the filters find up to each event, with the user: float [B, L, D], or [B, L, 2 D] with users."""
         config = self.config
         item_ids, place = align_left(inputs[ITEM_IDS])
         batch, length = tf.shape(item_ids)[0], tf.shape(item_ids)[1]
@@ -113,7 +117,7 @@ class Caser(SequenceModel):
         return tf.concat([hidden, user], axis=-1)
 
     def query(self, inputs):
-        """State of the newest event, float [B, D] or [B, 2 D]; what lies before its window plays no part."""
+        """Compute the state of the newest event, from its window alone: float [B, D], or [B, 2 D] with users."""
         item_ids, _ = align_left(inputs[ITEM_IDS])
         number = tf.reduce_sum(tf.cast(item_ids != PADDING_ID, tf.int32), axis=1, keepdims=True)
         places = number - self.config.window + tf.range(self.config.window)
@@ -125,6 +129,6 @@ class Caser(SequenceModel):
         return tf.add_n([tf.maximum(lengths - 1.0 - ahead, 0.0) for ahead in range(self.config.num_targets)])
 
     def target_losses(self, x, y, y_pred):
-        """Loss of each target of each window: float32 [N]; after the last target of a sequence there are none."""
+        """Compute the loss of each target of each window: float32 [N]; a window has none after the sequence's last."""
         later = [tf.pad(y, [[0, 0], [0, ahead]])[:, ahead:] for ahead in range(self.config.num_targets)]
         return tf.concat([super(Caser, self).target_losses(x, targets, y_pred) for targets in later], axis=0)

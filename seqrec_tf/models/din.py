@@ -58,7 +58,7 @@ class DIN(RankingModel):
         self.perceptron = perceptron(config, activation=keras.layers.PReLU)
 
     def score(self, query, candidates, training=False):
-        """Logits, float [B, K], of candidates, int32 [B, K]."""
+        """Compute the logits, float [B, K], of candidates, int32 [B, K]."""
         events = self.dropout(self.represent(query[HISTORY], training), training=training)[:, None]  # [B, 1, L, D]
         item = self.dropout(self.represent(candidates, training), training=training)  # [B, K, D]
         target = item[:, :, None]  # [B, K, 1, D]

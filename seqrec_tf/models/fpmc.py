@@ -43,7 +43,7 @@ class FPMC(SequenceModel):
         return self.outputs.table
 
     def call(self, inputs, training=False):
-        """Vectors of the user and of each event, float [B, L, 2 D]."""
+        """Look up vectors of the user and of each event, float [B, L, 2 D]."""
         events = events_or_zero(self.inputs, inputs[ITEM_IDS], training)
         user = tf.repeat(self.users(inputs[USER_ID], training=training)[:, None], tf.shape(events)[1], axis=1)
         return tf.concat([user, events], axis=-1)

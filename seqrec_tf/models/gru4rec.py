@@ -20,7 +20,7 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from seqrec_tf.config import ItemFeaturesConfig, check_at_least, check_rate
+from seqrec_tf.config import ItemFeaturesConfig, Sizes, check_at_least, check_rate
 from seqrec_tf.layers import GRU, Dropout, Embedding
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.models.base_batches import align_left
@@ -37,8 +37,8 @@ class GRU4RecConfig(ObjectiveConfig, ItemFeaturesConfig):
         num_layers: GRU layers.
         is_tied: Whether one table embeds inputs and scores outputs; embeddings then are `units` wide.
         dim: Width of input embeddings that are not tied.
-        embedding_dropout_rate: Of input embeddings.
-        hidden_dropout_rate: Of what each GRU layer gives.
+        embedding_dropout_rate: Share that is dropped of input embeddings.
+        hidden_dropout_rate: Share that is dropped of what each GRU layer gives.
     """
 
     loss: str = "bpr-max"
@@ -62,6 +62,10 @@ class GRU4RecConfig(ObjectiveConfig, ItemFeaturesConfig):
             )
         check_rate("model.embedding_dropout_rate", self.embedding_dropout_rate)
         check_rate("model.hidden_dropout_rate", self.hidden_dropout_rate)
+
+    def sizes(self):
+        """As wide as its units."""
+        return Sizes(dim=self.units)
 
     @property
     def scores_by_features(self):
@@ -94,7 +98,7 @@ class GRU4Rec(SequenceModel):
         return self.represented_table() if self.config.is_tied else self.outputs.table
 
     def call(self, inputs, training=False):
-        """Hidden states, float [B, L, units], of `item_ids`, int32 [B, L]."""
+        """Compute hidden states, float [B, L, units], of `item_ids`, int32 [B, L]."""
         aligned, place = align_left(inputs[ITEM_IDS])  # so that the recurrence needs no mask
         hidden = self.embedding_dropout(self.represent(aligned, training), training=training)
         for gru in self.layers_of_gru:

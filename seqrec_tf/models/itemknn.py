@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from seqrec_tf.config import ModelConfig, check_at_least
+from seqrec_tf.config import ModelConfig, Sizes, check_at_least
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID
 
@@ -41,6 +41,10 @@ class ItemKNNConfig(ModelConfig):
         super().__post_init__()
         check_at_least("model.num_neighbors", self.num_neighbors, 1)
         check_at_least("model.regularization", self.regularization, 0)
+
+    def sizes(self):
+        """Of each neighbour an id and a similarity; neither has a gradient or moments, so both count as half a unit."""
+        return Sizes(dim=-(-self.num_neighbors // 2))
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")
@@ -99,7 +103,7 @@ class ItemKNN(SequenceModel):
         return inputs[ITEM_IDS]
 
     def score_block(self, query, start, stop):
-        """Scores of the items with ids in [start, stop): float32 [B, stop - start]."""
+        """Score the items with ids in [start, stop): float32 [B, stop - start]."""
         rows, width = tf.shape(query)[0], stop - start
         neighbors = tf.gather(tf.convert_to_tensor(self.neighbors), query)  # [B, L, K]
         similarities = tf.gather(tf.convert_to_tensor(self.similarities), query)
@@ -109,5 +113,5 @@ class ItemKNN(SequenceModel):
         return tf.scatter_nd(tf.stack([row, column], axis=-1), similarities, [rows, width + 1])[:, :width]
 
     def score_candidates(self, query, candidates):
-        """Scores of each row's own candidates, int [B, K]: float32 [B, K]; of 0, which is none, any."""
+        """Score each row's own candidates, int [B, K]: float32 [B, K]; of 0, which is none, any."""
         return tf.gather(self.score_block(query, 1, self.num_items + 1), tf.maximum(candidates - 1, 0), batch_dims=1)

@@ -18,7 +18,7 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from seqrec_tf.config import check_at_least
+from seqrec_tf.config import Sizes, check_at_least
 from seqrec_tf.layers import Embedding, UserEmbedding
 from seqrec_tf.models.base_batches import negatives_avoid
 from seqrec_tf.models.base_users import UserItemModel
@@ -55,6 +55,10 @@ class NeuMFConfig(ObjectiveConfig):
                 '"uniform" or "popular" that are not shared.'
             )
 
+    def sizes(self):
+        """As wide as the vectors of both halves, side by side."""
+        return Sizes(dim=self.dim + self.hidden_dims[0] // 2)
+
 
 @keras.saving.register_keras_serializable("seqrec_tf")
 class NeuMF(UserItemModel):
@@ -64,8 +68,7 @@ class NeuMF(UserItemModel):
 
     def create_layers(self):
         """A table of users and one of items, each for both halves; the tower; the last, linear layer."""
-        config = self.config
-        width = config.dim + config.hidden_dims[0] // 2
+        config, width = self.config, self.config.sizes().dim
         self.users = UserEmbedding(self.schema.num_users, width, initializer=0.05, name="users")
         self.items = Embedding(self.num_items + 1, width, initializer=0.05, name="items")
         first, *others = config.hidden_dims
@@ -76,16 +79,16 @@ class NeuMF(UserItemModel):
         self._score(tf.zeros([1, width], self.compute_dtype), tf.zeros([1, 1], tf.int32))
 
     def score_block(self, query, start, stop):
-        """Scores of the items with ids in [start, stop): float32 [B, stop - start]; few users at a time, for memory."""
+        """Score the items with ids in [start, stop): float32 [B, stop - start]; few users at a time, for memory."""
         items = tf.range(start, stop)[None]
         return tf.map_fn(lambda user: self._score(user[None], items)[0], query, fn_output_signature=tf.float32)
 
     def score_candidates(self, query, candidates):
-        """Scores of each row's own candidates, int [B, K]: float32 [B, K]."""
+        """Score each row's own candidates, int [B, K]: float32 [B, K]."""
         return self._score(query, candidates)
 
     def target_losses(self, x, y, y_pred):
-        """Loss of each real target: float32 [N]."""
+        """Compute the loss of each real target: float32 [N]."""
         is_target = y != PADDING_ID
         targets = tf.boolean_mask(y, is_target)
         ids = self.objective.draw(negatives_avoid(x, y), is_target)  # [N, K]
@@ -93,7 +96,7 @@ class NeuMF(UserItemModel):
         return self.objective.loss_of_samples(scores[:, 0], scores[:, 1:], targets, ids, is_target)
 
     def _score(self, user, items, training=False):
-        """Scores, float32 [B, K], of users, float [B, W], with items, int [B, K]."""
+        """Compute scores, float32 [B, K], of users, float [B, W], with items, int [B, K]."""
         dim = self.config.dim
         item = self.items(items, training=training)  # [B, K, W]
         product = user[:, None, :dim] * item[..., :dim]

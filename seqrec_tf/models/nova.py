@@ -53,7 +53,7 @@ class NOVA(SASRec):
         return SequenceEncoder(self.config, is_causal=True, fusion=self.config.fusion, name="encoder")
 
     def encode(self, item_ids, position=None, training=False):
-        """States of events by their ids and, in queries and keys, their features: float [B, L, D], or [B, D]."""
+        """Compute states by the events' ids and, in queries and keys, their features: float [B, L, D], or [B, D]."""
         vectors = self.item_features.known_by_id(self.items(item_ids, training=training), item_ids, training=training)
         return self.encoder(
             vectors * self.config.dim**0.5,

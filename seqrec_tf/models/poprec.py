@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import tensorflow as tf
 
-from seqrec_tf.config import ModelConfig
+from seqrec_tf.config import ModelConfig, Sizes
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.schema import ITEM_IDS
+
+
+@dataclasses.dataclass(frozen=True)
+class PopRecConfig(ModelConfig):
+    """Options of PopRec and SPOP: those that every model has."""
+
+    def sizes(self):
+        """One number of each item."""
+        return Sizes(dim=1)
 
 
 @keras.saving.register_keras_serializable("seqrec_tf")
 class PopRec(SequenceModel):
     """Popularity: the score of an item is its number of training events."""
 
-    config_class = ModelConfig
+    config_class = PopRecConfig
 
     def create_layers(self):
         """The counts, filled by `adapt`."""

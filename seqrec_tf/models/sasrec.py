@@ -71,14 +71,14 @@ class SASRec(SequenceModel):
         return self.represented_table() if self.scores_by_features else self.items.table
 
     def encode(self, item_ids, position=None, training=False):
-        """Hidden states of int32 [B, L]: float [B, L, D], or [B, D] where a position is given, int32 [B]."""
+        """Compute the states of int32 [B, L]: float [B, L, D], or [B, D] where a position is given, int32 [B]."""
         embedded = self.represent(item_ids, training=training) * self.config.dim**0.5
         return self.encoder(embedded, item_ids != PADDING_ID, position=position, training=training)
 
     def call(self, inputs, training=False):
-        """Hidden states, float [B, L, D], of `item_ids`, int32 [B, L]."""
+        """Compute hidden states, float [B, L, D], of `item_ids`, int32 [B, L]."""
         return self.encode(inputs[ITEM_IDS], training=training)
 
     def query(self, inputs):
-        """State of the newest event, float [B, D]; the last block computes only that."""
+        """Compute the state of the newest event, float [B, D]; the last block computes only that."""
         return self.encode(inputs[ITEM_IDS], position=newest_position(inputs[ITEM_IDS]))

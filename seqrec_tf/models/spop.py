@@ -33,11 +33,11 @@ class SPOP(PopRec):
         return tf.scatter_nd(tf.stack([rows, item_ids], axis=-1), is_real, shape)
 
     def score_block(self, query, start, stop):
-        """Scores of the items with ids in [start, stop): float32 [B, stop - start]."""
+        """Score the items with ids in [start, stop): float32 [B, stop - start]."""
         return query[:, start:stop] + self._popularity()[start:stop]
 
     def score_candidates(self, query, candidates):
-        """Scores of each row's own candidates, int [B, K]: float32 [B, K]."""
+        """Score each row's own candidates, int [B, K]: float32 [B, K]."""
         return tf.gather(query, candidates, batch_dims=1) + tf.gather(self._popularity(), candidates)
 
     def _popularity(self):

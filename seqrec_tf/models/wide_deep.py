@@ -66,7 +66,7 @@ class WideDeep(RankingModel):
         self.perceptron = perceptron(config, activation=keras.layers.ReLU)
 
     def _wide_and_deep(self, item_ids, training):
-        """Vectors of items, float [..., D], and their wide weights, float [...]; an id is known to both or to none."""
+        """Look up vectors, float [..., D], and wide weights, float [...], of items; an id is known to both or none."""
         wide = self.wide_items(item_ids, training=training)
         if self.item_features is None:
             return self.items(item_ids, training=training), wide[..., 0]
@@ -75,7 +75,7 @@ class WideDeep(RankingModel):
         return tf.add_n([by_id[..., :-1], *self.item_features(item_ids, training=training)]), by_id[..., -1]
 
     def score(self, query, candidates, training=False):
-        """Logits, float [B, K], of candidates, int32 [B, K]."""
+        """Compute the logits, float [B, K], of candidates, int32 [B, K]."""
         history = query[HISTORY]
         vectors, wide = self._wide_and_deep(candidates, training)
         parts = [self.dropout(vectors, training=training)]

@@ -12,7 +12,7 @@ from seqrec_tf.layers import (
     TransformerBlock,
     attention_bias,
 )
-from seqrec_tf.layers.transformer import attend
+from seqrec_tf.layers.attention import attend
 
 # 3 histories of up to 4 events, padded on the right, on the left and in between.
 IS_REAL = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [1, 0, 1, 1]], bool)
@@ -38,9 +38,9 @@ def make_attention(num_heads=1, **options):
     return layer
 
 
-def make_block(**options):
-    defaults = {"num_heads": 2, "feed_forward_dim": 6, "dropout_rate": 0.0, "is_causal": True}
-    layer = TransformerBlock(**{**defaults, **options})
+def make_block(fusion=None, **options):
+    defaults = {"dim": DIM, "num_heads": 2, "feed_forward_ratio": 1.5, "dropout_rate": 0.0, "activation": "relu"}
+    layer = TransformerBlock(EncoderConfig(**{**defaults, "norm": "pre", **options}), is_causal=True, fusion=fusion)
     layer.build((None, None, DIM))
     randomise(layer)
     return layer
@@ -95,8 +95,8 @@ def slow_layer_norm(layer, x):
 def slow_feed_forward(block, x):
     (w1, b1), (w2, b2) = block.hidden.get_weights(), block.output_projection.get_weights()
     hidden = x @ w1 + b1
-    if block.activation == "swiglu":
-        left, right = hidden[..., : block.feed_forward_dim], hidden[..., block.feed_forward_dim :]
+    if block.config.activation == "swiglu":
+        left, right = np.split(hidden, 2, axis=-1)
         hidden = left / (1 + np.exp(-left)) * right
     else:
         hidden = np.maximum(hidden, 0)
@@ -104,14 +104,14 @@ def slow_feed_forward(block, x):
 
 
 def slow_gate(block, half, x):
-    if not block.is_gated:
+    if not block.config.is_gated:
         return 1.0
     kernel, bias = block.gates[half].get_weights()
     return 1 / (1 + np.exp(-(x @ kernel + bias)))
 
 
 def slow_block(block, x, is_seen):
-    if block.norm == "pre":
+    if block.config.norm == "pre":
         normed = slow_layer_norm(block.attention_norm, x)
         x = x + slow_gate(block, 0, normed) * slow_attention(block.attention, normed, normed, is_seen)
         return x + slow_feed_forward(block, slow_layer_norm(block.feed_forward_norm, x))
@@ -298,7 +298,7 @@ def test_dropout_acts_in_training_alone():
 
 def test_an_unknown_norm_is_refused():
     with pytest.raises(ValueError, match=r"model\.norm must be one of pre, post, got 'prae'"):
-        TransformerBlock(num_heads=1, feed_forward_dim=4, dropout_rate=0.0, norm="prae")
+        make_block(norm="prae")
 
 
 @pytest.mark.parametrize(
@@ -428,7 +428,7 @@ def slow_fusion(layer, parts):
 
 def slow_noninvasive_block(block, x, side, is_seen):
     """Attention weights of a block on fused states; its values of the states alone."""
-    normed = slow_layer_norm(block.attention_norm, x) if block.norm == "pre" else x
+    normed = slow_layer_norm(block.attention_norm, x) if block.config.norm == "pre" else x
     fused = slow_fusion(block.fuse, [normed, *side])
     layer = block.attention
     (query_kernel, query_bias), (kernel, bias) = layer.query.get_weights(), layer.key_value.get_weights()
@@ -441,7 +441,7 @@ def slow_noninvasive_block(block, x, side, is_seen):
                 seen = [j for j in range(len(key)) if is_seen[row, i, j]]
                 weights = slow_softmax([query[i, part] @ key[j, part] / head_dim**0.5 for j in seen])
                 attended[row, i, part] = sum(weight * value[j, part] for weight, j in zip(weights, seen, strict=True))
-    if block.norm == "pre":
+    if block.config.norm == "pre":
         x = x + attended
         return x + slow_feed_forward(block, slow_layer_norm(block.feed_forward_norm, x))
     x = slow_layer_norm(block.attention_norm, x + attended)

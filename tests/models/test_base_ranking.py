@@ -294,11 +294,16 @@ def test_a_dataset_without_labels_needs_drawn_negatives():
     assert not model.gives_probabilities
 
 
-def test_validation_ranks_among_items_that_are_new_to_the_user():
+def test_validation_ranks_among_items_that_are_new_to_the_user(monkeypatch):
     schema = Schema(num_items=3_000)
     model = DIN(DIN.config_class(num_negatives=2, hidden_dims=(4,)), schema)
     among = []
-    model.rank_among = lambda query, target, candidates: among.append(candidates.numpy()) or target
+
+    def rank_among(model, query, target, candidates):
+        among.append(candidates.numpy())
+        return target
+
+    monkeypatch.setattr("seqrec_tf.models.base_ranking.rank_among", rank_among)
     inputs = {ITEM_IDS: tf.reshape(tf.range(1, 2_001), [2, 1_000])}
     labels = {TARGET: tf.constant([2_500, 2_501]), EXCLUDED: tf.reshape(tf.range(2_001, 2_401), [2, 200])}
     for _ in range(2):

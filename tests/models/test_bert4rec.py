@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import data
+from seqrec_tf import data, ranking
 from seqrec_tf.models import BERT4Rec
 from seqrec_tf.models.bert4rec import BERT4RecConfig
 from seqrec_tf.schema import ITEM_IDS, SEEN, Schema
@@ -203,9 +203,9 @@ def test_the_mask_is_never_recommended_nor_a_rival():
     table[[0, MASK]] = 100 * query[0]  # padding and mask would score the highest
     model.items.set_weights([table])
     query = tf.constant(query)
-    ids, _ = model.recommend(query, tf.zeros([1, 1], tf.int32), k=NUM_ITEMS)
+    ids, _ = ranking.recommend(model, query, tf.zeros([1, 1], tf.int32), k=NUM_ITEMS)
     assert sorted(ids.numpy()[0]) == [1, 2, 3, 4, 5]
-    assert model.rank_and_recommend(query, ids[:, 0], tf.zeros([1, 1], tf.int32), k=5)[0].numpy() == [1]
+    assert ranking.rank_and_recommend(model, query, ids[:, 0], tf.zeros([1, 1], tf.int32), k=5)[0].numpy() == [1]
 
 
 def test_uniform_negatives_are_no_item_that_is_older_than_what_the_model_sees(write_dataset, tmp_path):

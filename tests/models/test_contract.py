@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import models
+from seqrec_tf import models, ranking
 from seqrec_tf.config import ItemFeaturesConfig, ModelConfig, computing_in
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.models.base_batches import newest_position
+from seqrec_tf.models.base_memory import training_bytes
 from seqrec_tf.schema import (
     EXCLUDED,
     ITEM_IDS,
@@ -455,7 +456,7 @@ def test_a_saved_model_recommends_as_the_model_does(cls, made, tmp_path):
 
         @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)])
         def recommend(self, item_ids):
-            return model.recommend(model.query(complete(model, item_ids)), item_ids, k=4)
+            return ranking.recommend(model, model.query(complete(model, item_ids)), item_ids, k=4)
 
     module = Module()
     tf.saved_model.save(module, str(tmp_path))
@@ -463,7 +464,7 @@ def test_a_saved_model_recommends_as_the_model_does(cls, made, tmp_path):
     for histories in (HISTORIES, [[5, 6]]):
         item_ids = right_padded(model, histories)[ITEM_IDS]
         ids, scores = loaded.recommend(item_ids)
-        expected_ids, expected_scores = model.recommend(model.query(complete(model, item_ids)), item_ids, k=4)
+        expected_ids, expected_scores = ranking.recommend(model, model.query(complete(model, item_ids)), item_ids, k=4)
         np.testing.assert_array_equal(ids, expected_ids)
         np.testing.assert_allclose(scores, expected_scores, rtol=1e-5, atol=1e-5)
 
@@ -486,6 +487,6 @@ def test_training_batches_are_made_in_a_graph(cls, made):
 def test_the_memory_estimate_grows_with_the_catalogue(cls):
     config = small_config(cls)
     small, large = (
-        cls.memory_estimate(config, Schema(num_items=num_items), batch_size=4) for num_items in (1_000, 1_000_000)
+        training_bytes(cls, config, Schema(num_items=num_items), batch_size=4) for num_items in (1_000, 1_000_000)
     )
     assert 0 < small < large

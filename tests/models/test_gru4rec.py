@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from seqrec_tf import ranking
 from seqrec_tf.models import GRU4Rec
 from seqrec_tf.models.gru4rec import GRU4RecConfig
 from seqrec_tf.schema import ITEM_IDS, Schema
@@ -122,12 +123,12 @@ def test_the_bias_decides_the_ranking_where_it_is_large():
     model = made()
     model.bias.assign([99.0, 10.0, 30.0, 20.0, 50.0, 40.0])  # the padding's is the largest
     query = model.query({ITEM_IDS: tf.constant(ITEM_IDS_OF_USERS[:1])})
-    ids, _ = model.recommend(query, tf.zeros([1, 1], tf.int32), k=5)
+    ids, _ = ranking.recommend(model, query, tf.zeros([1, 1], tf.int32), k=5)
     assert ids.numpy().tolist() == [[4, 5, 2, 3, 1]]
     for rank, item in enumerate([4, 5, 2, 3, 1], start=1):
         target, excluded = tf.constant([item]), tf.zeros([1, 1], tf.int32)
-        assert model.rank_and_recommend(query, target, excluded, k=5)[0].numpy() == [rank]
-        assert model.rank_among(query, target, tf.constant([[1, 2, 3, 4, 5]])).numpy() == [rank]
+        assert ranking.rank_and_recommend(model, query, target, excluded, k=5)[0].numpy() == [rank]
+        assert ranking.rank_among(model, query, target, tf.constant([[1, 2, 3, 4, 5]])).numpy() == [rank]
 
 
 def test_the_bias_is_in_the_loss():

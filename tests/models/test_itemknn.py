@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from seqrec_tf import ranking
 from seqrec_tf.models import ItemKNN, itemknn
 from seqrec_tf.schema import ITEM_IDS, Schema
 
@@ -42,7 +43,9 @@ def test_the_score_is_the_sum_of_regularized_cosines(monkeypatch, regularization
 def test_where_few_items_are_left_to_draw_the_rank_is_among_these():
     model = fitted()
     query = model.query({ITEM_IDS: tf.constant([[3, 1]])})
-    ranks = [model.rank_among(query, tf.constant([2]), tf.constant([rivals])) for rivals in ([4, 5], [4, 5, 0, 0])]
+    ranks = [
+        ranking.rank_among(model, query, tf.constant([2]), tf.constant([rivals])) for rivals in ([4, 5], [4, 5, 0, 0])
+    ]
     assert ranks[0].numpy().tolist() == ranks[1].numpy().tolist()
 
 

@@ -3,6 +3,7 @@ import types
 import numpy as np
 import tensorflow as tf
 
+from seqrec_tf import ranking
 from seqrec_tf.models import PopRec
 from seqrec_tf.schema import ITEM_IDS, Schema
 
@@ -33,14 +34,15 @@ def test_every_history_gets_the_same_scores():
 
 def test_it_recommends_the_most_frequent_items_that_the_history_lacks():
     model = made()
-    ids, scores = model.recommend(query(model, [1, 4], [3, 0]), tf.constant([[1, 4], [3, 0]]), k=2)
+    ids, scores = ranking.recommend(model, query(model, [1, 4], [3, 0]), tf.constant([[1, 4], [3, 0]]), k=2)
     assert ids.numpy().tolist() == [[2, 3], [1, 2]]
     assert scores.numpy().tolist() == [[5, 5], [9, 5]]
 
 
 def test_equally_frequent_items_count_against_the_target():
     model = made()
-    rank = model.rank_and_recommend(query(model, [4], [4]), tf.constant([2, 1]), tf.constant([[4], [4]]), k=4)[0]
+    targets, excluded = tf.constant([2, 1]), tf.constant([[4], [4]])
+    rank, _, _ = ranking.rank_and_recommend(model, query(model, [4], [4]), targets, excluded, k=4)
     assert rank.numpy().tolist() == [3, 1]
 
 
