@@ -13,7 +13,7 @@ demo: install  ## the whole path on a generated shop
 	rm -rf demo
 	$(BIN)/seqrec demo --output demo
 
-test: install  ## the tests, about 7 minutes on 2 cores
+test: install  ## the tests, about 4 minutes on 2 cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: install  ## the tests that take long

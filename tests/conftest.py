@@ -1,10 +1,13 @@
 """Fixtures that several folders of tests share."""
 
-import collections
-import json
+import contextlib
+import csv
+import dataclasses
+import io
 import os
 import pathlib
 import random
+import tempfile
 
 import pytest
 
@@ -22,7 +25,7 @@ def policy(request):
 
 @pytest.fixture(scope="session")
 def write_dataset():
-    """A function that writes a leave-one-out dataset folder in plain Python, without Beam."""
+    """The function that prepares a leave-one-out dataset folder of sequences, by the real job."""
     return _write_dataset
 
 
@@ -48,67 +51,65 @@ def chain_dataset(tmp_path_factory):
     return _write_dataset(tmp_path_factory.mktemp("chain") / "dataset", sequences)
 
 
+@pytest.fixture(scope="session")
+def finished(chain_dataset, tmp_path_factory):
+    """A run of six epochs on the chain, which no test may change, and the lines that it showed."""
+    from small_runs import fit
+
+    return fit(chain_dataset, tmp_path_factory.mktemp("runs") / "six", "train.epochs=6")
+
+
 def _write_dataset(path, sequences, item_features=None, cold_items=(), label_of=None):
-    """Write a dataset folder.
+    """Prepare a leave-one-out dataset folder. Its events have an order, but no times.
+
+    `{"ann": "abc"}` gives the events ann,a ann,b ann,c.
 
     Args:
         path: The folder.
         sequences: User to items, oldest first.
-        item_features: Feature to a function of the item's raw id that gives its value.
-        cold_items: Items that nobody has touched.
-        label_of: A function of the item's raw id that gives the label of its events; they have none where None.
+        item_features: Feature to a function that gives the encoded value of an item, from the item's raw id.
+        cold_items: Items that nobody has touched. They get the last ids.
+        label_of: A function that gives the label of an event, from the item's raw id. Events have no labels where None.
+
+    Returns:
+        The path as a string.
     """
+    from seqrec_tf import cli
+
+    header = ["user_id", "item_id", *(["label"] if label_of else [])]
+    rows = (
+        [user, item, *([label_of(item)] if label_of else [])] for user, items in sequences.items() for item in items
+    )
+    said = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        events = pathlib.Path(folder) / "events.csv"
+        with events.open("w", newline="") as stream:
+            csv.writer(stream).writerows([header, *rows])
+        options = ["--time-column", "none", *(["--label-column", "label"] if label_of else [])]
+        status = cli.main(["prepare", "--input", str(events), "--output", str(path), *options])
+    assert status == 0, said.getvalue()
+    if item_features or cold_items:
+        _write_items(pathlib.Path(path), item_features or {}, sorted(cold_items))
+    return str(path)
+
+
+def _write_items(path, item_features, cold_items):
+    """Give a dataset folder items and features of items that no job could have made of files."""
     import tensorflow as tf
 
     from seqrec_tf import records
     from seqrec_tf import schema as s
 
-    train = {user: list(items)[:-2] for user, items in sequences.items()}
-    counts = collections.Counter(item for items in train.values() for item in items)
-    catalogue = {item for items in sequences.values() for item in items} | set(cold_items)
-    vocabulary = sorted(catalogue, key=lambda item: (-counts[item], item))
-    ids = {item: number for number, item in enumerate(vocabulary, start=1)}
-    schema = s.Schema(
-        num_items=len(vocabulary),
-        features=(
-            *(s.USER_ID_FEATURE, s.ITEM_IDS_FEATURE, s.TARGET_START_FEATURE),
-            *((s.LABELS_FEATURE,) if label_of else ()),
-        ),
-        max_len=max(map(len, sequences.values())),
-        num_users=sum(len(items) > 1 for items in train.values()),
-        item_features=tuple(item_features or ()),
-    )
-    splits = {
-        "train": {user: (items, 1) for user, items in train.items() if len(items) > 1},
-        "valid": {user: (list(items)[:-1], len(items) - 2) for user, items in sequences.items()},
-        "test": {user: (list(items), len(items) - 1) for user, items in sequences.items()},
-    }
-    path = pathlib.Path(path)
-    stats = {"fingerprint": f"{path.name}-{len(sequences)}", "splits": {}}
-    for split, rows in splits.items():
-        (path / split).mkdir(parents=True)
-        with tf.io.TFRecordWriter(str(path / split / records.shard_name(0, 1)), records.COMPRESSION) as writer:
-            for user, (items, target_start) in rows.items():
-                values = {
-                    s.USER_ID: user,
-                    s.ITEM_IDS: [ids[item] for item in items],
-                    s.TARGET_START: target_start,
-                }
-                if label_of:
-                    values[s.LABELS] = [label_of(item) for item in items]
-                writer.write(records.encode_example(values, schema.features))
-        lengths = [len(items) for items, _ in rows.values()]
-        stats["splits"][split] = {"sequences": len(rows), "length": {"mean": sum(lengths) / len(lengths)}}
+    folder = records.DatasetFolder(path)
+    vocabulary = [*folder.item_ids, *cold_items]
+    counts = [*folder.item_counts, *[0] * len(cold_items)]
+    schema = dataclasses.replace(folder.schema, num_items=len(vocabulary), item_features=tuple(item_features))
+    (path / s.ITEM_VOCABULARY_FILE).write_text("".join(f"{item}\n" for item in vocabulary))
+    (path / s.ITEM_COUNTS_FILE).write_text("".join(f"{count}\n" for count in counts))
+    (path / s.SCHEMA_FILE).write_text(schema.to_json())
     if item_features:
         (path / s.ITEMS_FOLDER).mkdir()
         with tf.io.TFRecordWriter(str(path / s.ITEMS_FOLDER / records.shard_name(0, 1)), records.COMPRESSION) as writer:
             for item in vocabulary:
                 values = {feature.name: value_of(item) for feature, value_of in item_features.items()}
                 writer.write(records.encode_example(values, schema.item_features))
-    (path / "vocabularies").mkdir()
-    (path / s.ITEM_VOCABULARY_FILE).write_text("".join(f"{item}\n" for item in vocabulary))
-    (path / s.ITEM_COUNTS_FILE).write_text("".join(f"{counts[item]}\n" for item in vocabulary))
-    (path / s.SCHEMA_FILE).write_text(schema.to_json())
-    (path / s.STATS_FILE).write_text(json.dumps(stats))
-    (path / s.COMPLETED_FILE).touch()
-    return str(path)

@@ -5,9 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from seqrec_tf import analyze, cli, config, models
+from seqrec_tf import analyze, cli, models
 from seqrec_tf.records import DatasetFolder
-from seqrec_tf.train import train
 
 
 def slow_frequent(sequences, length, min_support):
@@ -65,18 +64,17 @@ def test_sizes_and_popularity_are_those_of_the_training_events(write_dataset, tm
     assert figures["audits"]["targets_before_training_ends"] is None
 
 
-@pytest.fixture(scope="module")
-def run(chain_dataset, tmp_path_factory):
-    settings = ("model.dim=16", "model.max_len=8", "train.learning_rate=0.01", "data.batch_size=32", "train.epochs=6")
-    resolved = config.resolve("sasrec", models.find("sasrec").config_class, settings=settings)
-    return train(resolved, DatasetFolder(chain_dataset), tmp_path_factory.mktemp("runs") / "run", log=lambda line: None)
+@pytest.fixture
+def run(finished):
+    run, _ = finished
+    return run
 
 
 def test_a_sequential_model_loses_on_shuffled_histories_and_popularity_does_not(run, chain_dataset):
     folder = DatasetFolder(chain_dataset)
     options = {"split": "test", "exclude_history": False, "shuffles": 3, "seed": 0}
     sequential = analyze.shuffled_histories(run.load_model(), folder, **options)
-    popular = analyze.shuffled_histories(models.PopRec.from_dataset(folder, max_len=8), folder, **options)
+    popular = analyze.shuffled_histories(models.PopRec.from_dataset(folder, max_len=12), folder, **options)
     assert sequential["targets"] == 200
     assert sequential["ndcg@10"]["relative_change"] < -0.1
     assert sequential["jaccard@10"] < 0.9

@@ -86,13 +86,23 @@ def test_little_of_a_batch_is_padding(write_dataset, tmp_path):
     assert share_of_padding(sort_by_length=False) > 0.4
 
 
-@pytest.mark.parametrize("batch_size", [2, 8, 9, 12, 96, 640, 639])
-def test_batches_of_like_length_have_as_many_targets_each(write_dataset, tmp_path, batch_size):
+@pytest.fixture(scope="module")
+def uneven(write_dataset, tmp_path_factory):
+    """600 short sequences and 40 long ones."""
     rng = np.random.default_rng(0)
     lengths = np.concatenate([rng.integers(4, 12, size=600), rng.integers(100, 150, size=40)])
-    dataset = write_dataset(tmp_path / "dataset", {str(u): list("abcde" * 30)[:n] for u, n in enumerate(lengths)})
-    model = SASRec.from_dataset(dataset, dim=4, max_len=200)
-    batches = [labels.numpy() for _, labels, _ in data.load(dataset, model, batch_size=batch_size)]
+    sequences = {str(user): list("abcde" * 30)[:length] for user, length in enumerate(lengths)}
+    return write_dataset(tmp_path_factory.mktemp("uneven") / "dataset", sequences)
+
+
+@pytest.fixture(scope="module")
+def uneven_model(uneven):
+    return SASRec.from_dataset(uneven, dim=4, max_len=200)
+
+
+@pytest.mark.parametrize("batch_size", [2, 8, 9, 12, 96, 640, 639])
+def test_batches_of_like_length_have_as_many_targets_each(uneven, uneven_model, batch_size):
+    batches = [labels.numpy() for _, labels, _ in data.load(uneven, uneven_model, batch_size=batch_size)]
     assert len(batches) == -(-640 // batch_size)
     assert sum(map(len, batches)) == 640
     assert min(map(len, batches)) >= (batch_size if batch_size <= 8 else 7)
@@ -218,23 +228,23 @@ def test_negatives_avoid_events_that_are_too_old_for_the_model(write_dataset, tm
     assert [set(row) for row in avoided[0]] == [set(row) for row in inputs["seen"].numpy()]
 
 
-@pytest.mark.parametrize("window", ["newest", "random"])
-def test_a_window_is_a_run_of_the_sequence_and_a_random_one_gets_everywhere(write_dataset, tmp_path, window):
+def test_a_window_is_a_run_of_the_sequence_and_a_random_one_gets_everywhere(write_dataset, tmp_path):
     events = list("abcdefghijkl")  # of which the last two are held out
     dataset = write_dataset(tmp_path / "dataset", {"u": events, "v": events[::-1]})
     model = SASRec.from_dataset(dataset, dim=4, max_len=3)
     names = DatasetFolder(dataset).item_ids
-    seen = []
-    for inputs, labels, _ in data.load(dataset, model, window=window, epochs=range(60)):
-        for row, targets in zip(inputs["item_ids"].numpy(), labels.numpy(), strict=True):
-            seen.append("".join(names[item - 1] for item in [*row, targets[-1]]))
-    assert all(run in "abcdefghij" or run in "lkjihgfedc" for run in seen)
-    newest = sum(run in ("ghij", "fedc") for run in seen)
-    if window == "newest":
-        assert newest == len(seen) == 120
-    else:
-        assert set(seen) == {text[i : i + 4] for text in ("abcdefghij", "lkjihgfedc") for i in range(7)}
-        assert 0.4 * 120 < newest < 0.75 * 120  # half of them, and a seventh of the others
+    for window in ("newest", "random"):
+        seen = []
+        for inputs, labels, _ in data.load(dataset, model, window=window, epochs=range(60)):
+            for row, targets in zip(inputs["item_ids"].numpy(), labels.numpy(), strict=True):
+                seen.append("".join(names[item - 1] for item in [*row, targets[-1]]))
+        assert all(run in "abcdefghij" or run in "lkjihgfedc" for run in seen)
+        newest = sum(run in ("ghij", "fedc") for run in seen)
+        if window == "newest":
+            assert newest == len(seen) == 120
+        else:
+            assert set(seen) == {text[i : i + 4] for text in ("abcdefghij", "lkjihgfedc") for i in range(7)}
+            assert 0.4 * 120 < newest < 0.75 * 120  # half of them, and a seventh of the others
 
 
 def test_a_model_is_given_what_it_reads(tmp_path, tiny_dataset):

@@ -99,6 +99,7 @@ def test_items_of_the_history_are_recommended_where_the_run_says_so(write_datase
     seqrec(
         *("train", "--dataset", dataset, "--model", "sasrec", "--output", run, "--set", "train.epochs=5"),
         *("train.learning_rate=0.02", "data.batch_size=16", "model.dim=16", "model.max_len=8", "model.loss=softmax"),
+        "model.num_blocks=1",
         f"data.exclude_history={str(exclude_history).lower()}",
     )
 

@@ -6,12 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from seqrec_tf import cli, config, data, metrics, models
+from seqrec_tf import cli, data, metrics
 from seqrec_tf.evaluate import Result, default_protocol, evaluate
 from seqrec_tf.intervals import CUTOFFS, label_metrics, list_metrics, rank_metrics
 from seqrec_tf.models import DIN, PopRec, SASRec
 from seqrec_tf.records import DatasetFolder
-from seqrec_tf.train import train
 
 
 @pytest.fixture(scope="module")
@@ -19,13 +18,10 @@ def folder(chain_dataset):
     return DatasetFolder(chain_dataset)
 
 
-@pytest.fixture(scope="module")
-def run_path(chain_dataset, tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "run"
-    settings = ("model.dim=16", "model.max_len=12", "train.learning_rate=0.01", "data.batch_size=32", "train.epochs=4")
-    resolved = config.resolve("sasrec", models.find("sasrec").config_class, settings=settings)
-    train(resolved, DatasetFolder(chain_dataset), path, log=lambda line: None)
-    return path
+@pytest.fixture
+def run_path(finished):
+    run, _ = finished
+    return run.path
 
 
 def test_full_ranking_equals_a_slow_loop(folder):
@@ -122,18 +118,26 @@ def test_the_intervals_of_labels_are_those_of_resampled_users(targets_of_users):
         assert found[name].high - found[name].low == pytest.approx(high - low, rel=0.2)
 
 
-@pytest.mark.parametrize("protocol", ["full", "uniform-100", "popular-100"])
-@pytest.mark.parametrize("value", [0.0, float("nan")])
-def test_a_constant_or_nan_model_ranks_last(write_dataset, tmp_path, protocol, value):
+@pytest.fixture(scope="module")
+def permuted(write_dataset, tmp_path_factory):
+    """200 items, of which each user has 60 in an order of their own."""
     items = [f"{item:03d}" for item in range(200)]
     rng = np.random.default_rng(0)
-    dataset = write_dataset(tmp_path / "dataset", {str(u): rng.permutation(items)[:60].tolist() for u in range(20)})
-    model = SASRec.from_dataset(dataset, dim=4)
+    sequences = {str(user): rng.permutation(items)[:60].tolist() for user in range(20)}
+    return DatasetFolder(write_dataset(tmp_path_factory.mktemp("permuted") / "dataset", sequences))
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_a_constant_or_nan_model_ranks_last_by_every_protocol(permuted, value):
+    model = SASRec.from_dataset(permuted, dim=4)
     for weight in model.weights:
         if "seed" not in weight.path:
             weight.assign(np.full(weight.shape, value))
-    metrics = evaluate(model, DatasetFolder(dataset), protocol=protocol).metrics
-    assert metrics["hr@20"].value == 0.0
+    hit_rates = {
+        protocol: evaluate(model, permuted, protocol=protocol).metrics["hr@20"].value
+        for protocol in ("full", "uniform-100", "popular-100")
+    }
+    assert hit_rates == {"full": 0.0, "uniform-100": 0.0, "popular-100": 0.0}
 
 
 def test_sampled_items_were_never_touched_and_are_distinct(folder):
@@ -316,20 +320,20 @@ def test_what_cannot_be_evaluated_fails_before_the_first_protocol(run_path, caps
     assert "--batch-size must be at least 1, got 0" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("protocol", ["full", "uniform-100"])
-def test_what_was_not_liked_is_no_target(write_dataset, tmp_path, protocol):
+def test_what_was_not_liked_is_no_target(write_dataset, tmp_path):
     sequences = {"ann": "aabax", "bob": "aabab", "eve": "aabbx"}
     folder = DatasetFolder(write_dataset(tmp_path / "shop", sequences, label_of=lambda item: int(item != "x")))
+    disliked = DatasetFolder(write_dataset(tmp_path / "other", sequences, label_of=lambda item: 0))
     model = PopRec.from_dataset(folder)
-    found = evaluate(model, folder, protocol=protocol, exclude_history=False)
-    assert found.num_targets == 1
-    assert found.metrics["hr@1"].value == (protocol == "uniform-100")  # b, behind a but before x
+    for protocol, is_first in (("full", False), ("uniform-100", True)):  # b, behind a but before x
+        found = evaluate(model, folder, protocol=protocol, exclude_history=False)
+        assert found.num_targets == 1
+        assert found.metrics["hr@1"].value == is_first
+        with pytest.raises(ValueError, match=r"No event of the split test of .* has the label 1"):
+            evaluate(model, disliked, protocol=protocol)
     model.compile()
     logs = model.evaluate(data.load(folder, model, "test", exclude_history=False), verbose=0, return_dict=True)
     assert logs["ndcg@10"] == pytest.approx(1 / np.log2(3))
-    disliked = DatasetFolder(write_dataset(tmp_path / "other", sequences, label_of=lambda item: 0))
-    with pytest.raises(ValueError, match=r"No event of the split test of .* has the label 1"):
-        evaluate(model, disliked, protocol=protocol)
 
 
 def test_models_that_score_one_by_one_are_not_ranked_among_all_items_unasked(write_dataset, tmp_path):

@@ -20,7 +20,8 @@ from seqrec_tf.train import train
 
 @pytest.fixture(scope="module")
 def run(chain_dataset, tmp_path_factory):
-    settings = ("model.dim=16", "model.max_len=6", "train.learning_rate=0.01", "data.batch_size=32", "train.epochs=5")
+    settings = ("model.num_blocks=1", "model.dim=16", "model.max_len=6", "train.learning_rate=0.01")
+    settings += ("data.batch_size=32", "train.epochs=5")
     resolved = config.resolve("sasrec", models.find("sasrec").config_class, settings=settings)
     folder = DatasetFolder(chain_dataset)
     return train(resolved, folder, tmp_path_factory.mktemp("runs") / "run", log=lambda line: None)
@@ -29,6 +30,13 @@ def run(chain_dataset, tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory):
     return export.export(run, tmp_path_factory.mktemp("models") / "shop", k=5)
+
+
+@pytest.fixture
+def versions(exported, tmp_path):
+    """A folder with that version, for a test to export more versions to."""
+    shutil.copytree(exported, tmp_path / "models" / "shop" / "1")
+    return tmp_path / "models" / "shop"
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +111,7 @@ def run_without_repeats(write_dataset, tmp_path_factory):
     path = tmp_path_factory.mktemp("without_repeats")
     sequences = {f"user-{user}": names(*((user + place) % 20 for place in range(8))) for user in range(40)}
     folder = DatasetFolder(write_dataset(path / "dataset", sequences))
-    settings = ("model.dim=4", "model.max_len=6", "train.epochs=1")
+    settings = ("model.num_blocks=1", "model.dim=4", "model.max_len=6", "train.epochs=1")
     resolved = config.resolve("sasrec", models.find("sasrec").config_class, settings=settings)
     return train(resolved, folder, path / "run", log=lambda line: None)
 
@@ -141,7 +149,7 @@ def test_neighbours_that_filters_made_are_no_golden_request(write_dataset, tmp_p
     write_dataset(dataset, sequences)
     schema = json.loads((dataset / "schema.json").read_text())
     (dataset / "schema.json").write_text(json.dumps(schema | {"repeats": "consecutive"}))
-    settings = ("model.dim=4", "model.max_len=8", "train.epochs=1")
+    settings = ("model.num_blocks=1", "model.dim=4", "model.max_len=8", "train.epochs=1")
     resolved = config.resolve("sasrec", models.find("sasrec").config_class, settings=settings)
     run = train(resolved, DatasetFolder(dataset), tmp_path / "run", log=lambda line: None)
     path = export.export(run, tmp_path / "models" / "shop", k=3)
@@ -149,16 +157,15 @@ def test_neighbours_that_filters_made_are_no_golden_request(write_dataset, tmp_p
     assert {"".join(request["history"]) for request in golden} == {"abcdefg"}
 
 
-def test_a_version_that_takes_other_requests_says_so(run, chain_dataset, tmp_path, capsys):
-    place = str(tmp_path / "models" / "shop")
-    exported = ["export", "--run", str(run.path), "--output", place]
+def test_a_version_that_takes_other_requests_says_so(run, versions, chain_dataset, tmp_path, capsys):
+    exported = ["export", "--run", str(run.path), "--output", str(versions)]
 
     def said(*options):
         capsys.readouterr()
         assert cli.main([*exported, *options]) == 0
         return capsys.readouterr().err
 
-    assert said() == ""
+    assert export.changed_inputs(versions / "1") == ""
     assert said() == ""
     assert "Requests for version 2 do not fit version 3: history is string of length 6, not string." in said(
         "--history-length", "6"
@@ -270,12 +277,11 @@ def test_swapped_items_are_noticed(exported):
         export.check_golden(exported, golden, None)
 
 
-def test_versions_count_up_and_are_not_overwritten(run, tmp_path):
-    first = export.export(run, tmp_path / "shop")
-    assert first.name == "1"
-    assert export.export(run, tmp_path / "shop").name == "2"
+def test_versions_count_up_and_are_not_overwritten(run, exported, versions):
+    assert exported.name == "1"
+    assert export.export(run, versions).name == "2"
     with pytest.raises(FileExistsError, match="Leave out --version to write 3"):
-        export.export(run, tmp_path / "shop", version=2)
+        export.export(run, versions, version=2)
 
 
 def test_the_history_length_can_be_fixed(run, tmp_path):

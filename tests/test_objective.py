@@ -1,64 +1,27 @@
-import itertools
+"""The losses of targets by every loss with every kind of negatives."""
+
 import math
-import re
-import warnings
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from seqrec_tf import sampling
-from seqrec_tf.models import GRU4Rec, SASRec
-from seqrec_tf.objective import LOSSES, NEGATIVES, NextItemObjective, ObjectiveConfig
-from seqrec_tf.schema import Schema
-
-# 3 targets in 2 sequences, 5 items, D = 2; row 0 of the table is padding.
-NUM_ITEMS = 5
-SEQUENCE = np.array([[1, 3, 3, 2], [5, 0, 3, 0]], np.int32)  # the histories, then the targets
-IS_TARGET = np.array([[True, True], [True, False]])
-TARGETS = np.array([3, 2, 3], np.int32)
-OF_OTHER_SEQUENCES = [[], [3], [2]]  # for each target, those of the other sequences that are not the same item
-HIDDEN = np.array([[0.5, -1.0], [1.5, 0.3], [-0.7, 0.2]], np.float32)
-TABLE = np.array([[9.0, 9.0], [0.1, -0.4], [1.2, 0.5], [-0.3, 0.8], [0.6, -1.1], [-0.9, 0.2]], np.float32)
-BIAS = np.array([9.0, 0.3, -0.2, 0.1, 0.0, -0.5], np.float32)
-COUNTS = [8, 4, 2, 1, 1]
-
-# Every loss with every kind of negatives that it takes.
-COMBINATIONS = [
-    {"loss": loss, "negatives": negatives, "share_negatives": is_shared, "num_negatives": 4}
-    for loss, negatives, is_shared in itertools.product(LOSSES, NEGATIVES, [False, True])
-    if loss not in ("gbce", "softmax") or (negatives == "uniform" and not is_shared)
-]
-for _options in COMBINATIONS:
-    if _options["loss"] == "softmax":
-        _options["num_negatives"] = 1  # which it has no use for
-every_combination = pytest.mark.parametrize(
-    "options", COMBINATIONS, ids=lambda options: "-".join(map(str, options.values()))
+from small_objective import (
+    BIAS,
+    COUNTS,
+    HIDDEN,
+    NUM_ITEMS,
+    OF_OTHER_SEQUENCES,
+    TABLE,
+    TARGETS,
+    every_combination,
+    losses_of,
+    make_objective,
+    slow_score,
 )
 
-
-def make_objective(*, counts=COUNTS, num_items=NUM_ITEMS, **options):
-    keras.utils.set_random_seed(1)
-    objective = NextItemObjective(ObjectiveConfig(**options), num_items)
-    if counts is not None:
-        objective.adapt(counts)
-    return objective
-
-
-def losses_of(objective, *, hidden=HIDDEN, targets=TARGETS, bias=BIAS, **others):
-    values = {"sequence": SEQUENCE, "is_target": IS_TARGET, "table": TABLE, **others}
-    bias = None if bias is None else tf.constant(bias)
-    return objective(
-        tf.constant(hidden),
-        tf.constant(targets),
-        bias=bias,
-        **{key: tf.constant(value) for key, value in values.items()},
-    )
-
-
-def slow_score(n, item, bias=BIAS):
-    return float(HIDDEN[n] @ TABLE[item]) + float(bias[item])
+from seqrec_tf import sampling
+from seqrec_tf.objective import LOSSES, NextItemObjective
 
 
 def log_share(item, exponent):
@@ -205,22 +168,6 @@ def test_in_batch_negatives_are_corrected_by_their_share_of_events_whatever_the_
     np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
-def test_items_without_events_may_be_left_out_of_the_negatives():
-    objective = make_objective(loss="softmax")
-    objective.adapt([8, 4, 2, 0, 0], only_seen=True)
-    scores = [[slow_score(n, item) for item in (1, 2, 3)] for n in range(3)]
-    expected = [
-        math.log(sum(map(math.exp, row))) - row[target - 1] for row, target in zip(scores, TARGETS, strict=True)
-    ]
-    np.testing.assert_allclose(losses_of(objective), expected, rtol=1e-5)
-    for is_shared in (False, True):
-        objective = make_objective(num_negatives=200, share_negatives=is_shared)
-        objective.adapt([8, 4, 2, 0, 0], only_seen=True)
-        drawn = objective._draw_shared(TARGETS) if is_shared else objective.draw(SEQUENCE[:, 3:], IS_TARGET)
-        assert set(np.unique(drawn)) <= {1, 2, 3}
-        assert np.any(drawn == 3)
-
-
 def test_in_batch_negatives_need_no_others_beside_them():
     values = losses_of(make_objective(loss="bpr-max", negatives="in-batch", num_negatives=0))
     expected = [
@@ -269,14 +216,6 @@ def test_an_elu_bends_negative_scores_before_the_loss(monkeypatch, scale):
     assert np.all(np.isfinite(tape.gradient(values, hidden)))
 
 
-def test_negatives_of_the_generalized_cross_entropy_are_of_all_items():
-    """As its calibration takes them to be: those of the sequence too."""
-    objective = make_objective(loss="gbce", num_negatives=400)
-    assert not objective.needs_seen
-    drawn = objective.draw(np.array([[1, 2, 3]]), np.array([[True]])).numpy()
-    assert set(drawn.ravel()) == set(range(1, NUM_ITEMS + 1))
-
-
 def test_the_generalized_cross_entropy_knows_the_number_of_items_and_of_negatives(monkeypatch):
     drawn = [[4, 5], [4, 4], [1, 2]]
     fix_draw(monkeypatch, drawn)
@@ -320,35 +259,6 @@ def test_the_target_is_no_negative_of_itself(loss, options):
     np.testing.assert_allclose(tape.gradient(values, hidden), np.zeros([3, 2]), atol=1e-6)
 
 
-def test_uniform_negatives_are_no_item_of_the_sequence():
-    drawn = make_objective(num_negatives=50).draw(tf.constant(SEQUENCE), tf.constant(IS_TARGET)).numpy()
-    assert drawn.shape == (3, 50)
-    assert [sorted(set(row)) for row in drawn] == [[4, 5], [4, 5], [1, 2, 4]]
-
-
-def test_popular_negatives_are_drawn_by_the_power_of_their_counts():
-    objective = make_objective(negatives="popular", num_negatives=4000, popularity_exponent=0.5)
-    drawn = objective.draw(tf.constant(SEQUENCE), tf.constant(IS_TARGET)).numpy()
-    assert drawn.shape == (3, 4000)
-    observed = np.array([np.sum(drawn == item) for item in range(1, 6)])
-    expected = 12_000 * np.sqrt(COUNTS) / np.sum(np.sqrt(COUNTS))
-    assert np.sum((observed - expected) ** 2 / expected) < 18.47  # exceeded once in 1000 with 4 degrees of freedom
-
-
-def test_before_any_counting_all_items_are_drawn_alike():
-    objective = make_objective(negatives="popular", num_negatives=4000, counts=None)
-    drawn = objective.draw(tf.constant(SEQUENCE), tf.constant(IS_TARGET)).numpy()
-    observed = np.array([np.sum(drawn == item) for item in range(1, 6)])
-    assert np.sum((observed - 2400) ** 2 / 2400) < 18.47
-
-
-def test_counting_changes_what_is_drawn():
-    objective = make_objective(negatives="popular", num_negatives=50, counts=[1, 0, 0, 0, 0])
-    assert np.mean(objective.draw(tf.constant(SEQUENCE), tf.constant(IS_TARGET)) == 1) > 0.95
-    objective.adapt([0, 0, 0, 1, 0])
-    assert np.mean(objective.draw(tf.constant(SEQUENCE), tf.constant(IS_TARGET)) == 4) > 0.95
-
-
 @pytest.mark.parametrize("options", [{}, {"share_negatives": True}, {"negatives": "in-batch"}])
 def test_items_without_a_training_event_leave_losses_finite(options):
     objective = make_objective(
@@ -371,69 +281,6 @@ def test_an_item_without_a_training_event_counts_as_a_thousandth(monkeypatch):
         for n, target in enumerate(TARGETS)
     ]
     np.testing.assert_allclose(losses_of(objective), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("options", [options for options in COMBINATIONS if options["loss"] == "bpr"], ids=str)
-def test_every_step_draws_other_negatives(options):
-    objective = make_objective(**{**options, "num_negatives": 20})
-    first, second = losses_of(objective).numpy(), losses_of(objective).numpy()
-    assert np.any(first != second)
-
-
-@pytest.mark.parametrize("options", [options for options in COMBINATIONS if options["loss"] == "bpr"], ids=str)
-def test_the_same_seed_draws_the_same_negatives(options):
-    first, second = (losses_of(make_objective(**options)) for _ in range(2))
-    np.testing.assert_array_equal(first, second)
-
-
-def test_a_compiled_step_draws_anew_each_time():
-    objective = make_objective(loss="bpr", negatives="popular", num_negatives=20)
-    step = tf.function(lambda: losses_of(objective))
-    assert np.any(step().numpy() != step().numpy())
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"loss": "brp"}, r"model\.loss must be one of bce, .*got 'brp'\. Did you mean 'bpr'\?"),
-        ({"negatives": "inbatch"}, r"model\.negatives must be one of .*got 'inbatch'\. Did you mean 'in-batch'\?"),
-        ({"num_negatives": 0}, r"model\.num_negatives must be at least 1, got 0\."),
-        ({"num_negatives": -1, "negatives": "in-batch"}, r"model\.num_negatives must be at least 0, got -1\."),
-        ({"temperature": 0.0}, r"model\.temperature must be at least 1e-06, got 0\.0\."),
-        ({"popularity_exponent": -1.0}, r"model\.popularity_exponent must be at least 0, got -1\.0\."),
-        ({"elu": -1.0}, r"model\.elu must be at least 0, got -1\.0\."),
-        ({"elu": 0.5, "loss": "softmax"}, r"model\.elu does nothing with model\.loss=softmax"),
-        ({"temperature": 0.5}, r"model\.temperature does nothing with model\.loss=bce"),
-        ({"regularization": 0.5}, r"model\.regularization does nothing with model\.loss=bce"),
-        ({"gbce_calibration": 0.5}, r"model\.gbce_calibration does nothing with model\.loss=bce"),
-        ({"num_negatives": 5, "loss": "softmax"}, r"model\.num_negatives does nothing with model\.loss=softmax"),
-        ({"share_negatives": True, "loss": "softmax"}, r"model\.share_negatives does nothing with model\.loss=softmax"),
-        ({"popularity_exponent": 0.5}, r"popularity_exponent does nothing with .* model\.negatives=uniform"),
-        ({"regularization": -1.0}, r"model\.regularization must be at least 0, got -1\.0\."),
-        ({"gbce_calibration": 1.5}, r"model\.gbce_calibration must be in \[0, 1\], got 1\.5\."),
-        ({"loss": "gbce", "negatives": "popular"}, r'model\.loss="gbce" is calibrated for model\.negatives="uniform"'),
-        ({"loss": "gbce", "negatives": "in-batch"}, r'model\.loss="gbce" is calibrated for'),
-        ({"loss": "gbce", "share_negatives": True}, r'model\.loss="gbce" is calibrated for .*not shared'),
-        ({"max_len": 0}, r"model\.max_len must be at least 1, got 0\."),
-    ],
-)
-def test_options_that_cannot_be_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        ObjectiveConfig(**options)
-
-
-@pytest.mark.parametrize("cls", [SASRec, GRU4Rec])
-def test_a_model_with_an_objective_is_built_without_a_warning(cls):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        cls(schema=Schema(NUM_ITEMS))
-
-
-def test_every_option_and_every_loss_is_documented():
-    attributes = ObjectiveConfig.__doc__.partition("Attributes:")[2]
-    documented = re.findall(r"^\s+(\w+): \S", attributes, re.MULTILINE)
-    assert sorted(documented) == sorted(ObjectiveConfig.__dataclass_fields__)
-    assert all(f'"{name}"' in attributes for name in (*LOSSES, *NEGATIVES))
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_runs import trained
 
-from seqrec_tf import cli, config, data, evaluate, export, models, new_items, ranking
-from seqrec_tf.records import DatasetFolder, read_split
+from seqrec_tf import data, evaluate, export, models, new_items, ranking
+from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import FEATURES_FILE, ITEM_ID, Feature, Schema
-from seqrec_tf.train import train
 
 STEPS = 8
 # The step of the round that an item stands for, from 2: what training does not know and what is missing come before.
@@ -34,24 +34,33 @@ def dataset(write_dataset, tmp_path_factory):
     return folder
 
 
-def trained(dataset, path, name, *settings):
-    width = "units" if name == "gru4rec" else "dim"
-    settings = (f"model.{width}=16", "model.max_len=8", "train.learning_rate=0.01", "train.epochs=6", *settings)
-    resolved = config.resolve(name, models.find(name).config_class, settings=settings)
-    return train(resolved, dataset, path / "run", log=lambda line: None)
+BY_FEATURES = ('model.item_features=["step"]', "model.loss=sampled-softmax", "model.num_negatives=8")
+BY_IDS = ("model.fusion=concat", "model.loss=sampled-softmax", "model.num_negatives=8")
+
+
+@pytest.fixture(scope="module")
+def run_of(dataset, tmp_path_factory):
+    """A function that gives the run of a model with these settings, trained once."""
+    runs = {}
+
+    def get(name, *settings):
+        if (name, settings) not in runs:
+            runs[name, settings] = trained(dataset, tmp_path_factory.mktemp(name), name, *settings)
+        return runs[name, settings]
+
+    return get
 
 
 @pytest.mark.parametrize(
     ("name", "settings", "knows_the_new_item"),
     [
-        ("sasrec", ['model.item_features=["step"]'], True),
-        ("nova", ["model.score_with_features=true"], True),
-        ("nova", ["model.fusion=concat"], False),
+        ("sasrec", BY_FEATURES, True),
+        ("nova", ("model.score_with_features=true", "model.loss=sampled-softmax", "model.num_negatives=8"), True),
+        ("nova", BY_IDS, False),
     ],
 )
-def test_a_saved_model_recommends_a_new_item_by_its_features(dataset, tmp_path, name, settings, knows_the_new_item):
-    run = trained(dataset, tmp_path, name, *settings, "model.loss=sampled-softmax", "model.num_negatives=8")
-    path = export.export(run, tmp_path / "models" / "shop", k=6)
+def test_a_saved_model_recommends_a_new_item_by_its_features(run_of, tmp_path, name, settings, knows_the_new_item):
+    path = export.export(run_of(name, *settings), tmp_path / "models" / "shop", k=6)
     serve = tf.saved_model.load(str(path)).signatures["serving_default"]
     answer = serve(history=tf.constant([["a-1", "b-2", "b-3"]]))
     items = [item.decode() for item in answer["items"].numpy()[0]]
@@ -80,10 +89,8 @@ def test_new_items_are_known_by_the_components_of_their_vectors(use):
 
 
 @pytest.mark.parametrize("name", ["sasrec", "gru4rec", "bert4rec", "din"])
-def test_items_that_came_after_training_are_recommended_by_a_saved_model(dataset, tmp_path, name):
-    settings = ["model.item_features=step", "model.num_negatives=8"]
-    settings += ["model.loss=sampled-softmax"] if name != "din" else []
-    run = trained(dataset, tmp_path, name, *settings)
+def test_items_that_came_after_training_are_recommended_by_a_saved_model(run_of, tmp_path, name):
+    run = run_of(name, *(setting for setting in BY_FEATURES if name != "din" or "loss" not in setting))
     (tmp_path / "new.csv").write_text("item_id,step\nfresh,4\nother,6\na-1,1\nodd,nowhere\nbare,\n")
     path = export.export(run, tmp_path / "models" / "shop", k=8, items=str(tmp_path / "new.csv"))
     signatures = tf.saved_model.load(str(path)).signatures
@@ -117,11 +124,6 @@ def test_an_id_is_known_to_the_wide_part_and_to_the_deep_one_or_to_none(dataset)
     assert 0.2 < np.mean(is_known) < 0.8
 
 
-@pytest.fixture(scope="module")
-def run_by_features(dataset, tmp_path_factory):
-    return trained(dataset, tmp_path_factory.mktemp("features"), "sasrec", "model.item_features=step", "train.epochs=1")
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -139,10 +141,11 @@ def run_by_features(dataset, tmp_path_factory):
         ("\ufeffitem_id,stop\nfresh,1\n", "has no column 'step', which the model reads"),
     ],
 )
-def test_a_file_of_new_items_that_cannot_be_used_says_why(run_by_features, tmp_path, text, message):
+def test_a_file_of_new_items_that_cannot_be_used_says_why(run_of, tmp_path, text, message):
+    run = run_of("sasrec", *BY_FEATURES)
     (tmp_path / "new.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
-        export.export(run_by_features, tmp_path / "models" / "shop", k=5, items=str(tmp_path / "new.csv"))
+        export.export(run, tmp_path / "models" / "shop", k=5, items=str(tmp_path / "new.csv"))
     assert not any((tmp_path / "models" / "shop").glob("*"))
 
 
@@ -156,8 +159,8 @@ def test_quotes_of_new_items_are_letters_where_those_of_the_dataset_are(dataset,
     assert found.values["step"].tolist() == [6, 8]
 
 
-def test_a_model_that_scores_by_ids_refuses_new_items(dataset, tmp_path):
-    run = trained(dataset, tmp_path, "nova", "train.epochs=1")
+def test_a_model_that_scores_by_ids_refuses_new_items(run_of, tmp_path):
+    run = run_of("nova", *BY_IDS)
     (tmp_path / "new.csv").write_text("item_id,step\nfresh,4\n")
     with pytest.raises(ValueError, match=r"cannot recommend new ones\. Train it with model\.item_features"):
         export.export(run, tmp_path / "models" / "shop", k=5, items=str(tmp_path / "new.csv"))
@@ -215,98 +218,3 @@ def test_targets_without_training_events_have_figures_of_their_own(write_dataset
     everything = evaluate.evaluate(models.PopRec.from_dataset(folder), folder, split="valid")
     assert everything.num_cold == 0
     assert not any(name.startswith("cold") for name in everything.metrics)
-
-
-@pytest.fixture(scope="module")
-def labelled_shop(tmp_path_factory):
-    """Who likes what follows from the user's country and age alone: the even items in some, the odd ones in others."""
-    path = tmp_path_factory.mktemp("shop")
-    random = np.random.default_rng(0)
-    users, events = ["user_id,country,age,hobbies"], ["user_id,item_id,timestamp,label"]
-    for user in range(340):
-        country, is_old = random.integers(2), random.integers(2)
-        is_new = user >= 300  # with more hobbies than events
-        hobbies = ("a|b|c|d" if is_new else "a|b") if is_old else ""
-        users.append(f"u{user},{('no', 'se')[country]},{20 + 40 * is_old},{hobbies}")
-        for time in range(4 if is_new else 12):
-            item = random.integers(10)
-            events.append(f"u{user},i{item},{1_700_000_000 + time},{int(item % 2 == (country + is_old) % 2)}")
-    (path / "users.csv").write_text("\n".join(users) + "\n")
-    (path / "events.csv").write_text("\n".join(events) + "\n")
-    status = cli.main(
-        [
-            *("prepare", "--input", str(path / "events.csv"), "--users", str(path / "users.csv")),
-            *("--label-column", "label", "--output", str(path / "dataset")),
-            *("--user-feature", "country:category", "age:number", "hobbies:categories"),
-        ]
-    )
-    assert status == 0
-    return DatasetFolder(path / "dataset")
-
-
-def test_ranking_by_features_of_users_from_events_to_the_saved_model(labelled_shop, tmp_path):
-    settings = ["model.hidden_dims=[32,16]", "data.batch_size=16", "train.epochs=8"]
-    aucs = {}
-    for name, features in (("blind", []), ("seeing", ['model.user_features=["*"]'])):
-        run = trained(labelled_shop, tmp_path / name, "wide_deep", *settings, "model.use_history=false", *features)
-        model = run.load_model()
-        aucs[name] = evaluate.evaluate(model, labelled_shop, protocol="labels").metrics["auc"].value
-    assert aucs["blind"] < 0.65
-    assert aucs["seeing"] > 0.95
-    arguments = ["evaluate", "--run", str(run.path), "--json", str(tmp_path / "figures.json")]
-    assert cli.main(arguments) == 0
-    figures = json.loads((tmp_path / "figures.json").read_text())["protocols"]["labels"]["wide_deep"]["metrics"]
-    assert figures.keys() == {"auc", "logloss", "calibration"}  # each user has one event to predict: no AUC of users
-    path = export.export(run, tmp_path / "models" / "ctr", k=5)  # compares the answers to golden requests
-    rank = tf.saved_model.load(str(path)).signatures["rank"]
-    assert set(rank.structured_input_signature[1]) == {
-        *("history", "candidates", "country", "age", "hobbies", "history_timestamps", "timestamp")
-    } - ({"history_timestamps", "timestamp"} - set(model.reads))
-
-    def scores(country, age, hobbies, history="i1"):
-        answer = rank(
-            history=tf.constant([[history]]),
-            candidates=tf.constant([["i2", "i3"]]),
-            country=tf.constant([country]),
-            age=tf.constant([age], tf.float32),
-            hobbies=tf.constant([hobbies]),
-        )
-        even, odd = answer["scores"].numpy()[0]
-        return even - odd
-
-    assert scores("no", 20, [""]) > 1
-    assert scores("se", 20, [""]) < -1
-    assert scores("se", 60, ["b", "a"]) > 1
-    assert scores("se", 60, ["b", "a"], history="") == scores("se", 60, ["b", "a"])  # a visitor without any event
-    # As training reads users: without blanks at the ends, and no more of several categories than a training user has.
-    assert scores(" se", 60, ["b ", "a"]) == scores("se", 60, ["b", "a"])
-    assert scores("se", 60, ["b", "a", "c", "d", "a", "a"]) == scores("se", 60, ["b", "a", "c", "d"])
-    for unknown in (("fi", 20, ["zz"]), ("", float("nan"), [""])):
-        assert np.isfinite(scores(*unknown))
-
-
-@pytest.mark.parametrize("history_length", [None, 3])
-def test_golden_requests_to_a_ranking_model_hold_what_was_liked(labelled_shop, tmp_path, history_length):
-    """With its times; export compares the answers. Of who liked nothing the history is empty."""
-    run = trained(labelled_shop, tmp_path, "bst", "model.hidden_dims=[8]", "data.batch_size=16", "train.epochs=1")
-    path = export.export(run, tmp_path / "models" / "ctr", k=5, history_length=history_length)
-    golden = json.loads((path / "assets.extra" / "golden_requests.json").read_text())
-    liked = {()}
-    for batch in read_split(labelled_shop, "test"):
-        for items, labels in zip(batch["item_ids"].to_list(), batch["labels"].to_list(), strict=True):
-            events = zip(items[:-1], range(1_700_000_000, 1_800_000_000), labels, strict=False)
-            events = [(labelled_shop.item_ids[item - 1], time) for item, time, label in events if label]
-            liked.add(tuple(events[-(history_length or 8) :]))  # 8 is model.max_len
-    sent = [
-        tuple(event for event in zip(request["history"], request["history_timestamps"], strict=True) if event[0])
-        for request in golden
-    ]
-    assert set(sent) <= liked
-    assert max(map(len, sent)) == (history_length or 8)
-
-
-def test_a_feature_of_users_that_the_dataset_lacks_is_named(labelled_shop, chain_dataset):
-    with pytest.raises(ValueError, match=r"model.user_features must be one of .*got 'contry'. Did you mean 'country'"):
-        models.BST.from_dataset(labelled_shop, user_features=("contry",))
-    with pytest.raises(ValueError, match=r"BST reads side features of users, and this dataset has none. .*--users"):
-        models.BST.from_dataset(chain_dataset, user_features=("*",), num_negatives=2)

@@ -12,6 +12,8 @@ import pytest
 from seqrec_tf import cli
 from seqrec_tf.records import DatasetFolder, parsing_spec
 
+pytest.register_assert_rewrite("both_ways")
+
 
 @dataclasses.dataclass
 class Outcome:
@@ -47,6 +49,19 @@ class Outcome:
                 row["items"] = [folder.item_ids[number - 1] for number in row.pop("item_ids")]
                 rows.append(row)
         return sorted(rows, key=lambda row: (row.get("user_id", ""), row.get("session_id", ""), row["items"]))
+
+    def item_rows(self) -> list[tuple]:
+        """The records of the items in the order of their ids, each as the values of its features."""
+        import tensorflow as tf
+
+        features = self.folder.schema.item_features
+        rows = []
+        for file in self.folder.item_files():
+            for example in tf.data.TFRecordDataset(file, compression_type="GZIP"):
+                parsed = tf.io.parse_single_example(example, parsing_spec(features))
+                values = (parsed[feature.name].numpy() for feature in features)
+                rows.append(tuple(value.decode() if isinstance(value, bytes) else value.tolist() for value in values))
+        return rows
 
     def histories(self, split: str) -> dict[str, tuple[list[str], list[str]]]:
         """User to (items before the first target, targets)."""

@@ -1,6 +1,7 @@
 """`seqrec embed`: texts and images to vectors, one by one, again only where they are new."""
 
 import json
+import shutil
 import struct
 import types
 import zlib
@@ -50,20 +51,34 @@ def saved(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def shop(tmp_path):
-    """A function that prepares a dataset of 8 items with these titles and photos."""
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A function that prepares a dataset of 8 items with these titles and photos, once."""
+    datasets = {}
 
-    def prepare(titles, photos=("",) * 8):
-        (tmp_path / "events.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(EVENTS) + "\n")
-        rows = [f"i{item},{title},{photo}" for item, (title, photo) in enumerate(zip(titles, photos, strict=True))]
-        (tmp_path / "items.csv").write_text("item_id,title,photo\n" + "\n".join(rows) + "\n")
-        arguments = ["prepare", "--input", tmp_path / "events.csv", "--items", tmp_path / "items.csv", "--output"]
-        arguments += [tmp_path / "dataset", "--item-feature", "title:text", "photo:image-path"]
-        assert cli.main([str(argument) for argument in arguments]) == 0
-        return tmp_path / "dataset"
+    def prepare(*columns):
+        if columns not in datasets:
+            path = tmp_path_factory.mktemp("prepared")
+            (path / "events.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(EVENTS) + "\n")
+            rows = [f"i{item},{title},{photo}" for item, (title, photo) in enumerate(zip(*columns, strict=True))]
+            (path / "items.csv").write_text("item_id,title,photo\n" + "\n".join(rows) + "\n")
+            arguments = ["prepare", "--input", path / "events.csv", "--items", path / "items.csv", "--output"]
+            arguments += [path / "dataset", "--item-feature", "title:text", "photo:image-path"]
+            assert cli.main([str(argument) for argument in arguments]) == 0
+            datasets[columns] = path / "dataset"
+        return datasets[columns]
 
     return prepare
+
+
+@pytest.fixture
+def shop(prepared, tmp_path):
+    """A function that gives a dataset of 8 items with these titles and photos, for a test to change."""
+
+    def copy(titles, photos=("",) * 8):
+        return shutil.copytree(prepared(tuple(titles), tuple(photos)), tmp_path / "dataset")
+
+    return copy
 
 
 TITLES = ["red shoe", "blue shoe", "a very long title", "x", "", "shoe", "hat", "cap"]
@@ -263,7 +278,7 @@ def test_a_grey_image_becomes_three_channels():
 
 def test_a_run_on_the_dataset_stays_valid_and_a_model_reads_the_vectors(shop, saved, tmp_path):
     dataset = shop(TITLES)
-    small = ["model.dim=8", "model.num_blocks=1", "train.epochs=1"]
+    small = ["model.dim=8", "model.num_blocks=1", "model.max_len=8", "train.epochs=1"]
     run = ["train", "--dataset", str(dataset), "--set", *small]
     assert cli.main([*run, "--model", "sasrec", "--output", str(tmp_path / "before")]) == 0
     assert embed(dataset, "--text-encoder", saved / "text") == 0

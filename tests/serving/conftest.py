@@ -12,6 +12,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 from serving import server as server_lib
 from serving.model_store import ModelStore
 
+pytest.register_assert_rewrite("rest_calls")
+
 ITEMS = ["apple", "bread", "cheese", "dates", "eggs"]
 
 
@@ -173,6 +175,14 @@ def store(models):
     store = ModelStore(models, report=lambda line: None)
     store.poll()
     return store
+
+
+@pytest.fixture(scope="session")
+def web(store):
+    """Asks the REST interface of `store`, without a server."""
+    from rest_calls import web_client
+
+    return web_client(store)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,142 @@
+"""Where `seqrec prepare` runs: local processes, portable runners, Dataflow."""
+
+import sys
+
+import pytest
+from small_logs import THREE_USERS, log
+
+from beam_jobs import prepare_sequences
+
+
+def test_preparation_needs_no_tensorflow(tmp_path):
+    """Which takes seconds to import, on every worker."""
+    import subprocess
+
+    (tmp_path / "events.csv").write_text(THREE_USERS)
+    (tmp_path / "items.csv").write_text("item_id,name\na,Apple\n")
+    (tmp_path / "users.csv").write_text("user_id,age\nu,5\n")
+    code = (
+        "import sys\n"
+        "from seqrec_tf import cli\n"
+        "status = cli.main(['prepare', *sys.argv[1:]])\n"
+        "loaded = {'tensorflow', 'keras'} & sys.modules.keys()\n"
+        "sys.exit(' '.join(sorted(loaded)) or status)\n"
+    )
+    options = f"--input {tmp_path}/events.csv --items {tmp_path}/items.csv --users {tmp_path}/users.csv"
+    command = [sys.executable, "-c", code, *options.split(), "--output", str(tmp_path / "dataset")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_several_local_workers_are_processes():
+    from apache_beam.options.pipeline_options import DirectOptions
+
+    options = prepare_sequences.beam_options(["--direct_num_workers=2"], "prepare")
+    prepare_sequences.local_runner(options)
+    assert options.view_as(DirectOptions).direct_running_mode == "multi_processing"
+    options = prepare_sequences.beam_options(
+        ["--direct_num_workers=2", "--direct_running_mode=multi_threading"], "prepare"
+    )
+    prepare_sequences.local_runner(options)
+    assert options.view_as(DirectOptions).direct_running_mode == "multi_threading"
+
+
+@pytest.mark.slow
+def test_a_worker_that_fails_says_why_in_one_sentence(prepare, tmp_path):
+    import gzip
+
+    whole = gzip.compress(log(*(f"u{k} i{k * k % 997} {k}" for k in range(5000))).encode())
+    (tmp_path / "broken.csv.gz").write_bytes(whole[: len(whole) // 2])
+    outcome = prepare([], "--input", str(tmp_path / "broken.csv.gz"), "--direct_num_workers=2")
+    assert outcome.status == 1
+    last = outcome.err.splitlines()[-1]
+    assert last == (
+        f"seqrec prepare: {tmp_path}/broken.csv.gz is damaged: "
+        "Compressed file ended before the end-of-stream marker was reached."
+    )
+
+
+def test_the_last_exception_of_a_worker_is_its_sentence():
+    text = (
+        "bundle failed: Traceback (most recent call last):\n  File x\nOSError: [Errno 28] No space\n\n"
+        "During handling of the above exception, another exception occurred:\n\nTraceback (most recent call last):\n"
+        "  File y\nRuntimeError: shop/train/part-0 cannot be written: No space. [while running 'Prepare/Write']\n"
+    )
+    assert prepare_sequences.sentence_of(text) == "shop/train/part-0 cannot be written: No space."
+    assert prepare_sequences.sentence_of("no luck [while running 'Prepare/Read']") == "no luck"
+
+
+@pytest.mark.slow
+def test_several_processes_give_the_same_bytes(prepare):
+    text = log(*(f"u{k % 37} i{k * k % 101} {k}" for k in range(3000)))
+    options = ["--range-bytes", "2000", "--num-shards", "2"]
+    one = prepare(text, *options, output="one")
+    two = prepare(text, *options, "--direct_num_workers=2", "--direct_running_mode=multi_processing", output="two")
+    assert two.status == 0, two.err
+    assert two.folder.fingerprint == one.folder.fingerprint
+    assert (two.output / "stats.json").read_bytes() == (one.output / "stats.json").read_bytes()
+
+
+def plan_for(tmp_path, output):
+    from beam_jobs.options import Options, TableOptions
+    from beam_jobs.pipeline import make_plan
+
+    (tmp_path / "events.csv").write_text(THREE_USERS)
+    (tmp_path / "items.csv").write_text("item_id,name\na,Apple\n")
+    return make_plan(
+        Options(
+            input=(str(tmp_path / "*events.csv"),),
+            items=TableOptions("item", files=(str(tmp_path / "items.csv"),), id_column="item_id"),
+            output=output,
+            require_items=True,
+            min_item_events=2,
+            filter_rounds=2,
+            max_length=10,
+        ),
+        output,
+    )
+
+
+def test_the_graph_serialises_for_a_portable_runner(tmp_path):
+    import apache_beam as beam
+
+    from beam_jobs.pipeline import PrepareSequences
+
+    pipeline = beam.Pipeline()
+    pipeline | "Prepare" >> PrepareSequences(plan_for(tmp_path, "gs://bucket/dataset"))
+    proto = pipeline.to_runner_api()
+    names = {transform.unique_name for transform in proto.components.transforms.values()}
+    assert {"Prepare/Events/Read", "Prepare/Filter 2", "Prepare/Write items", "Prepare/Finish"} <= names
+    assert beam.Pipeline.from_runner_api(proto, pipeline.runner, pipeline.options)
+    # Whatever the workers unpickle comes from the package that --setup_file installs there, not from __main__.
+    assert b"__main__" not in proto.SerializeToString()
+
+
+def test_the_dataflow_job_builds(tmp_path):
+    pytest.importorskip("google.cloud.storage", reason="needs apache-beam[gcp]")
+    apiclient = pytest.importorskip("apache_beam.runners.dataflow.internal.apiclient", reason="needs apache-beam[gcp]")
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from beam_jobs.pipeline import PrepareSequences
+
+    # The job as DataflowRunner makes it, stopping before it asks Google for anything.
+    options = PipelineOptions(
+        ["--runner=DataflowRunner", "--project=p", "--region=r", "--temp_location=gs://b/t", "--job_name=prepare"]
+    )
+    pipeline = beam.Pipeline("FnApiRunner", options=options)
+    pipeline | "Prepare" >> PrepareSequences(plan_for(tmp_path, "gs://bucket/dataset"))
+    job = apiclient.Job(options, pipeline.to_runner_api())
+    assert job.proto.type.name == "JOB_TYPE_BATCH"
+    steps = {transform.unique_name for transform in job.proto_pipeline.components.transforms.values()}
+    assert "Prepare/Finish" in steps
+
+
+def test_dataflow_needs_the_package_on_its_workers():
+    from beam_jobs.prepare_sequences import beam_options, check_reachable
+
+    options = ["--runner", "DataflowRunner"]
+    with pytest.raises(ValueError, match=r"Dataflow's workers need this package: give --setup_file"):
+        check_reachable(beam_options(options, "prepare"), {"output": ["gs://bucket/shop"]})
+    for given in ("--setup_file=./setup.py", "--sdk_container_image=image", "--extra_package=seqrec_tf.whl"):
+        check_reachable(beam_options([*options, given], "prepare"), {"output": ["gs://bucket/shop"]})
