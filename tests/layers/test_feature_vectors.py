@@ -138,7 +138,8 @@ def test_vectors_by_their_principal_components(use):
     old = table.numpy()
     layer.set_rows({"image": vectors[3:4]}, 51)
     np.testing.assert_array_equal(table.numpy()[:51], old[:51])
-    np.testing.assert_array_equal(table.numpy()[51], old[3])
+    # A product of one row is rounded otherwise than one of 52, on some processors.
+    np.testing.assert_allclose(table.numpy()[51], old[3], rtol=1e-6)
 
 
 def test_only_trained_vectors_change_and_only_the_rows_of_the_batch():
