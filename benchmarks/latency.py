@@ -85,7 +85,7 @@ def served(num_items: int, batch: int, threads: int, seconds: float) -> tuple[fl
     import numpy as np
     import tensorflow as tf
 
-    from seqrec_tf import serving_module
+    from seqrec_tf.exporting import serving_module
     from seqrec_tf.models import SASRec
     from seqrec_tf.schema import HISTORY, RECOMMEND, Schema
 
@@ -118,8 +118,8 @@ def searched(what: str, num_items: int, batch: int, threads: int, seconds: float
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
+    from seqrec_tf.learning.ranking import recommend
     from seqrec_tf.models import SASRec
-    from seqrec_tf.ranking import recommend
     from seqrec_tf.schema import Schema
 
     model = SASRec(SASRec.config_class(max_len=2, dim=DIM), Schema(num_items=num_items))

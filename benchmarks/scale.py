@@ -166,9 +166,9 @@ def train(line: Line) -> None:
     import numpy as np
     import tensorflow as tf
 
-    from seqrec_tf import parallel
+    from seqrec_tf.learning import parallel
+    from seqrec_tf.learning.optimizers import Adam
     from seqrec_tf.models import SASRec
-    from seqrec_tf.optimizers import Adam
     from seqrec_tf.schema import ITEM_IDS, Feature, Schema
 
     features = tuple(Feature(f"v{width}", "float32", (width,), kind="vector") for width in line.vectors)
@@ -205,7 +205,7 @@ def softmax(line: Line) -> None:
     """Time the loss over all items and its gradients."""
     import tensorflow as tf
 
-    from seqrec_tf import losses
+    from seqrec_tf.learning import losses
 
     table, hidden = (tf.Variable(tf.random.normal([rows, line.dim], stddev=0.1)) for rows in (line.items, 6_400))
     targets = tf.random.uniform([6_400], 0, line.items, tf.int32)

@@ -42,8 +42,8 @@ def main() -> None:
 def session_events(dataset: str, epochs: int) -> float:
     """Events to predict that GRU4Rec trains on a second, the median of epochs."""
     from seqrec_tf import config, data
+    from seqrec_tf.learning.optimizers import make_optimizer
     from seqrec_tf.models import GRU4Rec
-    from seqrec_tf.optimizers import make_optimizer
     from seqrec_tf.records import DatasetFolder
     from seqrec_tf.train import steps_at_once
 

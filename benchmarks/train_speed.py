@@ -140,9 +140,10 @@ def read_sequences(dataset: str):
 
 def time_ours(args) -> list[float]:
     """Seconds of each training epoch of this project."""
-    from seqrec_tf import config, data, parallel
+    from seqrec_tf import config, data
+    from seqrec_tf.learning import parallel
+    from seqrec_tf.learning.optimizers import make_optimizer
     from seqrec_tf.models import SASRec
-    from seqrec_tf.optimizers import make_optimizer
     from seqrec_tf.records import DatasetFolder
     from seqrec_tf.train import steps_at_once
 

@@ -217,9 +217,10 @@ def shuffled_histories(
     """
     import tensorflow as tf
 
-    from seqrec_tf import data, metrics
+    from seqrec_tf import data
+    from seqrec_tf.learning import metrics
+    from seqrec_tf.learning.ranking import multiply_exactly, rank_and_recommend
     from seqrec_tf.models.base_batches import liked_batches
-    from seqrec_tf.ranking import multiply_exactly, rank_and_recommend
     from seqrec_tf.schema import EXCLUDED, ITEM_IDS, PADDING_ID, TARGET
 
     multiply_exactly()

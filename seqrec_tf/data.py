@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from seqrec_tf import padding, records
 from seqrec_tf.config import WINDOWS, check_choice
+from seqrec_tf.learning.parallel import num_cores
 from seqrec_tf.models.base import SequenceModel
-from seqrec_tf.parallel import num_cores
 from seqrec_tf.records import DatasetFolder, user_fingerprint
 from seqrec_tf.schema import (
     EXCLUDED,

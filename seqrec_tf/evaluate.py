@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seqrec_tf.config import check_at_least, check_choice
-from seqrec_tf.intervals import CUTOFFS, Interval, label_metrics, list_metrics, rank_metrics
-from seqrec_tf.negatives import NUM_NEGATIVES, POPULAR_PROTOCOL, UNIFORM_PROTOCOL, NegativeSampler
+from seqrec_tf.evaluation.intervals import CUTOFFS, Interval, label_metrics, list_metrics, rank_metrics
+from seqrec_tf.evaluation.negatives import NUM_NEGATIVES, POPULAR_PROTOCOL, UNIFORM_PROTOCOL, NegativeSampler
 from seqrec_tf.run_folder import RunFolder, output_file, write_whole
 from seqrec_tf.schema import EXCLUDED, LABELS, PLACE, TARGET, TARGET_LABEL, TOUCHED, USER_ID
 
@@ -160,8 +160,8 @@ def evaluate(
         ValueError: The protocol is unknown, the split is empty, or nothing in it was liked.
     """
     from seqrec_tf import data
+    from seqrec_tf.learning.ranking import multiply_exactly
     from seqrec_tf.models.base_batches import liked_batches
-    from seqrec_tf.ranking import multiply_exactly
 
     check_protocol(protocol, folder, split)
     multiply_exactly()
@@ -214,7 +214,7 @@ class _AmongAll:
     def __init__(self, model: SequenceModel, element_spec):
         import tensorflow as tf
 
-        from seqrec_tf.ranking import rank_and_recommend
+        from seqrec_tf.learning.ranking import rank_and_recommend
 
         inputs_spec, labels_spec = element_spec
         length = min(max(CUTOFFS), model.num_items)
@@ -257,7 +257,7 @@ class _AmongDrawn:
     def __init__(self, model: SequenceModel, element_spec, sampler: NegativeSampler, seed: int):
         import tensorflow as tf
 
-        from seqrec_tf.ranking import rank_among
+        from seqrec_tf.learning.ranking import rank_among
 
         inputs_spec, labels_spec = element_spec
 

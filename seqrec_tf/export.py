@@ -44,9 +44,9 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from seqrec_tf import new_items
 from seqrec_tf import run_folder as run_lib
-from seqrec_tf.golden import check_golden, golden_requests, warm_up_requests, write_warm_up
+from seqrec_tf.exporting import new_items
+from seqrec_tf.exporting.golden import check_golden, golden_requests, warm_up_requests, write_warm_up
 from seqrec_tf.run_folder import RunFolder
 from seqrec_tf.schema import EXTRA_FOLDER, GOLDEN_FILE, RECOMMEND, SCHEMA_FILE, WARM_UP_FILE
 
@@ -141,7 +141,7 @@ def export(
         ValueError: `k` is more than there are items.
         RuntimeError: The saved model does not give the trained model's answers; nothing is published.
     """
-    from seqrec_tf.ranking import multiply_exactly
+    from seqrec_tf.learning.ranking import multiply_exactly
 
     if history_length is not None and history_length < 1:
         raise ValueError(f"--history-length must be at least 1, got {history_length}.")
@@ -220,7 +220,7 @@ def _save(
     """Write the SavedModel of a model whose item table is frozen."""
     import tensorflow as tf
 
-    from seqrec_tf.serving_module import make_serving_module, signatures
+    from seqrec_tf.exporting.serving_module import make_serving_module, signatures
 
     vocabulary = partial / "item_id.txt"  # saved as an asset, so removed below
     vocabulary.write_text("".join(f"{item}\n" for item in catalogue), encoding="utf-8")

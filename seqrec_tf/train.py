@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING
 
 from seqrec_tf import run_folder as run_lib
 from seqrec_tf.config import STRATEGIES, Config, DataConfig, TrainConfig, computing_in
-from seqrec_tf.preflight import check_labels_of_validation, preflight
 from seqrec_tf.records import DatasetFolder
-from seqrec_tf.resume import check_all_start_at, check_output
 from seqrec_tf.run_folder import RunFolder
 from seqrec_tf.schema import LABELS
+from seqrec_tf.training.preflight import check_labels_of_validation, preflight
+from seqrec_tf.training.resume import check_all_start_at, check_output
 
 if TYPE_CHECKING:
     from seqrec_tf.models.base import SequenceModel
@@ -83,8 +83,9 @@ def _attributes(cls: type) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Train as the arguments say."""
-    from seqrec_tf import models, parallel
+    from seqrec_tf import models
     from seqrec_tf.config import resolve
+    from seqrec_tf.learning import parallel
 
     folder = DatasetFolder(args.dataset)
     toml = pathlib.Path(args.config).read_text(encoding="utf-8") if args.config else ""
@@ -116,7 +117,7 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     import keras
 
     from seqrec_tf import data, models
-    from seqrec_tf.callbacks import RunKeeper
+    from seqrec_tf.training.callbacks import RunKeeper
 
     log = log or (lambda line: sys.stdout.write(line + "\n"))
     strategy = make_strategy(config.train.strategy)
@@ -172,7 +173,7 @@ def _restore(keeper, checkpoints: pathlib.Path, config: Config, strategy, *, cha
 def _compiled_model(
     model_class: type[SequenceModel], config: Config, folder: DatasetFolder, steps: int, replicas: int
 ) -> SequenceModel:
-    from seqrec_tf.optimizers import LossScaleOptimizer, make_optimizer
+    from seqrec_tf.learning.optimizers import LossScaleOptimizer, make_optimizer
 
     if config.train.precision == "mixed_float16" and replicas > 1:
         raise ValueError(
@@ -195,7 +196,7 @@ def _fit(model, config: Config, folder: DatasetFolder, keeper, strategy, *, epoc
     import keras
 
     from seqrec_tf import data
-    from seqrec_tf.callbacks import Progress
+    from seqrec_tf.training.callbacks import Progress
 
     def batches_of(split: str, **options):
         def load(context=None):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf.objective import LOSSES, NEGATIVES, NextItemObjective, ObjectiveConfig
+from seqrec_tf.learning.objective import LOSSES, NEGATIVES, NextItemObjective, ObjectiveConfig
 
 # 3 targets in 2 sequences, 5 items, D = 2; row 0 of the table is padding.
 NUM_ITEMS = 5

@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from seqrec_tf import data
+from seqrec_tf.learning.optimizers import SGD
 from seqrec_tf.models import SASRec
 from seqrec_tf.models.sasrec import SASRecConfig
-from seqrec_tf.optimizers import SGD
 from seqrec_tf.records import DatasetFolder, user_fingerprint
 
 
@@ -221,7 +221,7 @@ def test_negatives_avoid_events_that_are_too_old_for_the_model(write_dataset, tm
     # And it is these that the loss gives to the sampler.
     avoided = []
     monkeypatch.setattr(
-        "seqrec_tf.sampling.uniform_negatives",
+        "seqrec_tf.learning.sampling.uniform_negatives",
         lambda excluded, *, shape, **options: (avoided.append(excluded.numpy()), tf.ones(shape, tf.int32))[1],
     )
     model.target_losses(inputs, labels, model(inputs, training=True))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import cli, demo, ranking
+from seqrec_tf import cli, demo
+from seqrec_tf.learning import ranking
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.run_folder import RunFolder
 

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from seqrec_tf import cli, data, metrics
+from seqrec_tf import cli, data
 from seqrec_tf.evaluate import Result, default_protocol, evaluate
-from seqrec_tf.intervals import CUTOFFS, label_metrics, list_metrics, rank_metrics
+from seqrec_tf.evaluation.intervals import CUTOFFS, label_metrics, list_metrics, rank_metrics
+from seqrec_tf.learning import metrics
 from seqrec_tf.models import DIN, PopRec, SASRec
 from seqrec_tf.records import DatasetFolder
 
@@ -141,7 +142,7 @@ def test_a_constant_or_nan_model_ranks_last_by_every_protocol(permuted, value):
 
 
 def test_sampled_items_were_never_touched_and_are_distinct(folder):
-    from seqrec_tf.negatives import NegativeSampler
+    from seqrec_tf.evaluation.negatives import NegativeSampler
 
     touched = np.array([1, 2, 2, 5, 0])
     for protocol in ("uniform-100", "popular-100"):
@@ -153,7 +154,7 @@ def test_sampled_items_were_never_touched_and_are_distinct(folder):
 @pytest.mark.parametrize("protocol", ["uniform-100", "popular-100"])
 def test_items_are_drawn_as_often_as_their_protocol_says(protocol):
     """As by drawing without replacement, with all items alike or by their counts."""
-    from seqrec_tf.negatives import NegativeSampler
+    from seqrec_tf.evaluation.negatives import NegativeSampler
 
     counts, touched = np.arange(300, 0, -1), np.array([2, 7, 0])
     weights = np.where(np.isin(np.arange(1, 301), touched), 0.0, counts if protocol == "popular-100" else 1.0)
@@ -168,7 +169,7 @@ def test_items_are_drawn_as_often_as_their_protocol_says(protocol):
 
 def test_rare_items_are_drawn_where_few_have_nearly_all_events():
     """As many trials as a rare item would take are not made."""
-    from seqrec_tf.negatives import NegativeSampler
+    from seqrec_tf.evaluation.negatives import NegativeSampler
 
     sampler = NegativeSampler(SimpleNamespace(item_counts=[10**12] * 50 + [2] * 60 + [0] * 9), "popular-100")
     drawn = sampler(np.array([1, 51]), np.random.default_rng(0))
@@ -193,7 +194,7 @@ def skewed(write_dataset, tmp_path_factory):
 @pytest.mark.parametrize("protocol", ["uniform-100", "popular-100"])
 def test_a_seed_draws_the_same_items_for_every_model(skewed, monkeypatch, protocol):
     """Whatever its history's length or the size of a batch; so that two models differ by themselves alone."""
-    from seqrec_tf.negatives import NegativeSampler
+    from seqrec_tf.evaluation.negatives import NegativeSampler
 
     draw, drawn = NegativeSampler.__call__, []
 

@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 import seqrec_tf
-from seqrec_tf import cli, config, export, models, ranking
+from seqrec_tf import cli, config, export, models
+from seqrec_tf.learning import ranking
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.run_folder import RunFolder
 from seqrec_tf.train import train

@@ -120,17 +120,20 @@ def test_the_schema_needs_only_the_standard_library():
         ("seqrec_tf.config", set()),
         ("seqrec_tf.features", {"seqrec_tf.config", "seqrec_tf.schema"}),
         ("seqrec_tf.encoders", set()),
-        ("seqrec_tf.losses", set()),
-        ("seqrec_tf.metrics", set()),
-        ("seqrec_tf.parallel", set()),
-        ("seqrec_tf.ranking", {"seqrec_tf.metrics", "seqrec_tf.schema"}),
-        ("seqrec_tf.sampling", set()),
-        ("seqrec_tf.objective", {"seqrec_tf.config", "seqrec_tf.losses", "seqrec_tf.sampling"}),
-        ("seqrec_tf.optimizers", {"seqrec_tf.config"}),
+        ("seqrec_tf.learning.losses", set()),
+        ("seqrec_tf.learning.metrics", set()),
+        ("seqrec_tf.learning.parallel", set()),
+        ("seqrec_tf.learning.ranking", {"seqrec_tf.learning.metrics", "seqrec_tf.schema"}),
+        ("seqrec_tf.learning.sampling", set()),
+        (
+            "seqrec_tf.learning.objective",
+            {"seqrec_tf.config", "seqrec_tf.learning.losses", "seqrec_tf.learning.sampling"},
+        ),
+        ("seqrec_tf.learning.optimizers", {"seqrec_tf.config"}),
         ("seqrec_tf.quiet", set()),
         ("seqrec_tf.cli", {"seqrec_tf", "seqrec_tf.quiet"}),
-        ("seqrec_tf.intervals", {"seqrec_tf.metrics"}),
-        ("seqrec_tf.negatives", {"seqrec_tf.records"}),
+        ("seqrec_tf.evaluation.intervals", {"seqrec_tf.learning.metrics"}),
+        ("seqrec_tf.evaluation.negatives", {"seqrec_tf.records"}),
     ],
 )
 def test_the_core_imports_point_one_way(name, allowed):
@@ -139,25 +142,13 @@ def test_the_core_imports_point_one_way(name, allowed):
 
 @pytest.mark.parametrize("name", [name for name in modules("seqrec_tf") if is_in(name, ["seqrec_tf.layers"])])
 def test_layers_import_only_layers_config_and_contract(name):
-    allowed = [f"seqrec_tf.{part}" for part in ("layers", "config", "schema", "features", "quiet", "sampling")]
+    allowed = [f"seqrec_tf.{part}" for part in ("layers", "config", "schema", "features", "quiet", "learning.sampling")]
     assert {module for module in ours(name) if not is_in(module, allowed)} == set()
 
 
 @pytest.mark.parametrize("name", [name for name in modules("seqrec_tf") if is_in(name, ["seqrec_tf.models"])])
 def test_models_import_only_what_they_are_made_of(name):
-    parts = (
-        "models",
-        "layers",
-        "objective",
-        "losses",
-        "sampling",
-        "metrics",
-        "padding",
-        "parallel",
-        "ranking",
-        "schema",
-        "config",
-    )
+    parts = ("models", "layers", "learning", "padding", "schema", "config")
     allowed = [f"seqrec_tf.{part}" for part in parts]
 
     def is_allowed(imported):
@@ -191,15 +182,15 @@ def test_no_import_comes_back_to_where_it_began():
 @pytest.mark.parametrize(
     "name",
     [
-        "seqrec_tf.callbacks",
-        "seqrec_tf.golden",
-        "seqrec_tf.intervals",
-        "seqrec_tf.negatives",
-        "seqrec_tf.new_items",
-        "seqrec_tf.preflight",
-        "seqrec_tf.resume",
+        "seqrec_tf.training.callbacks",
+        "seqrec_tf.exporting.golden",
+        "seqrec_tf.evaluation.intervals",
+        "seqrec_tf.evaluation.negatives",
+        "seqrec_tf.exporting.new_items",
+        "seqrec_tf.training.preflight",
+        "seqrec_tf.training.resume",
         "seqrec_tf.run_folder",
-        "seqrec_tf.serving_module",
+        "seqrec_tf.exporting.serving_module",
     ],
 )
 def test_what_commands_are_made_of_imports_no_command(name):
@@ -224,7 +215,8 @@ def test_the_contract_loads_without_heavy_libraries():
 def test_submodules_are_there_without_an_import_of_their_own(name):
     import seqrec_tf
 
-    assert getattr(seqrec_tf, name).__name__ == f"seqrec_tf.{name}"
+    package = "seqrec_tf.learning" if name in ("losses", "sampling", "metrics") else "seqrec_tf"
+    assert getattr(seqrec_tf, name).__name__ == f"{package}.{name}"
 
 
 def test_a_submodule_that_does_not_exist_is_an_attribute_error():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import metrics
+from seqrec_tf.learning import metrics
 
 NAN = float("nan")
 

@@ -20,8 +20,8 @@ from small_objective import (
     slow_score,
 )
 
-from seqrec_tf import sampling
-from seqrec_tf.objective import LOSSES, NextItemObjective
+from seqrec_tf.learning import sampling
+from seqrec_tf.learning.objective import LOSSES, NextItemObjective
 
 
 def log_share(item, exponent):

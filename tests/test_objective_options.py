@@ -6,8 +6,8 @@ import warnings
 import pytest
 from small_objective import NUM_ITEMS
 
+from seqrec_tf.learning.objective import LOSSES, NEGATIVES, ObjectiveConfig
 from seqrec_tf.models import GRU4Rec, SASRec
-from seqrec_tf.objective import LOSSES, NEGATIVES, ObjectiveConfig
 from seqrec_tf.schema import Schema
 
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from seqrec_tf.config import TrainConfig
-from seqrec_tf.optimizers import SGD, Adagrad, Adam, LossScaleOptimizer, WarmupDecay, make_optimizer
+from seqrec_tf.learning.optimizers import SGD, Adagrad, Adam, LossScaleOptimizer, WarmupDecay, make_optimizer
 
 
 def rates(**options):

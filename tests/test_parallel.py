@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import parallel
+from seqrec_tf.learning import parallel
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7])

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import metrics, models, ranking
-from seqrec_tf.ranking import blocks, exclude, rank_among, rank_and_recommend, recommend, top_k
+from seqrec_tf import models
+from seqrec_tf.learning import metrics, ranking
+from seqrec_tf.learning.ranking import blocks, exclude, rank_among, rank_and_recommend, recommend, top_k
 from seqrec_tf.schema import Schema
 
 NAN = float("nan")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import losses
+from seqrec_tf.learning import losses
 
 
 def sigmoid(value):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf.sampling import popularity_negatives, uniform_negatives
+from seqrec_tf.learning.sampling import popularity_negatives, uniform_negatives
 
 SEED = tf.constant([3, 4])
 # The chi-square value that 6 degrees of freedom exceed once in a thousand times.

@@ -8,7 +8,9 @@ import pytest
 import tensorflow as tf
 from small_runs import trained
 
-from seqrec_tf import data, evaluate, export, models, new_items, ranking
+from seqrec_tf import data, evaluate, export, models
+from seqrec_tf.exporting import new_items
+from seqrec_tf.learning import ranking
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import FEATURES_FILE, ITEM_ID, Feature, Schema
 

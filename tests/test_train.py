@@ -12,9 +12,9 @@ from small_runs import fit, log_of, make_config
 
 from seqrec_tf import cli, models, run_folder
 from seqrec_tf import config as config_lib
-from seqrec_tf.callbacks import RunKeeper
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.train import preflight, train
+from seqrec_tf.training.callbacks import RunKeeper
 
 
 def test_it_learns_a_chain(finished):

@@ -110,7 +110,7 @@ def test_multi_worker_needs_tf_config(monkeypatch):
 @pytest.mark.parametrize(("strategy", "is_limited"), [("none", True), ("mirrored", False)])
 def test_operations_get_one_thread_where_a_batch_is_in_parts(chain_dataset, monkeypatch, strategy, is_limited):
     parts = []
-    monkeypatch.setattr("seqrec_tf.parallel.limit_threads", parts.append)
+    monkeypatch.setattr("seqrec_tf.learning.parallel.limit_threads", parts.append)
     monkeypatch.setattr("seqrec_tf.models.base.parts_for_cores", lambda: 3)
     monkeypatch.setattr("seqrec_tf.train.train", lambda config, folder, output: None)
     parser = argparse.ArgumentParser()

@@ -7,7 +7,7 @@ import math
 import keras
 import tensorflow as tf
 
-from seqrec_tf.sampling import next_seed
+from seqrec_tf.learning.sampling import next_seed
 
 # A decision takes 8 random bits.
 _LEVELS = 1 << 8

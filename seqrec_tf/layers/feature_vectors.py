@@ -16,7 +16,7 @@ from seqrec_tf import quiet
 from seqrec_tf.config import VECTOR_USES, check_choice
 from seqrec_tf.features import MISSING
 from seqrec_tf.layers.embedding import Embedding
-from seqrec_tf.sampling import next_seed
+from seqrec_tf.learning.sampling import next_seed
 from seqrec_tf.schema import Feature
 
 # Of features.KINDS, and vectors, those that models read; text and images are for encoders that make vectors of them.

@@ -3,7 +3,7 @@
 A model turns a padded history into a *query* and scores items with it; training, evaluation and export use no more of
 it than is said here, in three sections in this order. What a model is given goes on in `base_features` (items and users
 known by side features, new items) and `base_keras` (the steps of `fit` and `evaluate`, saving). Ranks and
-recommendations are functions of any model, in `seqrec_tf.ranking`.
+recommendations are functions of any model, in `seqrec_tf.learning.ranking`.
 
 Tensor letters: B batch, L length, N targets of a batch, D model dim, V items (padding row included), K candidates, E
 events of all sequences of a batch.
@@ -17,14 +17,15 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf import config as config_lib
-from seqrec_tf import metrics, padding
+from seqrec_tf import padding
 from seqrec_tf.config import ItemFeaturesConfig, ModelConfig
+from seqrec_tf.learning import metrics
+from seqrec_tf.learning.objective import NextItemObjective, ObjectiveConfig
+from seqrec_tf.learning.parallel import in_parts, parts_for_cores
+from seqrec_tf.learning.ranking import rank_and_recommend
 from seqrec_tf.models.base_batches import liked_alone, negatives_avoid, newest_position
 from seqrec_tf.models.base_features import SideFeatures
 from seqrec_tf.models.base_keras import KerasModel
-from seqrec_tf.objective import NextItemObjective, ObjectiveConfig
-from seqrec_tf.parallel import in_parts, parts_for_cores
-from seqrec_tf.ranking import rank_and_recommend
 from seqrec_tf.schema import EXCLUDED, ITEM_IDS, PADDING_ID, SEEN, TARGET, USER_ID, Schema
 
 # More items than this make a loss over all of them most of a step's work.

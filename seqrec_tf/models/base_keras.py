@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf.config import ModelConfig, from_values
-from seqrec_tf.parallel import in_parts
+from seqrec_tf.learning.parallel import in_parts
 from seqrec_tf.schema import ITEM_IDS, TARGET_TIME, TIMESTAMPS, Schema
 
 

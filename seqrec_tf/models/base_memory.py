@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from seqrec_tf.config import ItemFeaturesConfig, ModelConfig, Sizes
-from seqrec_tf.losses import logits_at_once
+from seqrec_tf.learning.losses import logits_at_once
+from seqrec_tf.learning.objective import ObjectiveConfig
 from seqrec_tf.models.base import SequenceModel
-from seqrec_tf.objective import ObjectiveConfig
 from seqrec_tf.schema import USER_ID, Schema
 
 # Of a number that is learned: itself, its gradient and two moments; of one for the backward pass: itself, its gradient

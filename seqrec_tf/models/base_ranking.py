@@ -16,13 +16,14 @@ import math
 import keras
 import tensorflow as tf
 
-from seqrec_tf import padding, sampling
+from seqrec_tf import padding
 from seqrec_tf.config import ItemFeaturesConfig, Sizes, check_at_least, check_rate
 from seqrec_tf.layers import Dropout, UserEmbedding
 from seqrec_tf.layers.feature_vectors import chosen_features
+from seqrec_tf.learning import sampling
+from seqrec_tf.learning.parallel import in_parts
+from seqrec_tf.learning.ranking import rank_among
 from seqrec_tf.models.base import SequenceModel
-from seqrec_tf.parallel import in_parts
-from seqrec_tf.ranking import rank_among
 from seqrec_tf.schema import (
     CANDIDATES,
     EXCLUDED,

@@ -23,8 +23,8 @@ import tensorflow as tf
 from seqrec_tf import padding
 from seqrec_tf.config import ItemFeaturesConfig, check_rate
 from seqrec_tf.layers import Embedding, EncoderConfig, LayerNorm, SequenceEncoder
+from seqrec_tf.learning.objective import ObjectiveConfig
 from seqrec_tf.models.base import SequenceModel
-from seqrec_tf.objective import ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID
 
 

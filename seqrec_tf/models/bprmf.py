@@ -20,8 +20,8 @@ import keras
 
 from seqrec_tf.config import check_at_least
 from seqrec_tf.layers import Embedding, UserEmbedding
+from seqrec_tf.learning.objective import ObjectiveConfig
 from seqrec_tf.models.base_users import UserItemModel
-from seqrec_tf.objective import ObjectiveConfig
 
 
 @dataclasses.dataclass(frozen=True)

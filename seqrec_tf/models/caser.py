@@ -19,9 +19,9 @@ import tensorflow as tf
 
 from seqrec_tf.config import Sizes, check_at_least, check_rate
 from seqrec_tf.layers import Dropout, Embedding, UserEmbedding
+from seqrec_tf.learning.objective import ObjectiveConfig
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.models.base_batches import align_left, events_or_zero
-from seqrec_tf.objective import ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID, USER_ID
 
 

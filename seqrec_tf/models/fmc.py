@@ -17,8 +17,8 @@ import keras
 
 from seqrec_tf.config import check_at_least
 from seqrec_tf.layers import Embedding
+from seqrec_tf.learning.objective import ObjectiveConfig
 from seqrec_tf.models.base import SequenceModel
-from seqrec_tf.objective import ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS
 
 

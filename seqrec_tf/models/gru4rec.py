@@ -22,9 +22,9 @@ import tensorflow as tf
 
 from seqrec_tf.config import ItemFeaturesConfig, Sizes, check_at_least, check_rate
 from seqrec_tf.layers import GRU, Dropout, Embedding
+from seqrec_tf.learning.objective import ObjectiveConfig
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.models.base_batches import align_left
-from seqrec_tf.objective import ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS
 
 

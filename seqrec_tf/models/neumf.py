@@ -20,9 +20,9 @@ import tensorflow as tf
 
 from seqrec_tf.config import Sizes, check_at_least
 from seqrec_tf.layers import Embedding, UserEmbedding
+from seqrec_tf.learning.objective import ObjectiveConfig
 from seqrec_tf.models.base_batches import negatives_avoid
 from seqrec_tf.models.base_users import UserItemModel
-from seqrec_tf.objective import ObjectiveConfig
 from seqrec_tf.schema import PADDING_ID
 
 

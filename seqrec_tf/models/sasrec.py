@@ -17,9 +17,9 @@ import keras
 
 from seqrec_tf.config import ItemFeaturesConfig
 from seqrec_tf.layers import Embedding, EncoderConfig, SequenceEncoder
+from seqrec_tf.learning.objective import ObjectiveConfig
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.models.base_batches import newest_position
-from seqrec_tf.objective import ObjectiveConfig
 from seqrec_tf.schema import ITEM_IDS, PADDING_ID
 
 

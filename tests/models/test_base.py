@@ -125,8 +125,8 @@ def test_an_unknown_module_outside_is_named():
 
 
 def test_a_module_without_a_model_is_refused():
-    with pytest.raises(ValueError, match=r"seqrec_tf\.losses must define one public SequenceModel, found 0"):
-        models.find("seqrec_tf.losses")
+    with pytest.raises(ValueError, match=r"seqrec_tf\.learning\.losses must define one public SequenceModel, found 0"):
+        models.find("seqrec_tf.learning.losses")
 
 
 def test_the_base_is_no_model():

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import data, ranking
+from seqrec_tf import data
+from seqrec_tf.learning import ranking
 from seqrec_tf.models import BERT4Rec
 from seqrec_tf.models.bert4rec import BERT4RecConfig
 from seqrec_tf.schema import ITEM_IDS, SEEN, Schema

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import models, ranking
+from seqrec_tf import models
 from seqrec_tf.config import ItemFeaturesConfig, ModelConfig, computing_in
+from seqrec_tf.learning import ranking
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.models.base_batches import newest_position
 from seqrec_tf.models.base_memory import training_bytes

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import ranking
+from seqrec_tf.learning import ranking
 from seqrec_tf.models import GRU4Rec
 from seqrec_tf.models.gru4rec import GRU4RecConfig
 from seqrec_tf.schema import ITEM_IDS, Schema

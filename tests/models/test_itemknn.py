@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import ranking
+from seqrec_tf.learning import ranking
 from seqrec_tf.models import ItemKNN, itemknn
 from seqrec_tf.schema import ITEM_IDS, Schema
 

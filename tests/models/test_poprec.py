@@ -3,7 +3,7 @@ import types
 import numpy as np
 import tensorflow as tf
 
-from seqrec_tf import ranking
+from seqrec_tf.learning import ranking
 from seqrec_tf.models import PopRec
 from seqrec_tf.schema import ITEM_IDS, Schema
 

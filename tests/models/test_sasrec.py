@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from seqrec_tf import ranking
+from seqrec_tf.learning import ranking
+from seqrec_tf.learning.objective import NextItemObjective
 from seqrec_tf.models import SASRec
 from seqrec_tf.models.sasrec import SASRecConfig
-from seqrec_tf.objective import NextItemObjective
 from seqrec_tf.schema import ITEM_IDS, SEEN, Schema
 
 NUM_ITEMS = 5

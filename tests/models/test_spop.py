@@ -1,7 +1,7 @@
 import numpy as np
 import tensorflow as tf
 
-from seqrec_tf import ranking
+from seqrec_tf.learning import ranking
 from seqrec_tf.models import SPOP
 from seqrec_tf.schema import ITEM_IDS, Schema
 

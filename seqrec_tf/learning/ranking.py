@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from seqrec_tf import metrics
+from seqrec_tf.learning import metrics
 from seqrec_tf.schema import PADDING_ID
 
 # Items scored at once.

@@ -39,7 +39,7 @@ def rank_metrics(ranks: np.ndarray, owners: np.ndarray, *, rng: np.random.Genera
         owners: [N], whose each target is.
         rng: Of the resamples.
     """
-    from seqrec_tf import metrics
+    from seqrec_tf.learning import metrics
 
     beyond = max(CUTOFFS) + 1
     bins = np.minimum(ranks, beyond) - 1
@@ -136,7 +136,7 @@ def label_metrics(
         logloss: Mean of -log of the probability given to the label, nats.
         calibration: Mean predicted probability over the mean label; 1 is best.
     """
-    from seqrec_tf import metrics
+    from seqrec_tf.learning import metrics
 
     user = np.unique(owners, return_inverse=True)[1]
     order = np.argsort(user, kind="stable")

@@ -110,7 +110,7 @@ def _request(
     user_id: str,
 ) -> dict[str, Any]:
     """What a client would send for a history."""
-    from seqrec_tf.serving_module import user_features
+    from seqrec_tf.exporting.serving_module import user_features
 
     request: dict[str, Any] = {HISTORY: [catalogue[item - 1] if item else padding.NO_ITEM for item in history]}
     if USER_ID in inputs:
@@ -129,7 +129,7 @@ def _answer(
     model: SequenceModel, catalogue: Sequence[str], inputs: dict[str, Any], excluded: np.ndarray, k: int
 ) -> dict[str, Any]:
     """What the trained model recommends."""
-    from seqrec_tf.ranking import recommend
+    from seqrec_tf.learning.ranking import recommend
 
     items, scores = recommend(model, model.query(inputs), excluded[None], k=k)
     is_there = np.isfinite(scores[0])

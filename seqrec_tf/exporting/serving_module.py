@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.features import MISSING, UNKNOWN
+from seqrec_tf.learning.ranking import recommend
 from seqrec_tf.padding import NO_ITEM, one_column_at_least
-from seqrec_tf.ranking import recommend
 from seqrec_tf.records import user_fingerprint
 from seqrec_tf.schema import (
     CANDIDATES,

@@ -16,8 +16,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from seqrec_tf import losses, sampling
 from seqrec_tf.config import ModelConfig, check_at_least, check_choice
+from seqrec_tf.learning import losses, sampling
 
 LOSSES = tuple(losses.BY_NAME)
 NEGATIVES = ("uniform", "popular", "in-batch")

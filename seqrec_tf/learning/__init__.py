@@ -1,0 +1,1 @@
+"""What models learn by, and how they are measured: losses, negatives, optimizers, ranks, metrics."""
