@@ -56,7 +56,7 @@ class Tally:
 
     Attributes:
         lines: Lines (in Parquet: records) by what they are of: "events", "items" or "users".
-        rejected: Of these, by (what they are of, reason).
+        rejected: Those that were rejected, by (what they are of, reason).
         events: Events that were read.
         too_old: Events beyond the newest --max-events of a sequence.
         sequences: By step, sequences that are there after it.

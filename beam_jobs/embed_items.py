@@ -116,7 +116,7 @@ class Job:
         image_folder: What image paths are relative to.
         num_items: Items of the dataset.
         old_files: Vectors that there are already, of the same encoder.
-        name: Of the new files.
+        name: What the names of the new files begin with.
     """
 
     dataset: str

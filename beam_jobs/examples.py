@@ -85,7 +85,7 @@ def of_events(feature: Feature, values: np.ndarray) -> Callable[[np.ndarray, np.
     """Writes a feature of one value an event.
 
     Args:
-        feature: Of int64 or float32.
+        feature: A feature of int64 or float32.
         values: [E], of all events of all records.
 
     Returns:
@@ -109,8 +109,8 @@ def of_records(feature: Feature, values: Iterable[Any]) -> Pieces:
     """Writes a feature of one value (or one list) a record; equal values are encoded once.
 
     Args:
-        feature: Of any dtype and shape.
-        values: Of each record: strings, numbers, or lists of them.
+        feature: A feature of any dtype and shape.
+        values: The value of each record: a string, a number, or a list of them.
     """
     head = _entry_head(feature)
     if feature.dtype == "string":

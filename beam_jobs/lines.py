@@ -115,7 +115,7 @@ class Block:
 
     Attributes:
         data: The lines, without a byte order mark.
-        offset: Of the first line, in the (decompressed) file.
+        offset: Where the first line begins in the (decompressed) file.
         mark: Bytes of the byte order mark that stood before the first line.
     """
 

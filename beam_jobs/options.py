@@ -30,7 +30,7 @@ class TableOptions:
         format: `--items-format` or `--users-format`, and so on.
         delimiter: Between fields.
         no_quotes: Whether double quotes are ordinary characters.
-        encoding: Of text files.
+        encoding: How the bytes of text files are text, such as utf-8.
         columns: Names of the columns, where the files have no header.
         id_column: `--item-id-column` or `--user-id-column`.
         feature: `--item-feature` or `--user-feature`, each NAME:KIND.

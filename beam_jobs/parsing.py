@@ -75,7 +75,7 @@ class TextFormat:
     Attributes:
         format: "csv" (any delimiter), "jsonl" or "sequences" (item ids of one sequence per line).
         delimiter: Between fields; " " means any run of blanks.
-        encoding: Of the bytes.
+        encoding: How the bytes of a line are text, such as utf-8.
         has_header: Whether the first line of every file names its columns.
         num_columns: Fields of every line where there is no header to tell, 0 otherwise.
         quoted: Whether a field may stand in double quotes.

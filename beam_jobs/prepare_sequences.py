@@ -101,7 +101,7 @@ def beam_options(arguments: Sequence[str], command: str, ours: Iterable[str] = (
 
     Args:
         arguments: What the command does not know.
-        command: Of `seqrec`.
+        command: The command of `seqrec` that takes them, for the error.
         ours: Names of its options.
 
     Raises:

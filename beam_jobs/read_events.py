@@ -457,7 +457,7 @@ class ReadTable(ReadRange):
         columns: The others.
         store: Where tables go.
         num_buckets: How many buckets there are.
-        kinds: Of the features that the others hold, so that fields that cannot be of them are rejected.
+        kinds: The kinds of the features that the others hold, so that fields that cannot be of them are rejected.
     """
 
     _optional_keys = True

@@ -141,7 +141,7 @@ class LeaveOneOut(Splitter):
     """The last event is for testing, the one before for validation; sequences with fewer than 3 are for training.
 
     Attributes:
-        valid_share: Of the sequences; of the others all events but the last are for training.
+        valid_share: Share of the sequences that validate; the others train on all events but the last.
     """
 
     valid_share: float = 1.0

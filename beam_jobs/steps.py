@@ -53,7 +53,7 @@ class Apply(Counting):
     Args:
         store: Where the sequences may be.
         step: Name of the step.
-        function: Of the sequences and the side inputs.
+        function: Takes the sequences and the side inputs, and gives what is left.
     """
 
     def __init__(self, store: Store, step: str, function: Callable[..., Sequences]):

@@ -34,7 +34,7 @@ class Store:
     one would hold all of them in memory, so there they lie in files, and only the files' names are handed on.
 
     Args:
-        folder: Of this machine, for the files; None where the bytes are handed on.
+        folder: A folder of this machine for the files; None where the bytes are handed on.
     """
 
     def __init__(self, folder: str | None = None):

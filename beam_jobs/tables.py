@@ -225,7 +225,7 @@ def group(parts: Sequence[EventRows]) -> Sequences:
     """Rows of the same users, from all over the input, as sequences.
 
     Args:
-        parts: Of the same columns, but that some may lack FRACTION.
+        parts: Rows with the same columns, but that some may lack FRACTION.
     """
     names = {name: None for part in parts for name in part.columns}
     columns = {name: np.concatenate([_column(part, name) for part in parts]) for name in names}

@@ -121,7 +121,7 @@ class WriteSequences(Counting):
         store: Where tables are.
         schema: What a record holds.
         write: Takes a folder, a shard and Examples.
-        units_per_second: Of the events' times.
+        units_per_second: How many units of the events' times a second has.
         is_by_time: Whether records lie in the order of time.
     """
 

@@ -150,7 +150,7 @@ def neighbours(rows: np.ndarray, items: np.ndarray, *, shuffles: int, min_suppor
         items: int64 [E], item ids, oldest first in each sequence.
         shuffles: Times that the order is shuffled.
         min_support: Sequences that make a run frequent.
-        seed: Of the shuffles.
+        seed: The seed of the shuffles.
 
     Returns:
         For `pairs` and `triples`: `frequent`, how many; `frequent_shuffled`, how many are after shuffling, on average;

@@ -180,7 +180,7 @@ class TrainConfig:
         warmup_steps: Steps over which the learning rate grows from 0.
         schedule: "constant", or "cosine" and "linear" decay to 0 at the last epoch.
         beta_2: Decay of the second moment, of "adam".
-        momentum: Of "adagrad" and "sgd".
+        momentum: How much of the last step the next one keeps, for "adagrad" and "sgd".
         weight_decay: Decoupled, as in AdamW.
         clip_norm: Largest global norm of the gradients; 0 does not clip.
         patience: Validations without a better figure (NDCG@10; of ranking models AUC or, where they do not learn from
@@ -188,7 +188,7 @@ class TrainConfig:
         validate_every: Epochs between validations.
         precision: "float32", "mixed_bfloat16" or "mixed_float16".
         strategy: "auto" (mirrored where there are several GPUs), "none", "mirrored" or "multi-worker".
-        seed: Of initial weights, shuffling, dropout and negatives; the last two also depend on the number of cores.
+        seed: Decides initial weights, shuffling, dropout and negatives; the last two depend on the cores too.
     """
 
     epochs: int = 100

@@ -75,10 +75,10 @@ def load(
             targets each: long sequences make small batches.
         window: What an epoch sees of a sequence that is longer than the model's: its "newest" events, or "random":
             these half of the time, else as many from a random place.
-        seed: Of the order of training batches.
+        seed: Decides the order of training batches.
         epochs: Training epochs to give one after the other, each with its own order, the same in every run.
         exclude_history: Whether `excluded` holds the items of the history, or none.
-        max_sequences: Of "valid" and "test", only the first so many; all where 0.
+        max_sequences: Only the first so many sequences of "valid" and "test"; all where 0.
 
     Raises:
         ValueError: The split is unknown or empty, or the window unknown.
@@ -318,7 +318,7 @@ def _windows_by_length(parsed, folder, model, *, window, sort_by_length, draw):
         parsed: The records.
         folder: Where they are from.
         model: What learns from them.
-        window: Of an epoch, as in `load`.
+        window: The window of an epoch, as in `load`.
         sort_by_length: Whether to sort them; else their order is random.
         draw: int32 [2], from which all that is random follows.
 

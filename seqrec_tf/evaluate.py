@@ -110,7 +110,7 @@ class Result:
 
     Attributes:
         num_targets: Events predicted.
-        num_impossible: Of these, targets that are in the history and so could not be recommended.
+        num_impossible: Targets that are in the history and so could not be recommended.
         metrics: Figure by name, such as "ndcg@10"; "coverage@k" (share of items in anybody's list) and "popularity@k"
             (mean training events of what is recommended) only under `full`; "cold hr@10" and "cold ndcg@10", of the
             targets that are items without training events, where there are any.
@@ -153,7 +153,7 @@ def evaluate(
         split: "valid" or "test".
         protocol: One of `PROTOCOLS`.
         exclude_history: Under `full`, whether items of the history leave the ranking.
-        seed: Of sampled items and of the bootstrap.
+        seed: Decides the sampled items and the resamples of the bootstrap.
         batch_size: Histories scored at once.
 
     Raises:
@@ -201,7 +201,7 @@ class _AmongAll:
 
     Args:
         model: The model.
-        element_spec: Of the batches, `(inputs, labels)`.
+        element_spec: The specs of a batch, `(inputs, labels)`.
 
     Attributes:
         lists: int32 [B, k] of each batch, recommended ids, best first; 0 is none.
@@ -241,9 +241,9 @@ class _AmongDrawn:
 
     Args:
         model: The model.
-        element_spec: Of the batches, `(inputs, labels)`.
+        element_spec: The specs of a batch, `(inputs, labels)`.
         sampler: Draws the items.
-        seed: Of the draws.
+        seed: Decides the draws.
 
     Attributes:
         lists: Empty, as nothing is recommended.

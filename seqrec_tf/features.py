@@ -133,11 +133,11 @@ class Learner:
     """What one column teaches; learners of parts of the items merge, in any order, to that of all of them.
 
     Attributes:
-        kind: Of the feature.
+        kind: The feature's kind, one of `KINDS`.
         counts: Items of each category.
         most: Categories that an item has at most.
         number: Items with a number.
-        mean: Of the numbers.
+        mean: The mean of the numbers.
         squares: Sum of the squared differences from the mean.
     """
 

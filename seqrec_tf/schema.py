@@ -11,6 +11,18 @@ Conventions, fixed here and relied on everywhere:
   position in `valid` and `test`. Events before it are history only.
 - Models take sequences padded on the right with zeros; they accept zeros anywhere.
 
+Glossary, of words that are used only so:
+
+- **event**: somebody chose an item, at some time: a click, a rating, a purchase.
+- **liked**: an event whose label is 1, and any event where there are no labels.
+- **history**: the events of a sequence before the one to predict, oldest first: `a b` of `a b c`, when `c` is to come.
+- **target**: an event to predict: `c` of `a b c`.
+- **seen**: the items of a whole training sequence, its targets included; none of them is a negative.
+- **candidate**: an item that is scored as what might come next.
+- **position**: where something stands in what the model reads, counted from 0, padding included; of an event in the
+  input files, its file and byte.
+- **place**: where something stands among its like: an event in its sequence, an item in the vocabulary.
+
 Only the standard library is imported here.
 """
 
@@ -109,7 +121,7 @@ class Feature:
         dtype: "int64", "float32" or "string".
         shape: `()` for one value a record, `(None,)` for one value an event, `(n,)` for a vector.
         doc: What it holds, with its unit.
-        kind: Of a side feature, of `features.KINDS`, or "vector"; "" of others.
+        kind: One of `features.KINDS` for a side feature, or "vector"; "" for other features.
         num_values: Ids that a category may have, from 0; 0 where it is none.
         max_length: Categories that an item has at most; 0 where it has one.
     """

@@ -37,7 +37,7 @@ def rank_metrics(ranks: np.ndarray, owners: np.ndarray, *, rng: np.random.Genera
     Args:
         ranks: int [N], 1 is best.
         owners: [N], whose each target is.
-        rng: Of the resamples.
+        rng: Draws the resamples.
     """
     from seqrec_tf.learning import metrics
 
@@ -79,7 +79,7 @@ def list_metrics(
         lists: int [N, k], recommended ids, best first; 0 is none.
         counts: int [V], training events of each id.
         owners: [N], whom each list is for.
-        rng: Of the resamples.
+        rng: Draws the resamples.
     """
     metrics = {}
     owner = np.unique(owners, return_inverse=True)[1]
@@ -127,7 +127,7 @@ def label_metrics(
         owners: [N], whose event each is.
         are_users: Whether these are users; else there is no GAUC, as where no user has events of both labels.
         are_logits: Whether a score is the logit of a probability.
-        rng: Of the resamples.
+        rng: Draws the resamples.
 
     Returns:
         auc: Probability that an event with label 1 scores above one with label 0, equal scores counting half.
@@ -176,7 +176,7 @@ def _bootstrap(
     Args:
         figures: To the figures by name from int [num_owners], how often a sample holds each owner.
         num_owners: Users or sequences.
-        rng: Of the resamples.
+        rng: Draws the resamples.
     """
     values = figures(np.ones(num_owners, np.int64))
     shares = np.full(num_owners, 1 / num_owners)

@@ -120,7 +120,7 @@ class Recommender(tf.Module):
     """The weights and tables of a saved model, and its signatures.
 
     Args:
-        settings: Of the model, and of how it answers.
+        settings: The model, and how it answers.
         item_counts: Training events of each item; new items, at the end of the vocabulary, have none.
         vocabulary: File with an item id a line.
     """

@@ -40,7 +40,7 @@ class ObjectiveConfig(ModelConfig):
             product instead of a gather for each target. "in-batch" always shares.
         popularity_exponent: 1 draws by popularity, 0 uniformly.
         gbce_calibration: t of "gbce".
-        regularization: Of the negatives' scores in "bpr-max".
+        regularization: How much "bpr-max" penalises the squared scores of the negatives.
         temperature: Logits are divided by it in "softmax" and "sampled-softmax".
         elu: Where not 0, sampled scores pass through an ELU that goes down to minus this (GRU4Rec's final activation);
             it keeps their order.

@@ -179,7 +179,7 @@ class Adagrad(_RowSparse):
 
     Args:
         learning_rate: A rate or a schedule.
-        momentum: Of the scaled gradients; none where 0.
+        momentum: How much of the last scaled gradient the next step keeps; none where 0.
         epsilon: Under the root, beside the sum of squares.
         **kwargs: Those of `keras.optimizers.Optimizer`.
     """

@@ -51,7 +51,8 @@ def in_parts(function, parts: int, *batch):
     """A function of the rows of a batch, in parts.
 
     Args:
-        function: Of as many (nested) tensors [B', ...] as `batch` has, for any B', to a (nested) tensor [N', ...].
+        function: Takes as many (nested) tensors [B', ...] as `batch` has, for any B', and gives a (nested) tensor
+            [N', ...].
         parts: How many; where there are fewer rows, some are without any.
         *batch: (Nested) tensors [B, ...].
 

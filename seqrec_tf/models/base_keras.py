@@ -104,7 +104,7 @@ class KerasModel(keras.Model):
         features = {feature.name: feature for feature in self.schema.user_features}
         for name in self.reads_of_user:
             feature = features.get(name)
-            shape = [1, feature.max_length] if feature and feature.kind == "categories" else [1]
+            shape = [1, *feature.dense_shape] if feature else [1]
             inputs[name] = tf.zeros(shape, feature.dtype if feature else tf.int64)
         return inputs | ({TARGET_TIME: tf.zeros([1], tf.int64)} if TIMESTAMPS in self.reads else {})
 
