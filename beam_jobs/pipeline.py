@@ -7,7 +7,7 @@ import functools
 import heapq
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
@@ -185,6 +185,26 @@ class _Counted:
         return outputs["main"]
 
 
+class _Made(NamedTuple):
+    """What becomes of the rows, each a collection of Beam's.
+
+    Attributes:
+        whole: (bucket, stored `Sequences` after the split), with the fields of their users where these have files.
+        steps: Names of the steps that led there, in order; no collection.
+        vocabulary: One `ItemCounts`, in the order of the ids.
+        items: The outputs of `side_tables.FirstItems`; None where the items have no files.
+        learned_of_users: One dict, what the features of users taught; `no_features` where the users have no files.
+        no_features: One empty dict.
+    """
+
+    whole: Any
+    steps: list[str]
+    vocabulary: Any
+    items: Any
+    learned_of_users: Any
+    no_features: Any
+
+
 class PrepareSequences(beam.PTransform):
     """The whole job, from nothing to a dataset folder.
 
@@ -199,23 +219,31 @@ class PrepareSequences(beam.PTransform):
         self._store = store or Store()
 
     def expand(self, begin):
-        """Build the graph: read, make sequences of events, write these."""
-        plan = self._plan
+        """Build the graph: read rows, make sequences of them, write the files of these."""
         sources = self._read(begin)
         counted = _Counted([source[TALLY] for source in sources.values()])
-        rows = {name: sources[name]["main"] for name in plan.tables}
-        learned = dict.fromkeys(("items", "users"), begin | "No features" >> beam.Create([{}]))
+        made = self._sequences(begin, sources, counted)
+        return self._files(begin, sources, made, counted)
 
-        items = self._first_items(begin, rows["items"]) if "items" in rows else None
+    def _sequences(self, begin, sources: Mapping[str, Any], counted: _Counted) -> _Made:
+        """All sequences with their records, and what belongs to them."""
+        no_features = begin | "No features" >> beam.Create([{}])
+        items = self._first_items(begin, sources["items"]["main"]) if "items" in sources else None
         whole, steps = self._filtered(sources["events"]["main"], items, counted)
         whole, vocabulary = self._split(whole, counted)
-        if "users" in rows:
-            whole, learned["users"] = self._with_users(whole, rows["users"], counted)
-        digests = [self._sequence_files(whole, vocabulary, learned["users"], counted)]
-        if items is not None:
-            files_of_items, learned["items"] = self._item_files(items["main"], vocabulary, counted)
-            digests.append(files_of_items)
+        if "users" not in sources:
+            return _Made(whole, steps, vocabulary, items, no_features, no_features)
+        whole, learned = self._with_users(whole, sources["users"]["main"], counted)
+        return _Made(whole, steps, vocabulary, items, learned, no_features)
 
+    def _files(self, begin, sources: Mapping[str, Any], made: _Made, counted: _Counted):
+        """The files of a dataset folder, COMPLETED last."""
+        plan = self._plan
+        digests = [self._sequence_files(made.whole, made.vocabulary, made.learned_of_users, counted)]
+        learned_of_items = made.no_features
+        if made.items is not None:
+            files_of_items, learned_of_items = self._item_files(made.items["main"], made.vocabulary, counted)
+            digests.append(files_of_items)
         rejected_files = (
             [source[REJECTED] for source in sources.values()]
             | "All rejected" >> beam.Flatten()
@@ -226,26 +254,26 @@ class PrepareSequences(beam.PTransform):
                 AsDict([source[LINES] for source in sources.values()] | "All lines" >> beam.Flatten()),
             )
         )
-        tally = counted.tallies | "All tallies" >> beam.Flatten() | "Sum tallies" >> beam.CombineGlobally(Tally.sum)
-        by_step = counted.items | "All steps" >> beam.Flatten() | "Sizes" >> beam.MapTuple(_size)
         finish = write_dataset.Finish(
             output=plan.output,
             schema=plan.schema,
-            steps=tuple(steps),
+            steps=tuple(made.steps),
             options=plan.options.recorded(),
             num_files=plan.events.num_files,
             max_rejected=plan.options.max_rejected,
             tables=tuple(plan.tables),
         )
+        tally = counted.tallies | "All tallies" >> beam.Flatten() | "Sum tallies" >> beam.CombineGlobally(Tally.sum)
+        by_step = counted.items | "All steps" >> beam.Flatten() | "Sizes" >> beam.MapTuple(_size)
         return (
             begin
             | "End" >> beam.Create([None])
             | "Finish"
             >> beam.Map(
                 finish,
-                AsSingleton(vocabulary),
-                AsSingleton(learned["items"]),
-                AsSingleton(learned["users"]),
+                AsSingleton(made.vocabulary),
+                AsSingleton(learned_of_items),
+                AsSingleton(made.learned_of_users),
                 AsSingleton(tally),
                 AsDict(by_step),
                 AsDict(digests | "All files" >> beam.Flatten()),

@@ -3,7 +3,7 @@
 Pure functions of whole tables: each takes `Sequences`, of one bucket of users, and gives what is left of them. `steps`
 says which of them a job needs; Beam is not imported here.
 
-Example: `without_repeats` with "consecutive" makes a b b a c of a b b b a c c ... of every sequence at once.
+Example: `without_repeats` with "consecutive" makes `a b a c` of `a b b b a c c`, in every sequence at once.
 """
 
 from __future__ import annotations
@@ -113,7 +113,12 @@ class Moment:
 
 
 class Splitter:
-    """Where to cut sequences; one subclass a rule."""
+    """Where to cut sequences; one subclass a rule.
+
+    Example: `LeaveOneOut` makes three records of the sequence `a b c d`. Training is `a b`, in which `b` is to be
+    predicted (start 1, end 2); validation predicts `c` from `a b` (start 2, end 3), and the test `d` from `a b c`
+    (start 3, end 4).
+    """
 
     def cut(self, sequences: Sequences, boundary: Moment | int | None) -> tuple[np.ndarray, np.ndarray]:
         """The records of each sequence: those with a history and a target, and that of training where it has events.
