@@ -25,7 +25,7 @@ _CHUNK = 100
 def attention_bias(is_seen, dtype):
     """Make what is added to attention logits so that only some keys are seen.
 
-    [True, True, False] gives [0, 0, -1e9] for float32.
+    Example: [[True, True, False]] gives [[[[0, 0, -1e9]]]] for float32.
 
     Args:
         is_seen: bool [B, L], True where the key is an event that may be seen.
@@ -129,21 +129,26 @@ def _keys_then_small_values(shape, dtype=None):
 class SelfAttention(keras.layers.Layer):
     """Multi-head scaled dot-product attention (SASRec, Section III-B, eq. 2-3).
 
-    As in that paper nothing follows the heads, unless they are to be mixed; with one head that would be redundant with
-    the projection of the values.
+    The result is what the heads give, side by side, as in that paper. `mixes_heads` adds the layer that the transformer
+    has after them, W^O; with one head that layer would add nothing to the projection of the values.
+
+    Example: the events [[[1], [3], [8]]] are queries, keys and values. Where the query weights are 0, all keys count
+    alike; where the value weights are the identity, the results are means of the values: [[[4], [4], [4]]], or
+    [[[1], [2], [4]]] with is_causal, or [[[2], [2], [2]]] where the bias hides the third key.
 
     Args:
-        num_heads: Heads; they divide the dimension of the queries.
+        num_heads: Number of heads; it must divide D.
         dropout_rate: Share of the attention weights that are dropped.
-        mixes_heads: Whether what the heads give, side by side, passes a layer (W^O of the transformer).
-        max_len: Length of the longest sequences; long ones are worth being taken in chunks. None where it is not known.
+        mixes_heads: Whether a layer follows the heads (W^O of the transformer).
+        max_len: Length of the longest sequences, which tells in how many chunks causal attention takes the queries.
+            None where it is not known: one chunk.
 
     Call arguments:
         queries: float [B, Q, D].
         keys_values: float [B, L, D].
         bias: float [B, 1, 1, L], from `attention_bias`.
         is_causal: Whether query q sees only keys 0..q; then Q is L.
-        values: float [B, L, D], where the values are made of something else than the keys (NOVA).
+        values: float [B, L, D], what the values are made of (NOVA); None where it is `keys_values`.
 
     Returns:
         float [B, Q, D].

@@ -17,15 +17,20 @@ _LEVELS = 1 << 8
 class Dropout(keras.layers.Layer):
     """Dropout (Srivastava et al., 2014): some entries become 0, and the others are scaled up to keep the mean.
 
-    As that of Keras, which draws a float of 23 random bits for each entry: that takes longer than all else that is done
-    to the entry. Here it is 8 bits, compared with a threshold that is drawn for all entries of a call, so that each is
-    dropped with the rate, exactly up to 255 of 256: for a rate of 0.2 it is 51 in four of five calls, else 52.
+    Example: at a rate of 0.5, [1, 2, 3] becomes [2, 0, 6] in training if the second entry is dropped, and stays
+    [1, 2, 3] otherwise.
+
+    The layer does what Keras' does with fewer random bits. Keras draws a float of 23 bits for each entry, which takes
+    longer than all else that is done to the entry. This layer draws 8 bits for each entry, a number from 0 to 255, and
+    drops the entry if the number is below a threshold. A rate of 0.2 asks for a threshold of 0.2 * 256 = 51.2: each
+    call draws 51 (four times of five) or 52 (else), so that an entry is dropped with a probability of exactly 0.2. The
+    threshold is at most 255, and so no rate above 255 / 256 is reached.
 
     Args:
-        rate: Probability of an entry to be dropped, in [0, 1).
+        rate: Probability that an entry is dropped, in [0, 1).
 
     Call arguments:
-        x: float [...].
+        x: float [...], the entries.
         training: Whether anything is dropped.
 
     Returns:
@@ -41,11 +46,20 @@ class Dropout(keras.layers.Layer):
 
     @property
     def scale(self) -> float:
-        """What an entry that is kept is multiplied by."""
+        """The factor of an entry that is kept: 1.25 at a rate of 0.2."""
         return 1.0 / (1.0 - self.rate)
 
     def mask(self, shape, dtype, *, scale=1.0):
-        """What to multiply entries by: `dtype` of that shape, int32 [rank]; 0 or `scale`."""
+        """Draw the factor of each entry: 0 where it is dropped, else `scale`.
+
+        Args:
+            shape: int32 [rank], the shape of the entries.
+            dtype: Dtype of the factors.
+            scale: The factor of an entry that is kept.
+
+        Returns:
+            dtype [...], of that shape.
+        """
         number, seed = tf.reduce_prod(shape), next_seed(self.seed_generator)
         words = tf.random.stateless_uniform([1 - (-number // 8)], seed, None, None, tf.uint64)
         draws = tf.reshape(tf.bitcast(words[1:], tf.uint8), [-1])[:number]

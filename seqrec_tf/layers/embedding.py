@@ -13,20 +13,24 @@ import tensorflow as tf
 class Embedding(keras.layers.Layer):
     """Rows of a table by their number.
 
-    Beside `keras.layers.Embedding`: in training, rows are read where they lie and cast after that, where Keras reads
-    (and, in mixed precision, casts) the whole table; with a sampled loss a step costs the same for any number of rows.
+    Example: from the table [[0, 0], [1, 2], [3, 4]], ids [2, 1, 2] read [[3, 4], [1, 2], [3, 4]].
+
+    In training, this layer reads the rows in place and then casts them. `keras.layers.Embedding` reads the whole table
+    (and casts it, in mixed precision). So with a sampled loss a training step costs the same for any number of rows.
 
     Args:
         num_rows: V.
         dim: D.
-        initializer: How the table starts; a float is the standard deviation of a normal distribution.
-        constraint: What the table is held to after each step, such as `keras.constraints.MaxNorm`.
+        initializer: How the table starts: a Keras initializer, or a float, the standard deviation of a normal
+            distribution.
+        constraint: A Keras constraint that the table meets after each step, such as `keras.constraints.MaxNorm`.
 
     Call arguments:
         ids: int [...], in [0, V).
+        training: Whether rows are read in place.
 
     Returns:
-        float [..., D].
+        float [..., D], the rows.
     """
 
     def __init__(self, num_rows, dim, *, initializer=0.02, constraint=None, **kwargs):
@@ -48,7 +52,7 @@ class Embedding(keras.layers.Layer):
 
     @property
     def table(self):
-        """The table, a `tf.Variable` of [V, D], from which `tf.gather` reads the rows alone."""
+        """The table, a `tf.Variable` float32 [V, D]; `tf.gather` reads from it only the rows that it is asked for."""
         return self.embeddings.value
 
     def call(self, ids, training=False):

@@ -19,9 +19,9 @@ from seqrec_tf.layers.embedding import Embedding
 from seqrec_tf.learning.sampling import next_seed
 from seqrec_tf.schema import Feature
 
-# Of features.KINDS, and vectors, those that models read; text and images are for encoders that make vectors of them.
+# The kinds of features that models read. Text and images are not among them: encoders make vectors of those.
 READABLE_KINDS = ("number", "category", "categories", "vector")
-# And those that `seqrec embed` makes vectors of.
+# The kinds that `seqrec embed` makes vectors of.
 EMBEDDABLE_KINDS = ("text", "image-path")
 
 
@@ -60,18 +60,24 @@ def chosen_features(names, features: Sequence[Feature], one, model) -> list[Feat
 class FeatureVectors(keras.layers.Layer):
     """A vector of each feature of an item, or of a user, from the feature's value.
 
-    - category: a row of an embedding; of several, their mean.
-    - number: a learned direction, times the number.
-    - vector: a learned projection of it.
+    - category: a row of an embedding.
+    - categories: the mean of the categories' rows.
+    - number: a learned direction times the number, plus a learned offset.
+    - vector: a learned projection, plus a learned offset.
 
-    Where a feature is missing (NaN, no category, a vector of zeros), the vector is a learned one of its own.
+    Where a feature is missing (NaN, no category, a vector of zeros), it has a learned vector that stands for "missing".
+
+    Example: a price with the direction [2, 0], no offset and [0, 0] for "missing" turns [3, NaN, 5] to
+    [[6, 0], [0, 0], [10, 0]]. Categories with the rows [9, 9] (for "missing"), [1, 2] and [3, 4] turn
+    [[1, 2], [1, 0], [0, 0]] to [[2, 3], [1, 2], [9, 9]].
 
     Args:
         features: Features of the kinds number, category, categories and vector.
         dim: D.
 
     Call arguments:
-        values: A list of tensors, one for each feature: float [U], int [U], int [U, M] and float [U, n].
+        values: A list of tensors, one for each feature: float [U] for a number, int [U] for a category, int [U, M] for
+            categories (0 where there are fewer than M), float [U, n] for a vector.
         training: Whether rows of embeddings are read in place.
 
     Returns:
@@ -136,15 +142,18 @@ class FeatureVectors(keras.layers.Layer):
 class ItemFeatures(keras.layers.Layer):
     """A vector of each feature of an item, by the item's id.
 
-    The features of all items lie in tables of this layer, so that a batch, and a request, hold ids alone; vectors that
-    are not trained in float16. Each item of a batch is encoded once, however often it occurs.
+    The layer keeps the features of all items in tables, so that batches and requests hold ids alone. Vectors that are
+    not trained are kept in float16. The layer encodes each item of a batch once, however often it occurs.
+
+    Example: where items 1 and 2 have the prices 3 and 5, and the price has the direction [2, 0] and no offset, ids
+    [[2, 1, 2]] give a list of one tensor, [[[10, 0], [6, 0], [10, 0]]].
 
     Args:
         features: The features of an item, as in `FeatureVectors`.
         num_items: V - 1.
         dim: D.
-        vectors: What the table of a vector of n floats holds: the vector ("projected"), or its min(n, D) principal
-            components, which then do not change ("frozen") or do ("trained").
+        vectors: What the table holds for a feature of n floats: the vector itself ("projected"), its first min(n, D)
+            principal components ("frozen"), or these as a start that training changes ("trained").
         id_dropout_rate: Share of the items that `known_by_id` treats as unknown in training.
 
     Call arguments:
@@ -201,8 +210,9 @@ class ItemFeatures(keras.layers.Layer):
         """Take the features of all items.
 
         Args:
-            values: Name of a feature to [V, ...]; what an item lacks is 0, of numbers NaN, as all of row 0.
-            item_counts: Training events of items 1, 2, ...
+            values: Name of a feature to its values, [V, ...]. A missing value is NaN for a number and 0 for the other
+                kinds; row 0, padding, has missing values alone.
+            item_counts: Number of training events of items 1, 2, ...
         """
         self.is_trained.assign([0.0, *(float(count > 0) for count in item_counts)])
         for name, (mean, basis) in self.components.items():
@@ -213,7 +223,12 @@ class ItemFeatures(keras.layers.Layer):
         self.set_rows(values)
 
     def set_rows(self, values: Mapping[str, np.ndarray], first: int = 0) -> None:
-        """Set the features of items `first`, `first` + 1, ... to the last one; `values` as those of `adapt`."""
+        """Set the features of the items from `first` to the last one.
+
+        Args:
+            values: Name of a feature to its values, [V - first, ...], as in `adapt`.
+            first: Id of the first item that is set; the items before it keep their features.
+        """
         for feature, table in zip(self.features, self.tables, strict=True):
             of_feature = values[feature.name]
             if feature.name in self.components:
@@ -223,9 +238,20 @@ class ItemFeatures(keras.layers.Layer):
             table.assign(np.concatenate([table.numpy()[:first], of_feature]) if first else of_feature)
 
     def known_by_id(self, vectors, ids, training=False):
-        """Vectors of items by their ids, float [..., D]; zero where training had no event to learn it from.
+        """Make zero the vectors of items without training events, because training could not learn them.
 
-        In training they are zero for some other items too, drawn anew each time.
+        In training, the vectors of some other items become zero too, drawn anew at each call.
+
+        Example: item 1 has training events, item 2 has none. Vectors [[1, 2], [3, 4], [5, 6]] of ids [1, 2, 0] become
+        [[1, 2], [0, 0], [0, 0]].
+
+        Args:
+            vectors: float [..., D], a vector learned for each id.
+            ids: int [...], in [0, V).
+            training: Whether vectors of other items become zero too.
+
+        Returns:
+            float [..., D].
         """
         is_known = tf.convert_to_tensor(self.is_trained.value)
         if training and self.id_dropout_rate:

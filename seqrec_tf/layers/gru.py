@@ -13,14 +13,20 @@ import tensorflow as tf
 class GRU(keras.layers.GRU):
     """Keras' GRU by its defaults, with `return_sequences`, faster where there is no GPU (and so no cuDNN).
 
-    Keras multiplies inputs by their weights event by event, and differentiates its loop operation by operation. Here
-    the inputs of all events are multiplied at once, the gradient is written out, and that of the recurrent weights is
-    one product over all events; what remains in the loops is the product with the state before.
+    Example: where both gates are 1/2 and the candidate state is the input, each state is the mean of the state before
+    (at first 0) and the input: inputs [[[1], [1], [-1]]] give [[[0.5], [0.75], [-0.125]]].
+
+    Keras multiplies the inputs by their weights event by event, and differentiates its loop operation by operation.
+    This layer multiplies the inputs of all events at once, and writes the gradient out: the gradient of the recurrent
+    weights is one product over all events. The only product left in the loops is that with the state before.
+
+    Args:
+        units: U.
 
     Call arguments:
         sequences: float [B, L, D].
-        training: Whether the gradient is wanted, which cuDNN is chosen for where there is a GPU. A saved model has none
-            of it, so that it can be served without one.
+        training: Whether the gradient is wanted. Where it is and there is a GPU, cuDNN computes. A saved model never
+            uses cuDNN, and so it can be served without a GPU.
 
     Returns:
         float [B, L, U], the state after each event.

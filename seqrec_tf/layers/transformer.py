@@ -24,14 +24,17 @@ FUSIONS = ("sum", "concat", "gating")
 class EncoderConfig(ModelConfig):
     """Options of a `SequenceEncoder` and of each of its blocks, for models that have one.
 
+    Example: EncoderConfig(dim=64, num_heads=2, feed_forward_ratio=4.0) makes heads of width 32, and feed-forward layers
+    from 64 to 256 and back to 64.
+
     Attributes:
         dim: Width of embeddings and hidden states.
         num_blocks: Transformer blocks.
         num_heads: Attention heads.
         feed_forward_ratio: Width of the feed-forward's hidden layer over `dim`.
-        dropout_rate: Share that is dropped of embeddings, of what each half block adds, and of the feed-forward's
-            hidden layer.
-        attention_dropout_rate: Share that is dropped of attention weights; `dropout_rate` where None. 0 spares a random
+        dropout_rate: Share of entries that are dropped in embeddings, in what each half block adds, and in the
+            feed-forward's hidden layer.
+        attention_dropout_rate: Share of attention weights that are dropped; none takes `dropout_rate`. 0 saves a random
             number for each pair of positions.
         mixes_heads: Whether what the heads give passes a layer of its own, as in BERT.
         norm: "post" (BERT: norm(x + dropout(f(x)))) or "pre" (SASRec, Section III-C: x + dropout(f(norm(x)))).
@@ -85,16 +88,22 @@ def encoder_options(config: EncoderConfig) -> dict[str, Any]:
 class TransformerBlock(keras.layers.Layer):
     """Self-attention and a point-wise feed-forward network, each with dropout, a residual and layer norm.
 
+    Example: x = [[[1, 3], [3, 1], [2, 6]]] is normalised to [[[-1, 1], [1, -1], [-1, 1]]]. Where attention takes
+    plain means of these rows and the feed-forward adds nothing, a causal block with norm="pre" adds [-1, 1], [0, 0] and
+    [-1/3, 1/3], and so gives [[[0, 4], [3, 1], [1.67, 6.33]]]. With queries = [[[3, 1]]], and a bias that hides the
+    third event, it gives [[[3, 1]]].
+
     Args:
-        config: The options; all of them but `dim`, which is that of the states, and `num_blocks`.
-        is_causal: Whether a position sees only itself and those before, where all positions are asked for.
-        fusion: "sum", "concat" or "gating", where queries and keys are made of states and side features (NOVA).
+        config: The options. The block does not read `num_blocks`, nor `dim`: D is the width of `x`.
+        is_causal: Whether a position sees only itself and those before. It has no effect where `queries` are given:
+            then `bias` alone says what they see.
+        fusion: How side features enter queries and keys (NOVA): "sum", "concat" or "gating"; None for no side features.
 
     Call arguments:
-        x: float [B, L, D].
+        x: float [B, L, D], the states.
         bias: float [B, 1, 1, L], from `attention_bias`.
-        queries: float [B, Q, D], the rows of `x` to compute; all of them where it is None.
-        side: float [B, L, D] of each side feature, where there is a fusion; then all rows are computed.
+        queries: float [B, Q, D], the rows of `x` to compute; None for all rows, as a fusion needs.
+        side: A list of float [B, L, D], one for each side feature; None without a fusion.
 
     Returns:
         float [B, Q, D].
@@ -188,12 +197,18 @@ class TransformerBlock(keras.layers.Layer):
 class Fusion(keras.layers.Layer):
     """Makes one vector of a state and its side features (NOVA, arXiv:2103.03578, Section "Fusion operations").
 
+    - sum: the sum of the parts.
+    - concat: a learned layer of the parts, side by side.
+    - gating: the sum of the parts f, each multiplied by its sigmoid(f w), with a learned w.
+
+    Example: of the parts [[1, 2]], [[3, 0]] and [[0, 1]], "sum" makes [[4, 3]]; "gating" makes [[2, 1.5]] where w is 0;
+    "concat" makes a layer of [[1, 2, 3, 0, 0, 1]], of width 2.
+
     Args:
-        kind: "sum"; "concat", a layer on all of them side by side; or "gating", their sum, each part f being multiplied
-            by sigmoid(f w).
+        kind: "sum", "concat" or "gating".
 
     Call arguments:
-        parts: A list of float [..., D].
+        parts: A list of float [..., D], the state and its side features.
 
     Returns:
         float [..., D].
@@ -228,24 +243,30 @@ class Fusion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("seqrec_tf")
 class SequenceEncoder(keras.layers.Layer):
-    """Turns embedded events into hidden states, by positions, dropout and transformer blocks.
+    """Turns embedded events into hidden states: adds learned position vectors, then applies dropout and the blocks.
 
-    Positions are learned and counted from the newest event, so that padding on either side changes nothing. With
-    norm="pre" the last block's output is normalised, with "post" the embedded events are.
+    Each event has the position vector of its age: 1 for the newest event, 2 for the one before it. So padding on either
+    side changes nothing. norm="pre" normalises the output of the last block, "post" normalises the embedded events.
+
+    Example: two events and padding, is_real = [[True, True, False]], have the ages [[2, 1, 0]]. Where position vectors
+    are 0 and the blocks add nothing, norm="pre" turns embedded = [[[1, 3], [3, 1], [0, 0]]] to
+    [[[-1, 1], [1, -1], [0, 0]]]; with position = [1] the result is [[1, -1]].
 
     Args:
-        config: The options; events older than its `max_len` share the last position.
+        config: The options; events of an age above its `max_len` share the last position vector.
         is_causal: Whether a position sees only itself and those before.
-        fusion: How side features enter queries and keys, as in NOVA; positions are then one of them. None without.
+        fusion: How side features enter queries and keys (NOVA): "sum", "concat" or "gating". Position vectors are then
+            one more side feature, and are not added to the events. None for no side features.
 
     Call arguments:
-        embedded: float [B, L, D].
+        embedded: float [B, L, D], the vector of each event.
         is_real: bool [B, L], True where there is an event.
-        side: A list of float [B, L, D], side features of the events; where there is a fusion.
-        position: int32 [B], the one position of each row that is asked for; all of them where None.
+        side: A list of float [B, L, D], one for each side feature; None without a fusion.
+        position: int32 [B], the one position of each row that is asked for; None for all positions.
 
     Returns:
-        float [B, L, D], or [B, D] where a position is given: the last block then computes nothing else.
+        float [B, L, D]; or [B, D] where a position is given: without a fusion, the last block then computes that
+        position alone.
     """
 
     def __init__(self, config: EncoderConfig, *, is_causal: bool, fusion: str | None = None, **kwargs):

@@ -17,18 +17,22 @@ _NOBODY = -1
 
 @keras.saving.register_keras_serializable("seqrec_tf")
 class UserEmbedding(keras.layers.Layer):
-    """A vector of each training user; the zero vector, the mean that training starts from, for anybody else.
+    """A learned vector for each training user, and the zero vector for anybody else.
 
-    Users are known by the fingerprint of their id, in a sorted weight of the layer, so that a saved model needs no
-    vocabulary of users.
+    Zero is the mean of the vectors that training starts from. The layer knows a user by the fingerprint of the user's
+    id, and keeps the sorted fingerprints as a weight, so that a saved model needs no vocabulary of users.
+
+    Example: `adapt([7, 3])` makes users 3 and 7 known. Where they have the vectors [1, 2] and [3, 4], users [3, 5, 7]
+    give [[1, 2], [0, 0], [3, 4]].
 
     Args:
-        num_users: Users that have training sequences.
-        dim: Width of the vectors.
-        initializer: How the vectors start, as that of `Embedding`.
+        num_users: Number of users that have training sequences.
+        dim: D, the width of the vectors.
+        initializer: How the vectors start, as in `Embedding`.
 
     Call arguments:
-        user: int64 [B], from `records.user_fingerprint`.
+        user: int64 [B], fingerprints from `records.user_fingerprint`.
+        training: Whether vectors are read in place.
 
     Returns:
         float [B, D].
@@ -59,13 +63,17 @@ class UserEmbedding(keras.layers.Layer):
         )
 
     def adapt(self, fingerprints) -> None:
-        """Take who the training users are: int64 [U], in any order, repeats allowed; no more than `num_users`."""
+        """Take who the training users are.
+
+        Args:
+            fingerprints: int64 [U], in any order, repeats allowed; at most `num_users` different ones.
+        """
         known = np.unique(fingerprints)
         padding = np.full(self.num_users - len(known), _NOBODY, np.int64)
         self.fingerprints.assign(np.concatenate([padding, known]))
 
     def is_known(self, user):
-        """Whether each has a vector: bool [B]."""
+        """Whether each user has a vector: bool [B]."""
         return self._find(user)[1]
 
     def call(self, user, training=False):

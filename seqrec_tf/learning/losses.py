@@ -1,8 +1,10 @@
 """Losses of next-item prediction, as pure functions of logits.
 
-Every function takes logits of N targets (padding already gone; `cross_entropy` takes states, and makes the logits),
-returns one value a target, and leaves the mean to the model, which knows how many targets the whole batch has over all
-replicas.
+Every loss takes the logits of N targets and returns one value for each of them. Padding is no target: the caller has
+removed it. `cross_entropy` takes states instead, and computes the logits itself. The model takes the mean, because it
+knows how many targets the whole batch has over all replicas.
+
+In the examples the target's logit is 2, and those of two other items are 0 and 1.
 
 Tensor letters: N targets, K negatives of each, V items.
 """
@@ -21,9 +23,11 @@ def binary_cross_entropy(positive, negatives):
 
     loss = -1 / (K + 1) * (log sigmoid(positive) + sum_k log(1 - sigmoid(negatives_k)))
 
+    Example: positive [2] and negatives [[0, 1]] cost (log(1 + e^-2) + log 2 + log(1 + e)) / 3 = 0.71.
+
     Args:
-        positive: float32 [N], logits of the true items.
-        negatives: float32 [N, K], logits of items that were not chosen; -inf adds nothing, but counts in K.
+        positive: float32 [N], logits of the targets.
+        negatives: float32 [N, K], logits of items that were not chosen; -inf adds nothing to the sum, but counts in K.
 
     Returns:
         float32 [N], nats.
@@ -40,27 +44,37 @@ BLOCK_LOGITS, LEAST_ROWS = 16_000_000, 64
 
 
 def logits_at_once(num_items: int) -> int:
-    """Logits that one `cross_entropy` holds at once."""
+    """Count the logits that one call of `cross_entropy` holds at once, at most.
+
+    Example: 16,000,000 (64 MB) for 3 or for 1,000 items; 64,000,000 for 1,000,000 items, which is 64 targets.
+
+    Args:
+        num_items: V.
+    """
     return max(BLOCK_LOGITS, LEAST_ROWS * num_items)
 
 
 def cross_entropy(hidden, table, bias, targets, *, first=0, end=None):
-    """Cross-entropy of the true item among all items, without the logits of all targets at once.
+    """Cross-entropy of the target among all items, without the logits of all targets at once.
 
     loss = -log softmax(hidden table^T + bias)[target]
 
-    Targets are taken in blocks: a block's gradients are made right after its loss, from the same logits, and these are
-    forgotten. Where all targets have the same weight, as in a mean, these are the gradients but for that factor; else
-    they are computed anew in the backward pass. Either way they are exact. Probabilities are never made: the products
-    are with the exponentials of the logits, and what divides these divides the states, which are far fewer.
+    Example: logits [[2, 0, 1]] with target row 0 cost log(1 + e^-2 + e^-1) = 0.41. With target row 2 and `first` 1, row
+    0 takes no part, and the cost is log(1 + e^-1) = 0.31.
+
+    The function goes through the targets in blocks. It computes the gradients of a block right after its loss, from the
+    same logits, and then forgets the logits. These gradients are for a weight of 1 on each target. Where all targets
+    have the same weight, as in a mean, the backward pass multiplies them by it; else it computes them anew. Both are
+    exact. Probabilities are never computed: the exponentials of the logits are multiplied instead, and their total
+    divides the states, which are far fewer.
 
     Args:
-        hidden: float32 [N, D], states that predict.
-        table: float32 [V, D], vectors.
+        hidden: float32 [N, D], the state that predicts each target.
+        table: float32 [V, D], the vector of each item.
         bias: float32 [V], added to the logits, or None.
-        targets: int32 [N], row of the true item, in [first, end).
-        first: First row of the table that is a candidate; taking a part of the table would copy it.
-        end: Row after the last; None for V.
+        targets: int32 [N], the target's row of the table, in [first, end).
+        first: The first row of the table that is a candidate. (A part of the table, given instead, would be a copy.)
+        end: The row after the last candidate; None for V.
 
     Returns:
         float32 [N], nats.
@@ -71,7 +85,10 @@ def cross_entropy(hidden, table, bias, targets, *, first=0, end=None):
     excluded = [columns for columns in ((0, first), (end, num_rows)) if columns[0] < columns[1]]
 
     def in_blocks(hidden, table, bias, weights):
-        """Losses [N], and gradients of their weighted sum: of hidden [N, D], of the table [V, D] and of a bias [V]."""
+        """Compute the losses [N], and the gradients of their weighted sum.
+
+        There is a gradient for the states [N, D], for the table [V, D] and, where there is a bias, for it [V].
+        """
         number, dim = tf.shape(hidden)[0], hidden.shape[1]
         num_blocks = tf.maximum(-(-number // rows_at_once), 1)
         weights = tf.ones([number]) if weights is None else weights
@@ -139,15 +156,19 @@ def cross_entropy(hidden, table, bias, targets, *, first=0, end=None):
 def generalized_binary_cross_entropy(positive, negatives, *, num_items, calibration):
     """gBCE: binary cross-entropy that corrects the overconfidence of negative sampling (gSASRec, arXiv:2308.07192).
 
-    With the sampling rate a = K / (num_items - 1), the positive term is multiplied by
-    beta = a * (calibration * (1 - 1 / a) + 1 / a):
+    The positive term is multiplied by beta, which depends on the sampling rate a = K / (num_items - 1):
+
+    beta = a * (calibration * (1 - 1 / a) + 1 / a)
 
     loss = -1 / (K + 1) * (beta * log sigmoid(positive) + sum_k log(1 - sigmoid(negatives_k)))
 
+    Example: 2 negatives of 5 items are a rate of 1/2, and so beta is 1/2 for calibration 1. Positive [2] and negatives
+    [[0, 1]] then cost (log(1 + e^-2) / 2 + log 2 + log(1 + e)) / 3 = 0.69; for calibration 0 they cost 0.71, as in BCE.
+
     Args:
-        positive: float32 [N], logits of the true items.
+        positive: float32 [N], logits of the targets.
         negatives: float32 [N, K], logits of items drawn uniformly.
-        num_items: Items that there are.
+        num_items: Number of items in the catalogue.
         calibration: t in [0, 1]: 0 is plain BCE, 1 gives calibrated probabilities.
 
     Returns:
@@ -161,14 +182,18 @@ def generalized_binary_cross_entropy(positive, negatives, *, num_items, calibrat
 
 
 def sampled_softmax(positive, negatives):
-    """Cross-entropy of the true item among itself and its sampled negatives.
+    """Cross-entropy of the target among itself and its sampled negatives.
 
     loss = -log(exp(positive) / (exp(positive) + sum_k exp(negatives_k)))
 
-    Logits of samplers that are not uniform carry the logQ correction already (`objective.NextItemObjective`).
+    Example: positive [2] and negatives [[0, 1]] cost log(1 + e^-2 + e^-1) = 0.41; negatives [[0, -inf]] cost
+    log(1 + e^-2) = 0.13.
+
+    Where a sampler is not uniform, the caller has added the logQ correction to the logits
+    (`objective.NextItemObjective` does).
 
     Args:
-        positive: float32 [N], logits of the true items.
+        positive: float32 [N], logits of the targets.
         negatives: float32 [N, K], logits of items that were not chosen; -inf takes no part.
 
     Returns:
@@ -182,17 +207,22 @@ def bayesian_personalized_ranking(positive, negatives):
 
     loss = -1 / K * sum_k log sigmoid(positive - negatives_k)
 
-    Args and returns are those of `binary_cross_entropy`.
+    Example: positive [2] and negatives [[0, 1]] cost (log(1 + e^-2) + log(1 + e^-1)) / 2 = 0.22.
+
+    Arguments and result are those of `binary_cross_entropy`.
     """
     return tf.reduce_mean(tf.nn.softplus(negatives - positive[:, None]), axis=1)
 
 
 def top1(positive, negatives):
-    """TOP1 (GRU4Rec, "Ranking loss"): a relative rank, with a pull of the negatives' scores to 0.
+    """TOP1 (GRU4Rec, "Ranking loss"): the target's relative rank, plus a term that pulls the negatives' logits to 0.
 
     loss = 1 / K * sum_k (sigmoid(negatives_k - positive) + sigmoid(negatives_k^2))
 
-    Args and returns are those of `binary_cross_entropy`.
+    Example: positive [2] and negatives [[0, 1]] cost (sigmoid(-2) + sigmoid(0) + sigmoid(-1) + sigmoid(1)) / 2 =
+    (0.12 + 0.50 + 0.27 + 0.73) / 2 = 0.81.
+
+    Arguments and result are those of `binary_cross_entropy`; the loss has no unit.
     """
     is_there, finite = _finite(negatives)
     terms = tf.sigmoid(finite - positive[:, None]) + tf.sigmoid(tf.square(finite))
@@ -200,19 +230,22 @@ def top1(positive, negatives):
 
 
 def bpr_max(positive, negatives, *, regularization):
-    """BPR-max (GRU4Rec+, ranking-max losses): the negatives count by the softmax of their scores.
+    """BPR-max (GRU4Rec+, ranking-max losses): each negative has the softmax of its logit as its weight.
 
     With s = softmax(negatives) over the K negatives:
 
     loss = -log(sum_k s_k sigmoid(positive - negatives_k)) + regularization * sum_k s_k negatives_k^2
 
+    Example: negatives [[0, 1]] have the weights s = [0.27, 0.73]. With positive [2] and regularization 0 they cost
+    -log(0.27 sigmoid(2) + 0.73 sigmoid(1)) = 0.26; regularization 1 adds 0.27 * 0^2 + 0.73 * 1^2 = 0.73.
+
     Args:
-        positive: float32 [N], logits of the true items.
+        positive: float32 [N], logits of the targets.
         negatives: float32 [N, K], logits of items that were not chosen; -inf takes no part.
-        regularization: Weight of the pull of the negatives' scores to 0.
+        regularization: Weight of the second term, which pulls the negatives' logits to 0.
 
     Returns:
-        float32 [N].
+        float32 [N], 0 where every negative is -inf.
     """
 
     @tf.custom_gradient  # the operations' own gradients make three times as many passes over [N, K]
@@ -245,11 +278,14 @@ def bpr_max(positive, negatives, *, regularization):
 
 
 def top1_max(positive, negatives):
-    """TOP1-max (GRU4Rec+, ranking-max losses): TOP1 with the negatives weighted by the softmax of their scores.
+    """TOP1-max (GRU4Rec+, ranking-max losses): TOP1 where each negative has the softmax of its logit as its weight.
 
     loss = sum_k softmax(negatives)_k * (sigmoid(negatives_k - positive) + sigmoid(negatives_k^2))
 
-    Args and returns are those of `sampled_softmax`.
+    Example: negatives [[0, 1]] have the weights [0.27, 0.73]; with positive [2] they cost
+    0.27 * (sigmoid(-2) + sigmoid(0)) + 0.73 * (sigmoid(-1) + sigmoid(1)) = 0.27 * 0.62 + 0.73 * 1 = 0.90.
+
+    Arguments and result are those of `sampled_softmax`; the loss has no unit.
     """
     is_there, finite = _finite(negatives)
     weights = tf.nn.softmax(tf.maximum(negatives, _NOT_THERE))
@@ -258,13 +294,14 @@ def top1_max(positive, negatives):
 
 
 def _finite(negatives):
-    """Where a logit is not -inf, and the logits with 0 elsewhere, so that no gradient is infinite times 0."""
+    """Find where a logit is not -inf, and put 0 for the other logits, so that no gradient is infinite times 0."""
     is_there = negatives > negatives.dtype.min
     return is_there, tf.where(is_there, negatives, 0.0)
 
 
-# By the name that `model.loss` gives. A new loss of samples, a function of their logits, is told here and nowhere else;
-# `objective` gives those with options of their own what they need, and treats "softmax", which samples nothing, apart.
+# The losses by the names that `model.loss` has for them. A new loss that is a function of sampled logits is registered
+# here and nowhere else. `objective` passes a loss the options that it has, and treats "softmax" apart: it samples
+# nothing.
 BY_NAME: dict[str, Callable[..., Any]] = {
     "bce": binary_cross_entropy,
     "gbce": generalized_binary_cross_entropy,
