@@ -1,11 +1,12 @@
 """Where `seqrec prepare` runs: local processes, portable runners, Dataflow."""
 
+import random
 import sys
 
 import pytest
 from small_logs import THREE_USERS, log
 
-from beam_jobs import prepare_sequences
+from beam_jobs import pipeline, prepare_sequences
 
 
 def test_preparation_needs_no_tensorflow(tmp_path):
@@ -140,3 +141,30 @@ def test_dataflow_needs_the_package_on_its_workers():
         check_reachable(beam_options(options, "prepare"), {"output": ["gs://bucket/shop"]})
     for given in ("--setup_file=./setup.py", "--sdk_container_image=image", "--extra_package=seqrec_tf.whl"):
         check_reachable(beam_options([*options, given], "prepare"), {"output": ["gs://bucket/shop"]})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--min-item-events 2 --min-user-events 3 --filter-rounds 2 --duplicates consecutive",
+        "--session-column visit --split last-days --test-days 2 --valid-days 2 --record-order time --num-shards 3",
+        "--users users.csv --items items.csv --split time --test-from 1700500000 --unseen-items drop --num-shards 2",
+        "--hold-out-items 0.2 --valid-share 0.5 --max-events 5",
+    ],
+)
+def test_nothing_depends_on_the_number_of_buckets(prepare, tmp_path, monkeypatch, options):
+    monkeypatch.chdir(tmp_path)
+    rng = random.Random(0)
+    rows = [
+        f"u{rng.randrange(60)} i{rng.randrange(80)} {1_700_000_000 + rng.randrange(600_000)} v{k // 9}"
+        for k in range(1500)
+    ]
+    text = log(*rows, header="user_id,item_id,timestamp,visit\n")
+    (tmp_path / "users.csv").write_text("user_id,age\n" + "".join(f"u{k},{k}\n" for k in range(0, 70, 2)))
+    (tmp_path / "items.csv").write_text("item_id,price\n" + "".join(f"i{k},{k / 4}\n" for k in range(0, 90, 3)))
+    one = prepare(text, options, output="one")
+    monkeypatch.setattr(pipeline, "_BUCKET_BYTES", 3_000)
+    many = prepare(text, options, "--range-bytes 5000", output="many")
+    assert (one.status, many.status) == (0, 0), many.err
+    assert many.folder.fingerprint == one.folder.fingerprint
+    assert many.stats | {"options": None} == one.stats | {"options": None}
