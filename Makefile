@@ -45,7 +45,7 @@ bench/retailrocket/COMPLETED: | install
 bench/rectools/.installed:
 	$(PYTHON) -m venv bench/rectools
 	bench/rectools/bin/python -m pip install --quiet torch==2.13.0
-	bench/rectools/bin/python -m pip install --quiet "rectools[torch]==0.19.0"
+	bench/rectools/bin/python -m pip install --quiet "rectools[torch]==0.19.0" polars "pyarrow<26"  # 26 wants NumPy 2
 	touch $@
 
 install: $(INSTALLED)

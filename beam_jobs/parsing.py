@@ -13,21 +13,9 @@ import json
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, NamedTuple
 
 from seqrec_tf import features
-
-# A sequence's name: (role, user, session), each "" where the data has none. The role is the split that the sequence's
-# file was given for, "" where the job splits.
-Key = tuple[str, str, str]
-# (time, position, item, label). A plain tuple because Beam's coder is fast for it and tuples sort by time, then
-# by position, which is unique: equal times keep the order of the input. Time is in the unit of the input, label is
-# None where the data has none.
-Event = tuple[int | float, int, str, int | None]
-TIME: Final = 0
-POSITION: Final = 1
-ITEM: Final = 2
-LABEL: Final = 3
 
 TIME_FORMATS = ("s", "ms", "us", "ns", "iso", "order")
 UNITS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000, "iso": 1_000_000}
@@ -38,6 +26,36 @@ _INT64 = 2**63
 _LEAST_OF_UNIT = {"ns": 10**17, "us": 10**14, "ms": 10**11, "s": 10**8}
 
 csv.field_size_limit(features.LONGEST_FIELD)
+
+
+class Key(NamedTuple):
+    """The name of a sequence; "" stands for what the data does not have.
+
+    Attributes:
+        role: The split that the sequence's file was given for, "" where the job splits.
+        user: Whose events these are.
+        session: Which session of the user.
+    """
+
+    role: str
+    user: str
+    session: str
+
+
+class Event(NamedTuple):
+    """One event, as a line tells it.
+
+    Attributes:
+        time: In the unit of the input.
+        position: Unique in the input, and ascending in it: equal times keep the order of the input.
+        item: What was chosen.
+        label: 1 where it was liked, 0 where not, None where the data does not say.
+    """
+
+    time: int | float
+    position: int
+    item: str
+    label: int | None
 
 
 class LineError(Exception):
@@ -324,7 +342,7 @@ class EventParser:
                 label = self._parse_label(label)
         except (ValueError, TypeError, OverflowError) as error:
             raise LineError(f"unparsable {what}", str(error)) from None
-        return (role, user, session), (time, position, item, label)
+        return Key(role, user, session), Event(time, position, item, label)
 
     def _parse_label(self, value: Any) -> int:
         number = int(value) if isinstance(value, bool) else parse_number(value)

@@ -338,8 +338,8 @@ class ReadEvents(ReadRange):
         """Hold the events of one record."""
         if self._lines_are_sequences:
             items = [parsing.parse_id(value, "item id") for value in values]
-            key = part.role, "", _sequence_name(position)
-            self._single += [(key, (0, position + place, item, None)) for place, item in enumerate(items)]
+            key = parsing.Key(part.role, "", _sequence_name(position))
+            self._single += [(key, parsing.Event(0, position + place, item, None)) for place, item in enumerate(items)]
         else:
             self._single.append(self._parse_event(values, role=part.role, position=position))  # type: ignore[arg-type]
 
