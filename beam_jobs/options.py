@@ -10,6 +10,7 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
+from beam_jobs import splits
 from beam_jobs.presets import PRESETS
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
@@ -17,7 +18,6 @@ from seqrec_tf.config import check_choice
 
 NONE = "none"
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "sequences")
-SPLITS = ("leave-one-out", "time", "last-days", "files")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,13 +223,11 @@ def check_options(options: Options) -> None:
         ("require_items", options.items.files, "--items"),
         ("require_item_features", options.items.files, "--items"),
         ("users", options.user_column != NONE, "--user-column"),
-        ("valid_share", options.split == "leave-one-out", "--split leave-one-out"),
         *(
-            (name, options.split == "files", "--split files")
-            for name in ("test_input", "valid_input", "valid_sequences")
+            (name, options.split == split, f"--split {split}")
+            for split, rule in splits.RULES.items()
+            for name in rule.options
         ),
-        *((name, options.split == "time", "--split time") for name in ("valid_from", "test_from")),
-        *((name, options.split == "last-days", "--split last-days") for name in ("valid_days", "test_days")),
     ):
         if getattr(options, name) != getattr(Options, name) and not is_met:
             raise ValueError(f"{flag(name)} needs {needed}.")

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import heapq
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import AsDict, AsList, AsSingleton
 
-from beam_jobs import inputs, parsing, read_events, sequences, side_tables, write_dataset
+from beam_jobs import inputs, parsing, read_events, sequences, side_tables, splits, write_dataset
 from beam_jobs import steps as steps_lib
 from beam_jobs.counting import ITEM_COUNTS, TALLY, Counting, SumItems, Tally
 from beam_jobs.inputs import EventsInput, TableInput
 from beam_jobs.lines import Range
 from beam_jobs.options import Options, check_options
 from beam_jobs.read_events import LINES, REJECTED
-from beam_jobs.sequences import Moment
 from beam_jobs.side_tables import COMPLETE, LEARNED
 from beam_jobs.storage import RecordFiles
 from beam_jobs.store import Store, Stored
@@ -28,7 +25,6 @@ from beam_jobs.tables import ItemCounts, Sequences
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import Schema
 
-_SECONDS_A_DAY = 86_400
 # One shard for so much plain input: enough files to shuffle by, none of them tiny.
 _SHARD_BYTES = 64 << 20
 # One bucket of users for so much of it: some 200 MB while it is worked on. A record of Parquet counts as a line.
@@ -45,7 +41,7 @@ class Plan:
     options: Options
     events: EventsInput
     tables: dict[str, TableInput]  # of "items" and "users", those that there are
-    splitter: sequences.Splitter
+    splitter: splits.Splitter
     schema: Schema
     num_shards: int
     num_buckets: int
@@ -100,7 +96,7 @@ def make_plan(options: Options, output: str) -> Plan:
         options=options,
         events=events,
         tables=tables,
-        splitter=_splitter(options, events),
+        splitter=splits.RULES[options.split].of(options, events.time_format),
         schema=Schema(
             num_items=0,
             features=tuple(features),
@@ -115,49 +111,6 @@ def make_plan(options: Options, output: str) -> Plan:
         num_buckets=-(-max(events.num_bytes, _LINE_BYTES * num_records) // _BUCKET_BYTES) or 1,
         output=output,
     )
-
-
-def _splitter(options: Options, events: EventsInput) -> sequences.Splitter:
-    if options.split == "leave-one-out":
-        return sequences.LeaveOneOut(options.valid_share)
-    if options.split == "files":
-        return sequences.ByFile()
-    if not events.time_format:
-        raise ValueError(f"--split {options.split} needs a --time-column.")
-    if options.split == "last-days":
-        if events.time_format == "order":
-            raise ValueError("--split last-days needs times, and the time column only holds an order.")
-        day = _SECONDS_A_DAY * parsing.UNITS_PER_SECOND[events.time_format]
-        return sequences.LastDays(valid=options.valid_days * day, test=options.test_days * day)
-    test_from = _moment(options.test_from, "--test-from", events.time_format)
-    valid_from = _moment(options.valid_from, "--valid-from", events.time_format) if options.valid_from else test_from
-    if valid_from > test_from:
-        raise ValueError(f"--valid-from {options.valid_from} must not be later than --test-from {options.test_from}.")
-    return sequences.ByTime(Moment.of(valid_from), Moment.of(test_from))
-
-
-def _moment(text: str, option: str, time_format: str) -> float:
-    """A moment in the unit of the events: a number is in that unit already, ISO 8601 is UTC."""
-    try:
-        moment = parsing.parse_number(text) if time_format != "iso" else parsing.parse_iso(text)
-    except ValueError:
-        pass
-    else:
-        if time_format in ("s", "ms", "us", "ns") and moment < 1e8 * parsing.UNITS_PER_SECOND[time_format]:
-            raise ValueError(
-                f"{option} {text} would be in 1973 or before, as the times are in {time_format}; write a day as "
-                "ISO 8601, such as 2024-05-01."
-            )
-        return moment
-    try:
-        microseconds = parsing.parse_iso(text)
-    except ValueError:
-        raise ValueError(
-            f"{option} must be a number or ISO 8601 (2024-05-01 or 2024-05-01T12:00), got {text!r}."
-        ) from None
-    if time_format == "order":
-        raise ValueError(f"{option} must be a number as in the time column, which only holds an order, got {text!r}.")
-    return microseconds * parsing.UNITS_PER_SECOND[time_format] / 1_000_000
 
 
 class _Counted:
@@ -365,24 +318,16 @@ class PrepareSequences(beam.PTransform):
 
     def _boundary(self, whole) -> list[Any]:
         """The side input of `Split`, where its rule has one."""
-        options = self._plan.options
-        if options.split == "last-days":
-            newest = (
-                whole
-                | "Newest moments" >> beam.MapTuple(_newest_moment)
-                | "Newest moment" >> beam.CombineGlobally(_latest)
-            )
-            return [AsSingleton(newest)]
-        if options.split == "files" and options.valid_sequences:
-            last = functools.partial(_largest, number=options.valid_sequences)
-            first_of_last = (
-                whole
-                | "Last of each" >> beam.MapTuple(functools.partial(_last_positions, number=options.valid_sequences))
-                | "Last of all" >> beam.CombineGlobally(last)
-                | "First of last" >> beam.Map(min, default=None)
-            )
-            return [AsSingleton(first_of_last)]
-        return []
+        boundary = self._plan.splitter.boundary
+        if boundary is None:
+            return []
+        of_all = (
+            whole
+            | "Boundary of each" >> beam.MapTuple(functools.partial(_of_bucket, function=boundary.of_bucket))
+            | "Boundary of all" >> beam.CombineGlobally(boundary.of_all)
+            | "Boundary" >> beam.Map(boundary.result)
+        )
+        return [AsSingleton(of_all)]
 
     def _with_users(self, whole, rows, counted: _Counted):
         """The sequences with the fields of their users, and what these teach."""
@@ -459,6 +404,10 @@ def _put(bucket: int, table: Sequences, store: Store) -> tuple[int, Stored]:
     return bucket, store.put(table)
 
 
+def _of_bucket(bucket: int, whole: Sequences, function: Callable[[Sequences], Any]) -> Any:
+    return function(whole)
+
+
 def _size(step: str, counts: ItemCounts) -> tuple[str, tuple[int, int]]:
     return step, (counts.num_items, counts.num_events)
 
@@ -470,19 +419,3 @@ def _joined(arrays: Sequence[pa.StringArray]) -> pa.StringArray:
 def _rare_items(steps: Mapping[str, ItemCounts], step: str, least: int) -> pa.StringArray:
     counts = steps.get(step, ItemCounts.sum([]))
     return counts.items.filter(pa.array(counts.counts < least))
-
-
-def _newest_moment(bucket: int, whole: Sequences) -> Moment:
-    return sequences.newest_moment(whole)
-
-
-def _latest(moments: Iterable[Moment | None]) -> Moment | None:
-    return max((moment for moment in moments if moment is not None), default=None)
-
-
-def _last_positions(bucket: int, whole: Sequences, number: int) -> Sequence[int]:
-    return sequences.last_positions(whole, number)
-
-
-def _largest(several: Iterable[Sequence[int]], number: int) -> list[int]:
-    return heapq.nlargest(number, itertools.chain.from_iterable(several))

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from beam_jobs import sequences as sequences_lib
 from beam_jobs.counting import ITEM_COUNTS, STEPS, Counting, timed
-from beam_jobs.sequences import Moment, Splitter
+from beam_jobs.splits import Moment, Splitter
 from beam_jobs.store import Store, Stored
 from beam_jobs.tables import FRACTION, POSITION, Sequences, group
 from seqrec_tf.schema import SPLITS

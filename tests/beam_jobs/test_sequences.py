@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from beam_jobs import sequences as steps
-from beam_jobs import tables
-from beam_jobs.sequences import ByFile, ByTime, LastDays, LeaveOneOut, Moment
+from beam_jobs import splits, tables
+from beam_jobs.splits import ByFile, ByTime, LastDays, LeaveOneOut, Moment
 from beam_jobs.tables import Coded, EventRows, Sequences
 
 # An event of the loops: (time, position, item).
@@ -226,7 +226,7 @@ def test_no_training_event_is_later_than_any_target():
 
 def test_last_days_go_by_the_last_event_of_a_session():
     sequences = table(*(at(0, last) for last in (80, 81, 90, 91, 100)))
-    found = cuts(LastDays(valid=10, test=10), sequences, steps.newest_moment(sequences))
+    found = cuts(LastDays(valid=10, test=10), sequences, splits.newest_moment(sequences))
     assert [split for ((split, _, _),) in found] == ["train", "valid", "valid", "test", "test"]
 
 
@@ -234,13 +234,13 @@ def test_last_days_tell_nanoseconds_apart_that_no_float_can():
     newest, day = 1_700_000_000_000_000_003, 86_400 * 10**9
     sequences = table(*([(newest - age, 0, "a"), (newest - age, 1, "b")] for age in (0, day, day - 1)))
     sequences = sequences.without(tables.FRACTION)
-    found = cuts(LastDays(valid=0, test=float(day)), sequences, steps.newest_moment(sequences))
+    found = cuts(LastDays(valid=0, test=float(day)), sequences, splits.newest_moment(sequences))
     assert [split for ((split, _, _),) in found] == ["test", "train", "test"]
 
 
 def test_files_tell_their_split_and_the_last_training_sequences_validate():
     sequences = table(*([(0, 10 * user, "a"), (0, 10 * user + 1, "b")] for user in range(4)), role="train")
-    boundary = min(steps.last_positions(sequences, 2))
+    boundary = min(splits.last_positions(sequences, 2))
     found = cuts(ByFile(), sequences, boundary)
     assert [split for ((split, _, _),) in found] == ["train", "train", "valid", "valid"]
     assert cuts(ByFile(), table(at(1, 2), role="test")) == [[("test", 2, 1)]]
