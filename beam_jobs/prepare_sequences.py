@@ -193,16 +193,21 @@ def run_pipeline(job: beam.PTransform, options: PipelineOptions) -> dict[str, fl
             beam.Pipeline(local_runner(options) if is_local else None, options) as pipeline,
         ):
             pipeline | job
-        totals: collections.Counter[str] = collections.Counter()
-        for counter in pipeline.result.metrics().query()["counters"]:  # of each step its own
-            totals[counter.key.metric.name] += counter.result
-        return {part: totals[part] / 1e9 for part in PARTS if part in totals}
+        return seconds_of_parts(pipeline.result.metrics().query()["counters"])
     except RuntimeError as error:
         raise RuntimeError(sentence_of(str(error))) from error
     except KeyboardInterrupt:
         if not is_local:
             sys.stderr.write("A job that was submitted goes on without this command; stop it where it runs.\n")
         raise
+
+
+def seconds_of_parts(counters: Iterable[Any]) -> dict[str, float]:
+    """The seconds of each of `counting.PARTS`, by Beam's counters, of which each step has its own."""
+    totals: collections.Counter[str] = collections.Counter()
+    for counter in counters:
+        totals[counter.key.metric.name] += counter.committed or counter.attempted or 0  # some runners know one alone
+    return {part: totals[part] / 1e9 for part in PARTS if part in totals}
 
 
 def sentence_of(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import random
 import sys
+from types import SimpleNamespace
 
 import pytest
 from small_logs import THREE_USERS, log
@@ -55,6 +56,20 @@ def test_a_worker_that_fails_says_why_in_one_sentence(prepare, tmp_path):
         f"seqrec prepare: {tmp_path}/broken.csv.gz is damaged: "
         "Compressed file ended before the end-of-stream marker was reached."
     )
+
+
+def test_the_seconds_of_a_part_are_those_of_all_steps_whatever_a_runner_knows():
+    def counter(name, committed, attempted):
+        key = SimpleNamespace(metric=SimpleNamespace(name=name))
+        return SimpleNamespace(key=key, committed=committed, attempted=attempted)
+
+    counters = [
+        counter("reading", None, 1_000_000_000),
+        counter("reading", 500_000_000, 500_000_000),
+        counter("writing", None, None),
+        counter("rejected events: empty user id", 7, 7),
+    ]
+    assert prepare_sequences.seconds_of_parts(counters) == {"reading": 1.5, "writing": 0.0}
 
 
 def test_the_last_exception_of_a_worker_is_its_sentence():
