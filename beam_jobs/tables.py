@@ -172,26 +172,13 @@ class Sequences:
         if rows.all():
             return self
         lengths = np.add.reduceat(rows, self.offsets[:-1], dtype=np.int64) if len(self) else self.lengths
-        kept = dataclasses.replace(
-            self,
-            offsets=_offsets(lengths),
-            items=self.items[rows],
-            columns={name: column[rows] for name, column in self.columns.items()},
-        )
-        return kept._without_events_of_others(lengths > 0)
+        return self._kept(rows, lengths, lengths > 0)
 
     def keep(self, sequences: np.ndarray) -> Sequences:
         """The sequences that `sequences`, bool [S], says, with all their events."""
         if sequences.all():
             return self
-        rows = np.repeat(sequences, self.lengths)
-        kept = dataclasses.replace(
-            self,
-            offsets=_offsets(np.where(sequences, self.lengths, 0)),
-            items=self.items[rows],
-            columns={name: column[rows] for name, column in self.columns.items()},
-        )
-        return kept._without_events_of_others(sequences)
+        return self._kept(np.repeat(sequences, self.lengths), np.where(sequences, self.lengths, 0), sequences)
 
     def by(self, groups: np.ndarray) -> Iterator[tuple[int, np.ndarray, Sequences]]:
         """The sequences of each group, with their numbers here; `groups` is int64 [S]."""
@@ -202,23 +189,21 @@ class Sequences:
             is_chosen[chosen] = True
             yield number, chosen, self.keep(is_chosen)
 
-    def _without_events_of_others(self, sequences: np.ndarray) -> Sequences:
-        """The sequences that `sequences` says, where the others have no events."""
+    def _kept(self, rows: np.ndarray, lengths: np.ndarray, sequences: np.ndarray) -> Sequences:
+        """The events that `rows` says, of the sequences that `sequences` says; `lengths` are those that are left."""
         chosen = pa.array(sequences)
         return dataclasses.replace(
             self,
             roles=self.roles[sequences],
             users=None if self.users is None else self.users.filter(chosen),
             sessions=None if self.sessions is None else self.sessions.filter(chosen),
-            offsets=np.append(self.offsets[:-1][sequences], self.offsets[-1:]),
+            offsets=np.append(0, np.cumsum(lengths[sequences])),
+            items=self.items[rows],
+            columns={name: column[rows] for name, column in self.columns.items()},
             starts=None if self.starts is None else self.starts[:, sequences],
             ends=None if self.ends is None else self.ends[:, sequences],
             fields={name: column.filter(chosen) for name, column in self.fields.items()},
         )
-
-
-def _offsets(lengths: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
 def group(parts: Sequence[EventRows]) -> Sequences:

@@ -40,11 +40,8 @@ def order_vocabulary(steps: Mapping[str, ItemCounts], *, keep_unseen: bool) -> I
     counts = trained
     if keep_unseen:
         items = steps.get("all", trained).items
-        numbers = pc.index_in(items, trained.items).to_numpy(zero_copy_only=False)
-        is_trained = ~np.isnan(numbers) if numbers.dtype.kind == "f" else np.ones(len(numbers), bool)
-        of_all = np.zeros(len(items), np.int64)
-        of_all[is_trained] = trained.counts[numbers[is_trained].astype(np.int64)]
-        counts = ItemCounts(items, of_all)
+        places = pc.index_in(items, trained.items).fill_null(-1).to_numpy()
+        counts = ItemCounts(items, np.append(trained.counts, 0)[places])  # 0 where an item has no place there
     table = pa.table({"item": counts.items, "count": counts.counts})
     table = table.sort_by([("count", "descending"), ("item", "ascending")]).combine_chunks()
     return ItemCounts(table["item"].chunk(0) if len(table) else counts.items, table["count"].to_numpy())
