@@ -43,7 +43,9 @@ def main() -> None:
         servers["before"] = (pathlib.Path(args.before).resolve(), [])
     with tempfile.TemporaryDirectory() as folder:
         write_model(f"{folder}/{MODEL}/1", args.items)
-        print(f"{'server':<13}{'rows':>5}{'a second':>10}{'answered':>10}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'errors':>8}")
+        print(
+            f"{'server':<13}{'rows':>5}{'a second':>10}{'answered':>10}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'errors':>8}"
+        )
         for rows in args.rows:
             requests = [request(rows, args.items, seed) for seed in range(100)]
             for name, (checkout, options) in servers.items():
@@ -57,7 +59,9 @@ def main() -> None:
                             break
                         best = max(best, result.answered)
                     closed = uvloop.run(closed_loop(port, requests, connections=64, seconds=args.seconds))
-                    print(f"{name:<13}{rows:>5}  most in time {best:,.0f} a second; 64 clients in a circle {closed:,.0f}")
+                    print(
+                        f"{name:<13}{rows:>5}  most in time {best:,.0f} a second; 64 clients in a circle {closed:,.0f}"
+                    )
 
 
 def rising(rate: float):
@@ -239,7 +243,8 @@ async def closed_loop(port: int, requests: list[bytes], *, connections: int, sec
         nonlocal count
         while loop.time() < until:
             with contextlib.suppress(OSError):
-                count += await pool.ask(random.choice(requests)) == 200
+                status = await pool.ask(random.choice(requests))
+                count += status == 200
 
     await asyncio.gather(*(client() for _ in range(connections)))
     return count / seconds

@@ -254,6 +254,7 @@ class ModelStore:
         # When the files of a version that failed were last changed: it is tried again after the next change.
         self._failed: dict[pathlib.Path, float] = {}
         self._statuses: dict[str, dict[int, dict[str, Any]]] = {}
+        self._polling = threading.Lock()
         self._lock = threading.Lock()  # guards _statuses
 
     @property
@@ -273,6 +274,10 @@ class ModelStore:
             OSError: The folder cannot be read; everything stays as it is.
             ValueError: So for the configuration.
         """
+        with self._polling:
+            self._poll()
+
+    def _poll(self) -> None:
         if self._config:
             self._config.read()
         found = self._scan()
