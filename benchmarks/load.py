@@ -5,7 +5,7 @@
 
 Requests leave at a constant rate whatever the answers do, as users do, and a latency counts from the moment at which its
 request should have left. The rate rises until the server falls behind. SASRec with d = 64, L = 50 and random weights
-recommends 20 of 100,000 items for histories of 50 events. The load comes from this process, on the same cores.
+recommends 20 of 100,000 items for histories of 50 events. The load comes from the same cores.
 """
 
 import argparse

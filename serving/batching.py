@@ -167,7 +167,7 @@ class Batcher:
         return sum(waiting.num_rows for waiting in queue) >= queue[0].most_rows
 
     def _answer(self, batch: Sequence[_Waiting], answers: list[tuple[_Waiting, Any]]) -> None:
-        """Appends each request with its outputs or its error; where one fails, the halves are tried without each other."""
+        """Append each request with its outputs or its error; where one fails, the halves are tried by themselves."""
         if not batch:
             return
         try:

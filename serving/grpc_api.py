@@ -1,4 +1,4 @@
-"""TF Serving's gRPC interface: Predict, GetModelMetadata and GetModelStatus, answered by the models and batches of REST."""
+"""TF Serving's gRPC interface: Predict, GetModelMetadata, GetModelStatus, by the models and the batches of REST."""
 
 from __future__ import annotations
 

@@ -42,6 +42,6 @@ class Limits:
                 )
             if max(array.shape[1:], default=0) > self.max_history_length:
                 raise invalid_argument(
-                    f"Input {name} has rows of {max(array.shape[1:])} values, a row may have {self.max_history_length}: "
-                    "send the newest."
+                    f"Input {name} has rows of {max(array.shape[1:])} values, a row may have "
+                    f"{self.max_history_length}: send the newest."
                 )

@@ -438,7 +438,7 @@ class _ModelConfig:
         labels: dict[str, dict[str, int]] = {}
         for model in self._models:
             for label, version in model.version_labels.items():
-                for candidate in (version, before.get(model.name, {}).get(label)):
+                for candidate in (version, before.get(model.name, {}).get(label, version)):
                     if candidate in served.get(model.name, {}):
                         labels.setdefault(model.name, {})[label] = candidate
                         break

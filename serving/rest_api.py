@@ -59,7 +59,7 @@ class _HttpError(Exception):
         self.message = message
 
 
-class _ClientGone(Exception):
+class _ClientGoneError(Exception):
     """There is nobody to answer."""
 
 
@@ -109,7 +109,7 @@ class RestApi:
         headers = dict(scope["headers"])
         try:
             status, kind, body = await self._respond(scope["method"], path, headers, receive)
-        except _ClientGone:
+        except _ClientGoneError:
             return
         answer_headers = [(b"content-type", kind)]
         if self._packs_answers and len(body) > _WORTH_PACKING and b"gzip" in headers.get(b"accept-encoding", b""):
@@ -142,7 +142,7 @@ class RestApi:
             return _HTTP_STATUS.get(error.code, 500), _JSON, rest_json.error_body(error.message)
         except _HttpError as error:
             return error.status, _JSON, rest_json.error_body(error.message)
-        except (_ClientGone, asyncio.CancelledError):
+        except (_ClientGoneError, asyncio.CancelledError):
             raise
         except Exception as error:  # the client gets an answer, and the server goes on
             if self._log:
@@ -212,7 +212,7 @@ class RestApi:
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise _ClientGone
+                        raise _ClientGoneError
                     pieces.append(message.get("body", b""))
                     size += len(pieces[-1])
                     self._held_bytes += len(pieces[-1])

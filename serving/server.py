@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-timeout-us",
         type=int,
         default=0,
-        help="microseconds that a batch which is not full waits for more (default %(default)s: it takes what has come while the model was busy)",
+        help="microseconds that a batch which is not full waits for more (default %(default)s: it takes what has queued up)",
     )
     batching.add_argument(
         "--num-batch-threads", type=int, default=2, help="calls of models at the same time (default %(default)s)"
@@ -248,16 +248,17 @@ class Server(uvicorn.Server):
         self.port: int = listener.getsockname()[1]
         self.grpc_port: int | None = None
         self.on_start: Callable[[], None] = lambda: None
+        protocol: Any = functools.partial(LimitedProtocol, limits=self._limits)
         config = uvicorn.Config(
             self._api,
-            http=functools.partial(LimitedProtocol, limits=self._limits),
+            http=protocol,
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_keep_alive=self._limits.keep_alive_timeout_s,
-            timeout_graceful_shutdown=shutdown_timeout_s,
+            timeout_keep_alive=self._limits.keep_alive_timeout_s,  # type: ignore[arg-type]
+            timeout_graceful_shutdown=shutdown_timeout_s,  # type: ignore[arg-type]
         )
         super().__init__(config)
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # what is wrong with a request the client reads
@@ -267,7 +268,7 @@ class Server(uvicorn.Server):
             self.metrics.gauge("unlogged_requests", lambda: request_log.num_dropped)
 
     def run(self) -> None:  # type: ignore[override]
-        """Serve until SIGTERM; until SIGINT, which raises KeyboardInterrupt after what is in flight has been answered."""
+        """Serve until SIGTERM or SIGINT, which raises KeyboardInterrupt once what is in flight has been answered."""
         stop = threading.Event()
         watch = {"period_s": _POLL_PERIOD_S, "stop": stop}
         threading.Thread(target=self._store.watch, kwargs=watch, daemon=True).start()

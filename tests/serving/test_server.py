@@ -6,17 +6,21 @@ import json
 import pathlib
 import re
 import shlex
+import signal
 import subprocess
+import sys
 import threading
+import time
 import urllib.request
 
 import pytest
 from google.protobuf import text_format
-from rest_calls import SHOP
+from rest_calls import NUMBERS, SHOP
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving import server as server_lib
 from serving.client import Client
+from serving.request_log import RequestLog
 
 # The real server
 
@@ -107,3 +111,67 @@ def test_the_health_check_of_the_container_tells_a_served_model_from_none(url):
     for name, returncode in (("shop", 0), ("none", 1)):
         command = script.replace("/models/shop/", f"/models/{name}/")
         assert subprocess.run(["bash", "-c", command], timeout=20, check=False).returncode == returncode
+
+
+# What the server tells those who run it
+
+
+def test_metrics_have_the_names_of_tf_serving(store, asking):
+    with asking(store) as web:
+        for body, status in ((b'{"instances": [["apple"]]}', 200), (b"{", 400)):
+            assert web.post(f"{SHOP}:predict", content=body).status_code == status
+        web.post("/v1/models/any:predict", content=b"{}")  # no name that a client invents
+        response = web.get("/monitoring/prometheus/metrics")
+    assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    lines = response.text.splitlines()
+    assert "# TYPE :tensorflow:serving:request_count counter" in lines
+    for line in (
+        ':tensorflow:serving:request_count{model_name="shop",status="OK"} 1.0',
+        ':tensorflow:serving:request_count{model_name="shop",status="INVALID_ARGUMENT"} 1.0',
+        ':tensorflow:serving:request_latency_count{API="predict",entrypoint="REST",model_name="shop"} 2.0',
+        ':tensorflow:serving:runtime_latency_count{API="Predict",model_name="shop",runtime="TF1"} 1.0',
+    ):
+        assert line in lines
+    assert '"any"' not in response.text
+
+
+def test_answered_requests_are_logged_as_lines_of_json(store, asking, tmp_path):
+    file = tmp_path / "requests.jsonl"
+    with asking(store, request_log=RequestLog(str(file))) as web:
+        web.post(f"{SHOP}:predict", content=b'{"instances": [["apple", "\xff"], ["eggs", ""]]}')
+        web.post(f"{SHOP}:predict", content=b'{"instances": 1}')
+        file.rename(tmp_path / "requests.jsonl.1")  # as logrotate does
+        time.sleep(0.2)
+        web.post(f"{NUMBERS}:predict", content=b'{"instances": [2], "signature_name": "double"}')
+    (first,) = (tmp_path / "requests.jsonl.1").read_bytes().splitlines()
+    (second,) = map(json.loads, file.read_text().splitlines())
+    first = json.loads(first.decode("utf-8", "replace"))
+    assert abs(first.pop("time") - time.time()) < 60
+    assert first == {
+        "model": "shop",
+        "version": 7,
+        "signature": "serving_default",
+        "inputs": {"history": [["apple", "\N{REPLACEMENT CHARACTER}"], ["eggs", ""]]},
+        "outputs": {
+            "items": [["bread", "cheese", "dates"], ["apple", "bread", "cheese"]],
+            "scores": [[0.5, 0.33333334, 0.25], [1.0, 0.5, 0.33333334]],
+        },
+    }
+    assert (second["signature"], second["inputs"], second["outputs"]) == ("double", {"value": [2.0]}, {})
+
+
+def test_a_share_of_the_requests_is_logged(tmp_path):
+    log = RequestLog(str(tmp_path / "log"), share=0.25)
+    for _ in range(2000):
+        log.add("m", 1, "", {}, {})
+    log.close()
+    assert 400 < len((tmp_path / "log").read_text().splitlines()) < 600
+
+
+@pytest.mark.slow
+def test_sigterm_ends_the_command_with_status_0(models, tmp_path):
+    command = [sys.executable, "-m", "seqrec_tf.cli", "serve", "--models", str(models), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout.readline().startswith("Serving examples, fixed, numbers, shop at http://127.0.0.1:")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
