@@ -13,7 +13,6 @@ import asyncio
 import collections
 import gzip
 import json
-import pathlib
 import random
 import socket
 import struct
@@ -175,10 +174,20 @@ def mutated(rng):
 def strange_paths(rng):
     """Paths, versions and verbs."""
     paths = [
-        f"{PATH}?x=1", "//v1/models", "/v1/models/%00:predict", "/v1/../../etc/passwd", "/v1/models/shop/versions/" + "9" * 5000,
-        "/v1/models/" + "a" * 5000, "/v1/models/shop/labels/%ff:predict", "*", "http://h/v1/models/shop", "/v1/models/shop:predict#x",
-        "/monitoring/prometheus/metrics", "/v1/models/sh\xf6p", "/v1/models/shop/metadata?" + "q" * 3000,
-    ]  # fmt: skip
+        f"{PATH}?x=1",
+        "//v1/models",
+        "/v1/models/%00:predict",
+        "/v1/../../etc/passwd",
+        "/v1/models/shop/versions/" + "9" * 5000,
+        "/v1/models/" + "a" * 5000,
+        "/v1/models/shop/labels/%ff:predict",
+        "*",
+        "http://h/v1/models/shop",
+        "/v1/models/shop:predict#x",
+        "/monitoring/prometheus/metrics",
+        "/v1/models/sh\xf6p",
+        "/v1/models/shop/metadata?" + "q" * 3000,
+    ]
     verbs = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "CONNECT", "TRACE", "PATCH", "BREW", "PRI", "get"]
     return post(GOOD, path=rng.choice(paths), verb=rng.choice(verbs)), HALF_CLOSE
 
@@ -200,9 +209,15 @@ def large_headers(rng):
 
 def two_lengths(rng):
     """Requests that a proxy may cut elsewhere."""
-    headers = [("Content-Length: 3", "Transfer-Encoding: chunked"), ("Content-Length: 3", "Content-Length: 4"),
-               ("Transfer-Encoding: chunked, identity",), ("Transfer-Encoding: xchunked",), ("Content-Length: -1",),
-               ("Content-Length: 1e3",), ("Content-Length: 99999999999999999999999",)]  # fmt: skip
+    headers = [
+        ("Content-Length: 3", "Transfer-Encoding: chunked"),
+        ("Content-Length: 3", "Content-Length: 4"),
+        ("Transfer-Encoding: chunked, identity",),
+        ("Transfer-Encoding: xchunked",),
+        ("Content-Length: -1",),
+        ("Content-Length: 1e3",),
+        ("Content-Length: 99999999999999999999999",),
+    ]
     lines = "\r\n".join(["POST " + PATH + " HTTP/1.1", "Host: h", *rng.choice(headers)])
     return lines.encode() + b"\r\n\r\n" + GOOD, HALF_CLOSE
 
@@ -214,12 +229,14 @@ def pipelined(rng):
 
 def upgrades(rng):
     """Other protocols."""
-    return rng.choice([
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        post(GOOD, "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__"),
-        post(GOOD, "Connection: Upgrade", "Upgrade: websocket"),
-        post(b"", "Expect: 100-continue", length=len(GOOD)),
-    ]), STAY  # fmt: skip
+    return rng.choice(
+        [
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            post(GOOD, "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__"),
+            post(GOOD, "Connection: Upgrade", "Upgrade: websocket"),
+            post(b"", "Expect: 100-continue", length=len(GOOD)),
+        ]
+    ), STAY
 
 
 def slow_head(rng):
@@ -232,8 +249,29 @@ def gone(rng):
     return post(GOOD), RESET
 
 
-KINDS = [garbage, tls, endless_chunk, bad_chunks, extensions_and_trailers, byte_by_byte, short_body, long_body, large_body, bomb,
-         nested, many, wrong_values, mutated, strange_paths, large_headers, two_lengths, pipelined, upgrades, slow_head, gone]  # fmt: skip
+KINDS = [
+    garbage,
+    tls,
+    endless_chunk,
+    bad_chunks,
+    extensions_and_trailers,
+    byte_by_byte,
+    short_body,
+    long_body,
+    large_body,
+    bomb,
+    nested,
+    many,
+    wrong_values,
+    mutated,
+    strange_paths,
+    large_headers,
+    two_lengths,
+    pipelined,
+    upgrades,
+    slow_head,
+    gone,
+]
 
 
 async def send(port: int, data: bytes, end: str, timeout_s: float) -> str:
@@ -277,14 +315,6 @@ def found(data: bytes, piece: bytes):
         at = data.find(piece, at + 1)
 
 
-def memory(pid: int, key: str = "VmRSS") -> float:
-    """MB of a process."""
-    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1]) / 1024
-    return float("nan")
-
-
 async def good_answers(port: int) -> list[bytes]:
     """What fixed requests get."""
     answers = []
@@ -311,6 +341,11 @@ async def attack(port: int, count: int, at_once: int, seed: int) -> dict[str, co
     return statuses
 
 
+def blames_itself(statuses: str) -> bool:
+    """Whether a status says that the server failed."""
+    return any(status.startswith("5") and status != "503" for status in statuses.split("+"))
+
+
 def main() -> None:
     """Attack a server, and print what it did."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -323,21 +358,20 @@ def main() -> None:
         load.write_model(f"{folder}/{load.MODEL}/1", args.items)
         with load.serving(folder, options=OPTIONS) as (port, process):
             before = uvloop.run(good_answers(port))
-            idle = memory(process.pid)
+            idle = load.memory(process.pid)
             started = time.monotonic()
             statuses = uvloop.run(attack(port, args.requests, args.at_once, args.seed))
-            seconds, highest, after_all = time.monotonic() - started, memory(process.pid, "VmHWM"), memory(process.pid)
+            seconds, highest, after_all = (
+                time.monotonic() - started,
+                load.memory(process.pid, "VmHWM"),
+                load.memory(process.pid),
+            )
             lives = process.poll() is None
             same = lives and uvloop.run(good_answers(port)) == before
     for kind in KINDS:
         counts = statuses[kind.__name__].most_common()
         print(f"{kind.__name__:<24}" + "  ".join(f"{status}: {count:,}" for status, count in counts))
-    of_server = sum(
-        count
-        for counts in statuses.values()
-        for status, count in counts.items()
-        if any(s[0] == "5" and s != "503" for s in status.split("+"))
-    )
+    of_server = sum(counts[status] for counts in statuses.values() for status in counts if blames_itself(status))
     print(
         f"{args.requests:,} requests in {seconds:.0f} s; lives: {lives}; 5xx but 503: {of_server}; same answers: {same}"
     )

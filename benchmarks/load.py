@@ -2,24 +2,28 @@
 
     python benchmarks/load.py
     python benchmarks/load.py --before CHECKOUT
+    python benchmarks/load.py --faults    # 10,000 requests while versions are swapped; SIGTERM to a busy server
 
-Requests leave at a constant rate whatever the answers do, as users do, and a latency counts from the moment at which its
-request should have left. The rate rises until the server falls behind. SASRec with d = 64, L = 50 and random weights
-recommends 20 of 100,000 items for histories of 50 events. The load comes from the same cores.
+Requests leave at a constant rate whatever the answers do, as users do, and a latency counts from the moment at which
+its request should have left. The rate rises until the server falls behind. SASRec with d = 64, L = 50 and random
+weights recommends 20 of 100,000 items for histories of 50 events. The load comes from this process, on the same cores.
 """
 
 import argparse
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import random
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import uvloop
@@ -36,6 +40,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 32], help="of a request")
     parser.add_argument("--rates", type=float, nargs="+", help="requests a second; else rising by a quarter")
     parser.add_argument("--seconds", type=float, default=5.0, help="at each rate")
+    parser.add_argument("--faults", action="store_true", help="swaps of versions and SIGTERM, in place of rising rates")
     parser.add_argument("--before", help="a checkout of another version, to be measured beside this one")
     args = parser.parse_args()
     servers = {"batching": (ROOT, []), "no batching": (ROOT, ["--max-batch-size", "1"])}
@@ -43,9 +48,8 @@ def main() -> None:
         servers["before"] = (pathlib.Path(args.before).resolve(), [])
     with tempfile.TemporaryDirectory() as folder:
         write_model(f"{folder}/{MODEL}/1", args.items)
-        print(
-            f"{'server':<13}{'rows':>5}{'a second':>10}{'answered':>10}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'errors':>8}"
-        )
+        columns = {"a second": 10, "answered": 10, "p50 ms": 9, "p95 ms": 9, "p99 ms": 9, "errors": 8}
+        print(f"{'server':<13}{'rows':>5}" + "".join(f"{title:>{width}}" for title, width in columns.items()))
         for rows in args.rows:
             requests = [request(rows, args.items, seed) for seed in range(100)]
             for name, (checkout, options) in servers.items():
@@ -62,6 +66,72 @@ def main() -> None:
                     print(
                         f"{name:<13}{rows:>5}  most in time {best:,.0f} a second; 64 clients in a circle {closed:,.0f}"
                     )
+
+
+def swap_under_load(models: str, requests: list[bytes], *, rate: float = 400, count: int = 10_000) -> None:
+    """Requests at a constant rate while one version after the other is published and the one before removed."""
+    versions, stop = pathlib.Path(models) / MODEL, threading.Event()
+
+    def publish():
+        number = 1
+        while not stop.wait(4):
+            new = versions / "new"
+            shutil.copytree(versions / str(number), new)
+            new.rename(versions / str(number + 1))
+            stop.wait(4)
+            shutil.rmtree(versions / str(number))
+            number += 1
+
+    with serving(models) as (port, process):
+        before = memory(process.pid)
+        publisher = threading.Thread(target=publish)
+        publisher.start()
+        result = uvloop.run(open_loop(port, requests, rate=rate, seconds=count / rate))
+        stop.set()
+        publisher.join()
+        time.sleep(5)
+        num_swaps = max(int(path.name) for path in versions.iterdir()) - 1
+        late = 1000 * result.percentile(0.99)
+        print(f"{num_swaps} swaps: {len(result.latencies):,} answers, {result.num_errors} failures, p99 {late:.0f} ms")
+        memories = before, memory(process.pid, "VmHWM"), memory(process.pid)
+        print("memory, MB: {:.0f} before, {:.0f} at most, {:.0f} afterwards".format(*memories))
+
+
+def end_under_load(models: str, requests: list[bytes], *, connections: int = 64) -> None:
+    """SIGTERM to a server that 64 clients keep busy: what is sent and not answered is a failure."""
+    counts: collections.Counter = collections.Counter()
+
+    async def client(port):
+        pool = Pool(port)
+        while True:
+            try:
+                await pool.ask(random.choice(requests))
+                counts["answered"] += 1
+            except ConnectionRefusedError:
+                return
+            except OSError as error:
+                counts[type(error).__name__] += 1
+                return
+
+    async def clients(port, process):
+        running = [asyncio.ensure_future(client(port)) for _ in range(connections)]
+        await asyncio.sleep(2)
+        process.terminate()
+        await asyncio.wait_for(asyncio.gather(*running), 30)
+
+    with serving(models) as (port, process):
+        started = time.monotonic()
+        uvloop.run(clients(port, process))
+        status = process.wait()
+        print(f"SIGTERM: {dict(counts)}, exit status {status}, {time.monotonic() - started - 2:.1f} s later")
+
+
+def memory(pid: int, key: str = "VmRSS") -> float:
+    """MB of a process."""
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) / 1024
+    return float("nan")
 
 
 def rising(rate: float):

@@ -8,6 +8,7 @@ connection that is closed over unread bytes is reset, and the answer may be lost
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -15,6 +16,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from serving import rest_json
 from serving.limits import Limits
 
+# Java's client offers HTTP/2 with each request. Nothing here takes such an offer, and the parser would drop the body.
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 _LINGER_S = 2.0  # for what a refused client is still sending
 
 
@@ -51,6 +54,9 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         if self._timer is None and self._in_head:
             self._start_timer(self._limits.header_timeout_s, self._end_head)
+        if self._in_head and _UPGRADE.search(data):
+            head, end, rest = data.partition(b"\r\n\r\n")
+            data = _UPGRADE.sub(b"\r\nx-upgrade:", head) + end + rest
         self._has_begun = False
         before = self._num_body_bytes
         super().data_received(data)
@@ -64,12 +70,12 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client sends nothing more, but may wait for its answer; whether the connection stays for it."""
-        if self._is_refused or self.cycle is None or self.cycle.response_complete:
-            return False
-        if self.cycle.more_body:
+        cycle = self.cycle
+        if cycle is not None and cycle.more_body and not cycle.response_complete:
             self._refuse(400, "The body ends before its announced end.")
+        if cycle is None or cycle.response_complete or cycle.disconnected:
             return False
-        self.cycle.keep_alive = False
+        cycle.keep_alive = False
         return True
 
     def on_message_begin(self) -> None:

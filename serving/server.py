@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-timeout-us",
         type=int,
         default=0,
-        help="microseconds that a batch which is not full waits for more (default %(default)s: it takes what has queued up)",
+        help="microseconds that a batch which is not full waits for more (default %(default)s)",
     )
     batching.add_argument(
         "--num-batch-threads", type=int, default=2, help="calls of models at the same time (default %(default)s)"
