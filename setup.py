@@ -33,8 +33,13 @@ setup(
         "tensorboard>=2.20",
         # PredictionLog, the record type of TF Serving's warm-up requests.
         "tensorflow-serving-api>=2.21,<2.22",
-        # The HTTP layer of the development server.
-        "werkzeug>=3",
+        # The HTTP layer of `seqrec serve`; httptools is its parser, uvloop its event loop where there is one.
+        "uvicorn>=0.40,<1",
+        "httptools>=0.6.3",
+        "uvloop>=0.20; sys_platform != 'win32'",
+        "prometheus-client>=0.20",
+        # gRPC beside REST; tensorflow-serving-api needs it too.
+        "grpcio>=1.60",
     ],
     extras_require={
         "gcp": ["apache-beam[gcp]"],
@@ -43,7 +48,7 @@ setup(
         # The tokenizer ops that many TF Hub text encoders need.
         "text": ["tensorflow-text>=2.21,<2.22"],
         # Pinned, as what they accept changes with their versions.
-        "test": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.6", "mypy==2.4.1"],
+        "test": ["pytest>=8", "httpx>=0.27", "pytest-xdist>=3", "ruff==0.17.6", "mypy==2.4.1"],
     },
     entry_points={"console_scripts": ["seqrec=seqrec_tf.cli:main"]},
 )

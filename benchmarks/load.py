@@ -43,15 +43,21 @@ def main() -> None:
     parser.add_argument("--faults", action="store_true", help="swaps of versions and SIGTERM, in place of rising rates")
     parser.add_argument("--before", help="a checkout of another version, to be measured beside this one")
     args = parser.parse_args()
-    servers = {"batching": (ROOT, []), "no batching": (ROOT, ["--max-batch-size", "1"])}
-    if args.before:
-        servers["before"] = (pathlib.Path(args.before).resolve(), [])
     with tempfile.TemporaryDirectory() as folder:
         write_model(f"{folder}/{MODEL}/1", args.items)
+        if args.faults:
+            requests = [request(1, args.items, seed) for seed in range(100)]
+            swap_under_load(folder, requests)
+            for _ in range(3):
+                end_under_load(folder, requests)
+            return
         columns = {"a second": 10, "answered": 10, "p50 ms": 9, "p95 ms": 9, "p99 ms": 9, "errors": 8}
         print(f"{'server':<13}{'rows':>5}" + "".join(f"{title:>{width}}" for title, width in columns.items()))
         for rows in args.rows:
             requests = [request(rows, args.items, seed) for seed in range(100)]
+            servers = {"batching": (ROOT, []), "no batching": (ROOT, ["--max-batch-size", str(rows)])}
+            if args.before:
+                servers["before"] = (pathlib.Path(args.before).resolve(), [])
             for name, (checkout, options) in servers.items():
                 with serving(folder, checkout, options) as (port, _):
                     uvloop.run(open_loop(port, requests, rate=20 / rows, seconds=2.0))  # warm

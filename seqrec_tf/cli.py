@@ -27,7 +27,7 @@ COMMANDS = {
     "train": ("seqrec_tf.train", "a dataset folder to a run folder with the best model"),
     "evaluate": ("seqrec_tf.evaluate", "ranking metrics of a run, beside popularity, with confidence intervals"),
     "export": ("seqrec_tf.export", "a run to a SavedModel for TF Serving"),
-    "serve": ("serving.server", "a development REST server with TF Serving's contract"),
+    "serve": ("serving.server", "models over REST and gRPC, with TF Serving's contract, on one machine"),
     "recommend": ("serving.client", "ask a server (this one or TF Serving) for recommendations"),
 }
 

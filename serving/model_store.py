@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from seqrec_tf.padding import NO_ITEM, NO_TIME
-from seqrec_tf.schema import CANDIDATES, EXTRA_FOLDER, HISTORY_TIMESTAMPS, RECOMMEND, SCHEMA_FILE, WARM_UP_FILE
+from seqrec_tf.schema import CANDIDATES, EXTRA_FOLDER, RECOMMEND, SCHEMA_FILE, WARM_UP_FILE
 from serving.rest_json import StatusError, invalid_argument
 
 DEFAULT_SIGNATURE = RECOMMEND.name
@@ -191,10 +191,9 @@ def _padding(signature: Any) -> dict[str, Any]:
     padding: dict[str, Any] = {}
     for name, info in signature.inputs.items():
         if [dim.size for dim in info.tensor_shape.dim] == [-1, -1] and name != CANDIDATES:
-            if _dtype_name(info.dtype) == "string":
-                padding[name] = NO_ITEM.encode()
-            elif name == HISTORY_TIMESTAMPS:
-                padding[name] = NO_TIME
+            value = {"string": NO_ITEM.encode(), "int64": NO_TIME}.get(_dtype_name(info.dtype))
+            if value is not None:
+                padding[name] = value
     return padding
 
 

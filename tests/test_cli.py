@@ -55,7 +55,7 @@ def test_help_imports_no_command():
         "import sys\n"
         "from seqrec_tf import cli\n"
         "status = cli.main(['--help'])\n"
-        "loaded = {'tensorflow', 'keras', 'numpy', 'apache_beam', 'werkzeug', 'beam_jobs', 'serving'}\n"
+        "loaded = {'tensorflow', 'keras', 'numpy', 'apache_beam', 'uvicorn', 'beam_jobs', 'serving'}\n"
         "sys.exit(' '.join(loaded & sys.modules.keys()) or status)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
