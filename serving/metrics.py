@@ -22,6 +22,7 @@ class Metrics:
     """What is counted. The names of models are those being served, as clients may send any."""
 
     def __init__(self) -> None:
+        prometheus_client.disable_created_metrics()  # TF Serving's have none
         self._registry = prometheus_client.CollectorRegistry()
         process_collector.ProcessCollector(registry=self._registry)
         self._requests = _Counter(

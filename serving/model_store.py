@@ -26,7 +26,7 @@ DEFAULT_SIGNATURE = RECOMMEND.name
 
 _WARMUP_FILE = f"{EXTRA_FOLDER}/{WARM_UP_FILE}"
 _MAX_WARMUP_RECORDS = 1000
-_TIMEOUT_MS = 30_000  # TF Serving's default for REST
+_TIMEOUT_S = 30.0  # TF Serving's default for REST
 
 
 class LoadedModel:
@@ -35,6 +35,7 @@ class LoadedModel:
     Args:
         path: The SavedModel folder.
         name: Under which it is served, the name of the folder above where it is left out.
+        timeout_s: Seconds that a call may take.
 
     Raises:
         Exception: Whatever TensorFlow finds wrong with the SavedModel or its warm-up requests.
@@ -47,13 +48,13 @@ class LoadedModel:
         is_ours: Whether `seqrec export` has made it.
     """
 
-    def __init__(self, path: pathlib.Path, name: str = ""):
+    def __init__(self, path: pathlib.Path, name: str = "", *, timeout_s: float = _TIMEOUT_S):
         import tensorflow as tf
 
         self.name = name or path.parent.name
         self.version = int(path.name)
         self.example: dict[str, np.ndarray] = {}
-        self._run_options = tf.compat.v1.RunOptions(timeout_in_ms=_TIMEOUT_MS)
+        self._run_options = tf.compat.v1.RunOptions(timeout_in_ms=max(1, round(1000 * timeout_s)))
         # No `close`: the session goes with the last request that holds this object.
         self._session = tf.compat.v1.Session(graph=tf.Graph())
         self.signatures = dict(tf.compat.v1.saved_model.load(self._session, ["serve"], str(path)).signature_def)
@@ -101,7 +102,7 @@ class LoadedModel:
         Args:
             signature_name: Name of the signature, "" is the default one.
             feeds: Input name to array, for every input.
-            has_deadline: Whether it may take as long as TF Serving lets a request take, and no longer.
+            has_deadline: Whether it may take `timeout_s` and no longer.
 
         Raises:
             StatusError: The model could not digest the arrays.
@@ -236,6 +237,7 @@ class ModelStore:
         report: Called with a line for each version that was loaded, failed to, or was unloaded.
         config_file: A text file of TF Serving's `ModelServerConfig`: which models, which of their versions, and their
             labels. It is read again when it changes.
+        timeout_s: Seconds that a call of a model may take.
     """
 
     def __init__(
@@ -244,9 +246,11 @@ class ModelStore:
         *,
         report: Callable[[str], None],
         config_file: str | pathlib.Path | None = None,
+        timeout_s: float = _TIMEOUT_S,
     ):
         self._folder = pathlib.Path(folder)
         self._report = report
+        self._timeout_s = timeout_s
         self._config = _ModelConfig(config_file) if config_file else None
         self._models: dict[str, dict[int, LoadedModel]] = {}  # replaced as a whole, as other threads read it
         self._labels: dict[str, dict[str, int]] = {}
@@ -354,7 +358,7 @@ class ModelStore:
         self._set_status(name, version, "LOADING")
         start = time.perf_counter()
         try:
-            model = LoadedModel(path, name)
+            model = LoadedModel(path, name, timeout_s=self._timeout_s)
         except Exception as error:  # a broken SavedModel can raise anything, and must not stop the server
             message = str(getattr(error, "message", error))
             self._set_status(name, version, "END", code=_code_name(error), message=message)

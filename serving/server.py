@@ -112,10 +112,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Serve until SIGTERM, or until interrupted."""
-    check_options(args)
+    check(args)
     limits = Limits(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Limits)})
     request_log = RequestLog(args.log_requests, share=args.log_share) if args.log_requests else None
-    store = ModelStore(args.models, report=_write_line, config_file=args.model_config)
+    store = ModelStore(args.models, report=_write_line, config_file=args.model_config, timeout_s=args.timeout_s)
     listener = listen(args.host, args.port)
     store.poll()
     if not store.models:
@@ -142,8 +142,8 @@ def run(args: argparse.Namespace) -> None:
     server.run()
 
 
-def check_options(args: argparse.Namespace) -> None:
-    """Refuse options that make no server.
+def check(args: argparse.Namespace) -> None:
+    """Refuse options that make no server, as far as it can be told without TensorFlow.
 
     Raises:
         ValueError: One is out of its range.
@@ -162,6 +162,8 @@ def check_options(args: argparse.Namespace) -> None:
         if getattr(args, name) < least:
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"{option} must be at least {least}, got {getattr(args, name)}.")
+    if args.log_share > 1:
+        raise ValueError(f"--log-share must be at most 1, got {args.log_share}.")
 
 
 def _say_what_is_served(server: Server, store: ModelStore, host: str) -> None:
