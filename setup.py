@@ -51,6 +51,9 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
         # The tokenizer ops that many TF Hub text encoders need.
         "text": ["tensorflow-text>=2.21,<2.22"],
+        # Draws the options of `seqrec tune`; its journal file makes a search resumable without a database.
+        # scikit-learn tells how much each option matters.
+        "tune": ["optuna>=4.2", "scikit-learn>=1.5"],
         # Pinned, as what they accept changes with their versions.
         # httpx asks the server in the tests of its contract; werkzeug answers badly in those of the client.
         "test": [
@@ -61,6 +64,8 @@ setup(
             "playwright>=1.50",
             "httpx>=0.27",
             "werkzeug>=3",
+            "optuna>=4.2",
+            "scikit-learn>=1.5",
         ],
     },
     entry_points={"console_scripts": ["seqrec=seqrec_tf.cli:main"]},
