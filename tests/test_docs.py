@@ -39,6 +39,7 @@ NOT_HERE = {
     "export TF_CONFIG=": "the command that it is for",
     "seqrec tune": "minutes: tests/test_tune.py searches",
     "search/best.toml": "what the search leaves",
+    "python tests/serving/contract_models.py": "a server to ask; conftest.py writes the same models",
     "seqrec serve": "to be interrupted: the fixture `server` serves the same",
     "--model ctr": "a second model, of features of users",
     "make ": "an installation",
