@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from seqrec_tf import padding, records
-from seqrec_tf.config import WINDOWS, check_choice
+from seqrec_tf.config import WINDOWS, ModelConfig, check_choice
 from seqrec_tf.learning.parallel import num_cores
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.records import DatasetFolder, user_fingerprint
@@ -42,6 +42,8 @@ _WINDOW = 25_600
 _WINDOW_OF_TIME = 1_600
 # Sequences that a batch of like length has at least, where the average is more.
 LEAST_ROWS = 8
+# Sequences of a training batch, events to predict, or examples of a ranking model, where nothing else is said.
+_BATCH, _EXAMPLES = 128, 1_024
 _PARALLEL_FILES = 4
 # Batches that are made at once, at most, and that wait for the model.
 _PARALLEL_BATCHES = min(num_cores(), 8)
@@ -53,7 +55,7 @@ def load(
     model: SequenceModel,
     split: str = "train",
     *,
-    batch_size: int = 128,
+    batch_size: int = 0,
     sort_by_length: bool = True,
     window: str = "newest",
     seed: int = 0,
@@ -70,7 +72,7 @@ def load(
             labels)`, each iteration in a new order. "valid" and "test" give, for each event to predict, what
             `evaluation_batches` says.
         batch_size: Sequences a batch; on average, in training batches of like length. Of "valid" and "test", events to
-            predict.
+            predict. 0 stands for what `sequences_a_batch` says, or 128 events.
         sort_by_length: Whether training batches hold sequences of like length, for little padding, and about as many
             targets each: long sequences make small batches.
         window: What an epoch sees of a sequence that is longer than the model's: its "newest" events, or "random":
@@ -91,11 +93,13 @@ def load(
             folder,
             split,
             model,
-            batch_size=batch_size,
+            batch_size=batch_size or _BATCH,
             exclude_history=exclude_history,
             max_sequences=max_sequences,
         )
         return batches.map(_without_what_evaluation_alone_reads)
+
+    batch_size = batch_size or sequences_a_batch(folder, model.config)
 
     def one_epoch(order):
         return _training_epoch(
@@ -114,6 +118,21 @@ def load(
 
 def _without_what_evaluation_alone_reads(inputs, labels):
     return inputs, {key: labels[key] for key in labels if key not in (TOUCHED, PLACE, USER_ID)}
+
+
+def sequences_a_batch(folder: DatasetFolder, config: ModelConfig) -> int:
+    """Training sequences of a batch where no `batch_size` says it: 128, or as many as make about 1,024 examples.
+
+    Example: a ranking model makes on average 103 examples of the sequences of MovieLens 100K, so a batch has 10.
+
+    Args:
+        folder: The dataset.
+        config: The model's configuration, which says how many examples a sequence makes.
+    """
+    if config.examples_a_sequence == 1:
+        return _BATCH
+    examples = min(max(folder.training_lengths["mean"] - 1, 1), config.examples_a_sequence)
+    return max(1, round(_EXAMPLES / examples))
 
 
 def steps_per_epoch(folder: DatasetFolder, batch_size: int) -> int:

@@ -123,6 +123,9 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     strategy = make_strategy(config.train.strategy)
     is_chief = strategy.cluster_resolver is None or _is_chief(strategy.cluster_resolver)
     shared = run_lib.local_path(output, "--output")
+    if not config.data.batch_size:  # the run folder keeps what it comes to
+        rows = data.sequences_a_batch(folder, config.model)
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=rows))
     changes = check_output(shared, config, folder)
     model_class = models.find(config.model_name)
     steps = data.steps_per_epoch(folder, config.data.batch_size)
