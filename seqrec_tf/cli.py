@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         wrong_input = isinstance(error, _INPUT_ERRORS)
         sys.stderr.write(f"seqrec {name}: {_sentence(error, wrong_input)}\n")
-        return WRONG_INPUT if wrong_input else WORK_FAILED
+        return getattr(error, "exit_status", WRONG_INPUT if wrong_input else WORK_FAILED)
     return DONE
 
 
@@ -116,7 +116,8 @@ def _overview() -> str:
         *(f"  {name:<10} {help_line}" for name, (_, help_line) in COMMANDS.items()),
         "",
         "`seqrec COMMAND --help` says more; `seqrec demo` shows most of them at work.",
-        "Exit status: 0 done, 1 the work failed, 2 arguments or input are wrong, 130 interrupted.",
+        "Exit status: 0 done, 1 the work failed, 2 arguments or input are wrong, 130 interrupted, 143 stopped by",
+        "SIGTERM after saving.",
         "",
     ]
     return "\n".join(lines)

@@ -4,8 +4,8 @@ Example:
   seqrec train --dataset shop --model sasrec --output runs/sasrec --set train.epochs=50 model.dim=64
 
 The configuration is the model's defaults, overridden by --config FILE (TOML), overridden by --set. A run that was
-stopped goes on after its last whole epoch when the same command is given again, and on a CPU with as many cores ends
-with the figures it would have had.
+killed goes on after its last whole epoch when the same command is given again, one that SIGTERM stopped after its last
+step; on a CPU with as many cores it ends with the figures it would have had.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import inspect
 import json
 import os
 import pathlib
+import shlex
 import sys
 import tempfile
 import textwrap
@@ -112,12 +113,15 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     Raises:
         FileExistsError: `output` holds a finished run, or an unfinished one of another model, data or dataset.
         ValueError: The training split is empty, the model cannot fit in memory, or validation would measure nothing.
-        RuntimeError: The loss became NaN or infinite.
+        RuntimeError: The loss became NaN or infinite, or another worker ended.
+        TrainingStoppedError: SIGTERM came; what is needed to go on is saved.
     """
     import keras
 
     from seqrec_tf import data, models
     from seqrec_tf.training.callbacks import RunKeeper
+    from seqrec_tf.training.progress import is_exploded
+    from seqrec_tf.training.stopping import StopRequest
 
     log = log or (lambda line: sys.stdout.write(line + "\n"))
     strategy = make_strategy(config.train.strategy)
@@ -140,12 +144,13 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
         check_labels_of_validation(model, folder, config.data.valid_sequences)
     # Only the chief writes the run folder; the others need a place of their own, but read the chief's checkpoints.
     place = contextlib.nullcontext(shared) if is_chief else tempfile.TemporaryDirectory(prefix="seqrec-worker-")
-    with place as folder_of_run:
+    with place as folder_of_run, StopRequest() as stop:
         path = pathlib.Path(folder_of_run)
         run_lib.begin(path, config, folder)
         has_validation = bool(folder.split_files("valid"))
-        keeper = RunKeeper(path, model, patience=config.train.patience, has_validation=has_validation)
-        first_epoch = _restore(keeper, shared / run_lib.CHECKPOINTS_FOLDER, config, strategy, changes=changes, log=log)
+        keeper = RunKeeper(path, model, patience=config.train.patience, has_validation=has_validation, stop=stop)
+        checkpoints = shared / run_lib.CHECKPOINTS_FOLDER
+        first_epoch = _restore(keeper, checkpoints, config, strategy, steps=steps, changes=changes, log=log)
         if not has_validation:
             log("There is no validation split: training never stops early, and the newest model is the best.")
         epochs = config.train.epochs if model.trainable_variables else 0
@@ -157,17 +162,24 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
             return None
         keeper.finish()
         log(f"Best model: {path / run_lib.BEST_MODEL_FILE}" + keeper.best_line())
-        log(f"Next: seqrec evaluate --run {path}")
+        if keeper.best and is_exploded(keeper.best["loss"], keeper.epochs[0]["loss"]):
+            log(f"Warning: its loss was {keeper.best['loss']:.3g}, so it has learned nothing that is of use.")
+        log(f"Next: {shlex.join(['seqrec', 'evaluate', '--run', str(path)])}")
         return RunFolder(path)
 
 
-def _restore(keeper, checkpoints: pathlib.Path, config: Config, strategy, *, changes: list[str], log) -> int:
+def _restore(
+    keeper, checkpoints: pathlib.Path, config: Config, strategy, *, steps: int, changes: list[str], log
+) -> int:
     """Go on from the newest checkpoint, if there is one, on all workers from the same; returns the epochs done."""
     first_epoch = keeper.restore(checkpoints)
     if config.train.strategy == "multi-worker":
-        check_all_start_at(first_epoch, strategy)
-    if first_epoch:
-        log(f"Going on after epoch {first_epoch} of at most {config.train.epochs}.")
+        check_all_start_at(first_epoch * steps + keeper.steps_done, strategy)
+    if first_epoch or keeper.steps_done:
+        after = (
+            f"step {keeper.steps_done:,} of epoch {first_epoch + 1}" if keeper.steps_done else f"epoch {first_epoch}"
+        )
+        log(f"Going on after {after} of at most {config.train.epochs}.")
         if changes:
             log(f"Changed since: {', '.join(changes)}.")
     return first_epoch
@@ -195,57 +207,102 @@ def _compiled_model(
 
 
 def _fit(model, config: Config, folder: DatasetFolder, keeper, strategy, *, epochs: range, log) -> None:
-    """Train a compiled model for some epochs, with a `callbacks.RunKeeper`."""
+    """Train a compiled model for some epochs, with a `callbacks.RunKeeper`; the first may have been cut by a stop."""
     import keras
 
     from seqrec_tf import data
-    from seqrec_tf.training.callbacks import Progress
+    from seqrec_tf.training import divergence, workers
+    from seqrec_tf.training.progress import Progress
 
-    def batches_of(split: str, **options):
-        def load(context=None):
-            batches = data.load(folder, model, split, **options)
-            return batches if context is None else data.replica_batches(batches, context)
-
-        is_multi_worker = config.train.strategy == "multi-worker"
-        return strategy.distribute_datasets_from_function(load) if is_multi_worker else load()
-
-    options, every = config.data, config.train.validate_every
-    steps, sequences = data.steps_per_epoch(folder, options.batch_size), folder.num_training_sequences
-    training = batches_of(
-        "train",
-        batch_size=options.batch_size,
-        sort_by_length=options.sort_by_length,
-        window=options.window,
-        seed=config.train.seed,
-        epochs=epochs,
-    )
+    steps, valid = data.steps_per_epoch(folder, config.data.batch_size), config.data.valid_sequences
+    of_training = {
+        "batch_size": config.data.batch_size,
+        "sort_by_length": config.data.sort_by_length,
+        "window": config.data.window,
+        "seed": config.train.seed,
+    }
     validation = None
     if keeper.has_validation:
-        validation = batches_of(
+        validation = _batches(
+            folder,
+            model,
             "valid",
-            batch_size=options.eval_batch_size,
-            exclude_history=options.exclude_history,
-            max_sequences=options.valid_sequences,
+            strategy,
+            batch_size=config.data.eval_batch_size,
+            exclude_history=config.data.exclude_history,
+            max_sequences=valid,
         )
-    with warnings.catch_warnings():
-        # Keras warns when a dataset of unknown length ends, which is how every validation ends.
-        warnings.filterwarnings("ignore", message="Your input ran out of data")
+        there = folder.stats["splits"]["valid"]["sequences"]
+        valid = min(valid or there, there)
+    progress = Progress(
+        steps=steps,
+        sequences=folder.num_training_sequences,
+        valid_sequences=valid,
+        epochs=epochs,
+        keeper=keeper,
+        log=log,
+    )
+    every = config.train.validate_every
+    validated = [*range(every, epochs.stop, every), epochs.stop]  # the last epoch of all too, whatever the interval
+
+    def callbacks():
+        board = keras.callbacks.TensorBoard(keeper.path / run_lib.TENSORBOARD_FOLDER, write_graph=False)
+        return keras.callbacks.CallbackList([keeper, progress, board], add_history=True, model=model)
+
+    def fit(part: range, first_step: int = 0) -> None:
         model.fit(
-            training,
-            steps_per_epoch=steps,
-            initial_epoch=epochs.start,
-            epochs=epochs.stop,
+            _batches(folder, model, "train", strategy, skip=first_step, epochs=part, **of_training),
+            steps_per_epoch=steps - first_step,
+            initial_epoch=part.start,
+            epochs=part.stop,
             validation_data=validation,
-            # The last epoch too, whatever the interval.
-            validation_freq=[*range(every, epochs.stop, every), epochs.stop],
+            validation_freq=validated,
             shuffle=False,
             verbose=0,
-            callbacks=[
-                keeper,
-                Progress(steps=steps, sequences=sequences, keeper=keeper, log=log),
-                keras.callbacks.TensorBoard(keeper.path / run_lib.TENSORBOARD_FOLDER, write_graph=False),
-            ],
+            callbacks=callbacks(),
         )
+
+    def sequences_of(epoch: int, step: int) -> list[str]:
+        return data.sequences_of_batch(folder, model, epoch=epoch, step=step, **of_training)
+
+    with (
+        warnings.catch_warnings(),
+        contextlib.closing(progress),
+        divergence.explained(model, keeper, sequences_of),
+        workers.explained(strategy, keeper),
+    ):
+        # Keras warns when a dataset of unknown length ends, which is how every validation ends.
+        warnings.filterwarnings("ignore", message="Your input ran out of data")
+        begun = range(epochs.start, epochs.start + bool(keeper.steps_done))
+        if keeper.steps_done == steps:
+            due = validation if epochs.start + 1 in validated else None
+            _end_epoch(model, due, keeper, callbacks(), epoch=epochs.start)
+        elif keeper.steps_done:
+            fit(begun, first_step=keeper.steps_done)
+        if begun.stop < epochs.stop and not keeper.has_lost_patience:
+            fit(range(begun.stop, epochs.stop))
+
+
+def _batches(folder: DatasetFolder, model, split: str, strategy, *, skip: int = 0, **options):
+    """Batches of a split; of several workers each gets its part."""
+    from seqrec_tf import data
+
+    def load(context=None):
+        batches = data.load(folder, model, split, **options).skip(skip)
+        return batches if context is None else data.replica_batches(batches, context)
+
+    return load() if strategy.cluster_resolver is None else strategy.distribute_datasets_from_function(load)
+
+
+def _end_epoch(model, validation, keeper, callbacks, *, epoch: int) -> None:
+    """End an epoch that was stopped after its last step, as `fit` would; `validation` is None where none is due."""
+    callbacks.on_train_begin()
+    callbacks.on_epoch_begin(epoch)
+    figures = {}
+    if validation is not None:
+        figures = model.evaluate(validation, callbacks=callbacks, verbose=0, return_dict=True)
+    callbacks.on_epoch_end(epoch, {"loss": keeper.loss} | {f"val_{name}": value for name, value in figures.items()})
+    callbacks.on_train_end()
 
 
 def steps_at_once(steps: int) -> int:

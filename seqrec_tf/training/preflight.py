@@ -36,22 +36,20 @@ def preflight(
     from seqrec_tf.models.base_memory import training_bytes
 
     learns = learns_by_gradients(model_class, config.model)
+    work = _work(config, folder, steps) if learns else "no epochs, as it learns by counting"
     rows = math.ceil(_longest_rows(config, folder) / replicas) if learns else 0
     needed = training_bytes(model_class, config.model, folder.schema, batch_size=rows)
     total = math.inf if tf.config.get_visible_devices("GPU") else _memory_limit()
     line = (
         f"{config.model_name}: {folder.num_items:,} items, {folder.num_training_sequences:,} sequences of "
-        f"{folder.training_lengths['mean']:.0f} events on average; {_work(config, folder, steps) if learns else _COUNTS}; "
-        f"about {needed / 1e9:.1f} GB "
+        f"{folder.training_lengths['mean']:.0f} events on average; "
+        f"{work}; about {needed / 1e9:.1f} GB "
         + ("of a GPU's memory" if total == math.inf else f"of {total / 1e9:.0f} GB memory")
         + (f"; {replicas} replicas" if replicas > 1 else "")
     )
     if needed > total:
         raise ValueError(f"{line}: this cannot fit. Set a smaller {_what_would_help(config, learns)}.")
     return line
-
-
-_COUNTS = "no epochs, as it learns by counting"
 
 
 def _work(config: Config, folder: DatasetFolder, steps: int) -> str:
@@ -72,7 +70,7 @@ def learns_by_gradients(model_class: type[SequenceModel], config: ModelConfig) -
 
 
 def _longest_rows(config: Config, folder: DatasetFolder) -> int:
-    """Sequences of the batch that takes most memory; of the longest, few make a batch where these are of like length."""
+    """Sequences of the batch that takes most memory; of the longest, few make one where those of like length do."""
     from seqrec_tf.data import LEAST_ROWS
 
     rows, most = config.data.batch_size, config.model.examples_a_sequence
