@@ -84,14 +84,13 @@ def _what_would_help(config: Config, learns: bool) -> str:
     """Options of this model that decide how much memory it takes: "data.batch_size or model.dim"."""
     from seqrec_tf.learning.objective import ObjectiveConfig
 
-    names = ("num_negatives", "max_targets", "max_len", "hidden_dims", "dim", "units") if learns else ("num_neighbors",)
-    options = [f"model.{name}" for name in names if getattr(config.model, name, 0)]
-    if learns:
-        options.insert(0, "data.batch_size")
+    samples = not (isinstance(config.model, ObjectiveConfig) and config.model.loss == "softmax")
+    names = ("max_targets", "max_len", "hidden_dims", "dim", "units") if learns else ("num_neighbors",)
+    names = ("num_negatives", *names) if samples else names
+    options = ["data.batch_size"] if learns else []
+    options += [f"model.{name}" for name in names if getattr(config.model, name, 0)]
     words = ", ".join(options[:-1]) + (" or " if len(options) > 1 else "") + "".join(options[-1:])
-    if isinstance(config.model, ObjectiveConfig) and config.model.loss == "softmax":
-        words += ", or a sampled loss instead of softmax"
-    return words or "dataset"
+    return (words or "dataset") + ("" if samples else ", or a sampled loss instead of softmax")
 
 
 def _memory_limit() -> int:
