@@ -33,8 +33,8 @@ def load_encoder(handle: str):
     except Exception as error:
         if missing := re.search(r"Op type not registered '(\w+)'", str(error)):
             raise ValueError(
-                f"The encoder {handle} needs TensorFlow's operation {missing[1]}, which is not there. Those of tokenizers "
-                "come with tensorflow-text: pip install 'seqrec_tf[text]'"
+                f"The encoder {handle} needs TensorFlow's operation {missing[1]}, which is not there. Those of "
+                "tokenizers come with tensorflow-text: pip install 'seqrec_tf[text]'"
             ) from error
         raise ValueError(f"The encoder {handle} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     signature: Any = getattr(model, "signatures", {}).get("serving_default")

@@ -135,8 +135,8 @@ def test_a_worker_that_is_gone_is_no_riddle(keeper):
     with pytest.raises(RuntimeError) as error, workers.explained(Strategy(), keeper):
         raise lost
     assert str(error.value) == (
-        "Another machine of TF_CONFIG has ended or cannot be reached (worker 1), so this one ends too. Look at what that "
-        "one said last; then start the same command on all machines, which goes on after epoch 1."
+        "Another machine of TF_CONFIG has ended or cannot be reached (worker 1), so this one ends too. Look at what "
+        "that one said last; then start the same command on all machines, which goes on after epoch 1."
     )
     with pytest.raises(tf.errors.UnavailableError), workers.explained(tf.distribute.get_strategy(), keeper):
         raise lost

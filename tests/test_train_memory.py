@@ -12,8 +12,7 @@ from seqrec_tf import data, models
 from seqrec_tf.config import resolve
 from seqrec_tf.models.base_memory import training_bytes
 from seqrec_tf.records import DatasetFolder
-from seqrec_tf.schema import ITEM_IDS, TARGET_START, TIMESTAMPS, USER_ID, Schema
-from seqrec_tf.schema import Feature as F
+from seqrec_tf.schema import ITEM_IDS, TARGET_START, TIMESTAMPS, USER_ID, Feature, Schema
 from seqrec_tf.training.preflight import learns_by_gradients, preflight
 
 MODELS = sorted(
@@ -51,10 +50,10 @@ def presets(tiny_dataset, tmp_path_factory):
 
 def _all_features():
     return (
-        F(ITEM_IDS, "int64", (None,), "items"),
-        F(TARGET_START, "int64", (), "first target"),
-        F(TIMESTAMPS, "int64", (None,), "times"),
-        F(USER_ID, "string", (), "user"),
+        Feature(ITEM_IDS, "int64", (None,), "items"),
+        Feature(TARGET_START, "int64", (), "first target"),
+        Feature(TIMESTAMPS, "int64", (None,), "times"),
+        Feature(USER_ID, "string", (), "user"),
     )
 
 
