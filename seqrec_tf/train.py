@@ -22,7 +22,7 @@ import sys
 import tempfile
 import textwrap
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seqrec_tf import run_folder as run_lib
 from seqrec_tf.config import STRATEGIES, Config, DataConfig, TrainConfig, computing_in
@@ -222,7 +222,7 @@ def _fit(model, config: Config, folder: DatasetFolder, keeper, strategy, *, epoc
     from seqrec_tf.training.progress import Progress
 
     steps, valid = data.steps_per_epoch(folder, config.data.batch_size), config.data.valid_sequences
-    of_training = {
+    of_training: dict[str, Any] = {
         "batch_size": config.data.batch_size,
         "sort_by_length": config.data.sort_by_length,
         "window": config.data.window,

@@ -62,12 +62,10 @@ class KerasModel(keras.Model):
             return contextlib.nullcontext()
         return tf.control_dependencies([tf.debugging.check_numerics(loss, LOSS_IS_FINITE)])
 
-    def loss_tracker_state(self) -> tuple[float, float]:
+    def loss_tracker_state(self) -> list[float]:
         """The sum of the losses of the steps so far, and their number; on this process' first replica."""
-        return tuple(
-            float(self.distribute_strategy.experimental_local_results(variable.value)[0])
-            for variable in self._loss_tracker.variables
-        )
+        local = self.distribute_strategy.experimental_local_results
+        return [float(local(variable.value)[0]) for variable in self._loss_tracker.variables]
 
     def set_loss_tracker(self, state: Sequence[float]) -> None:
         """Go on from a `loss_tracker_state`, on every replica."""

@@ -58,6 +58,7 @@ class Progress(keras.callbacks.Callback):
         self._since = (time.monotonic(), self._epochs_done())
         self._compiling = 0.0
         self._compiled: set[str] = set()
+        self._shown = 0.0
 
     # ==== What Keras calls ====
 
