@@ -21,8 +21,7 @@ import shlex
 import sys
 import tempfile
 import textwrap
-import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from seqrec_tf import run_folder as run_lib
 from seqrec_tf.config import STRATEGIES, Config, DataConfig, TrainConfig, computing_in
@@ -127,10 +126,11 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
 
     from seqrec_tf import data, models
     from seqrec_tf.training.callbacks import RunKeeper
+    from seqrec_tf.training.fitting import Fitting
     from seqrec_tf.training.progress import is_exploded
     from seqrec_tf.training.stopping import StopRequest
 
-    log = log or (lambda line: sys.stdout.write(line + "\n"))
+    log = log or _say
     strategy = make_strategy(config.train.strategy)
     is_chief = strategy.cluster_resolver is None or _is_chief(strategy.cluster_resolver)
     shared = run_lib.local_path(output, "--output")
@@ -162,7 +162,7 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
             log("There is no validation split: training never stops early, and the newest model is the best.")
         epochs = config.train.epochs if model.trainable_variables else 0
         if first_epoch < epochs and not keeper.has_lost_patience:
-            _fit(model, config, folder, keeper, strategy, epochs=range(first_epoch, epochs), log=log)
+            Fitting(model, config, folder, keeper, strategy, epochs=range(first_epoch, epochs), log=log).run()
         if not (path / run_lib.BEST_MODEL_FILE).exists():  # nothing to train, or ended before the first validation
             keeper.save_best()
         if not is_chief:
@@ -173,6 +173,11 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
             log(f"Warning: its loss was {keeper.best['loss']:.3g}, so it has learned nothing that is of use.")
         log(f"Next: {shlex.join(['seqrec', 'evaluate', '--run', str(path)])}")
         return RunFolder(path)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()  # also where stdout is a file, which somebody may watch
 
 
 def _restore(
@@ -211,105 +216,6 @@ def _compiled_model(
     model.compile(optimizer=optimizer, steps_per_execution=1 if replicas > 1 else steps_at_once(steps))
     optimizer.build(model.trainable_variables)  # so that its state can be restored before the first step
     return model
-
-
-def _fit(model, config: Config, folder: DatasetFolder, keeper, strategy, *, epochs: range, log) -> None:
-    """Train a compiled model for some epochs, with a `callbacks.RunKeeper`; the first may have been cut by a stop."""
-    import keras
-
-    from seqrec_tf import data
-    from seqrec_tf.training import divergence, workers
-    from seqrec_tf.training.progress import Progress
-
-    steps, valid = data.steps_per_epoch(folder, config.data.batch_size), config.data.valid_sequences
-    of_training: dict[str, Any] = {
-        "batch_size": config.data.batch_size,
-        "sort_by_length": config.data.sort_by_length,
-        "window": config.data.window,
-        "seed": config.train.seed,
-    }
-    validation = None
-    if keeper.has_validation:
-        validation = _batches(
-            folder,
-            model,
-            "valid",
-            strategy,
-            batch_size=config.data.eval_batch_size,
-            exclude_history=config.data.exclude_history,
-            max_sequences=valid,
-        )
-        there = folder.stats["splits"]["valid"]["sequences"]
-        valid = min(valid or there, there)
-    progress = Progress(
-        steps=steps,
-        sequences=folder.num_training_sequences,
-        valid_sequences=valid,
-        epochs=epochs,
-        keeper=keeper,
-        log=log,
-    )
-    every = config.train.validate_every
-    validated = [*range(every, epochs.stop, every), epochs.stop]  # the last epoch of all too, whatever the interval
-
-    def callbacks():
-        board = keras.callbacks.TensorBoard(keeper.path / run_lib.TENSORBOARD_FOLDER, write_graph=False)
-        return keras.callbacks.CallbackList([keeper, progress, board], add_history=True, model=model)
-
-    def fit(part: range, first_step: int = 0) -> None:
-        model.fit(
-            _batches(folder, model, "train", strategy, skip=first_step, epochs=part, **of_training),
-            steps_per_epoch=steps - first_step,
-            initial_epoch=part.start,
-            epochs=part.stop,
-            validation_data=validation,
-            validation_freq=validated,
-            shuffle=False,
-            verbose=0,
-            callbacks=callbacks(),
-        )
-
-    def sequences_of(epoch: int, step: int) -> list[str]:
-        return data.sequences_of_batch(folder, model, epoch=epoch, step=step, **of_training)
-
-    with (
-        warnings.catch_warnings(),
-        contextlib.closing(progress),
-        divergence.explained(model, keeper, sequences_of),
-        workers.explained(strategy, keeper),
-    ):
-        # Keras warns when a dataset of unknown length ends, which is how every validation ends.
-        warnings.filterwarnings("ignore", message="Your input ran out of data")
-        begun = range(epochs.start, epochs.start + bool(keeper.steps_done))
-        if keeper.steps_done == steps:
-            due = validation if epochs.start + 1 in validated else None
-            _end_epoch(model, due, keeper, callbacks(), epoch=epochs.start)
-        elif keeper.steps_done:
-            fit(begun, first_step=keeper.steps_done)
-        if begun.stop < epochs.stop and not keeper.has_lost_patience:
-            fit(range(begun.stop, epochs.stop))
-
-
-def _batches(folder: DatasetFolder, model, split: str, strategy, *, skip: int = 0, **options):
-    """Batches of a split; of several workers each gets its part."""
-    from seqrec_tf import data
-
-    def load(context=None):
-        batches = data.load(folder, model, split, **options).skip(skip)
-        return batches if context is None else data.replica_batches(batches, context)
-
-    return load() if strategy.cluster_resolver is None else strategy.distribute_datasets_from_function(load)
-
-
-def _end_epoch(model, validation, keeper, callbacks, *, epoch: int) -> None:
-    """End an epoch that was stopped after its last step, as `fit` would; `validation` is None where none is due."""
-    callbacks.on_train_begin()
-    callbacks.on_epoch_begin(epoch)
-    figures = {}
-    if validation is not None:
-        figures = model.evaluate(validation, callbacks=callbacks, verbose=0, return_dict=True)
-    callbacks.on_epoch_end(epoch, {"loss": keeper.loss} | {f"val_{name}": value for name, value in figures.items()})
-    callbacks.on_train_end()
 
 
 def steps_at_once(steps: int) -> int:
