@@ -24,6 +24,8 @@ setup(
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "keras>=3.15,<3.16",
+        # The bar of `seqrec train`; Keras brings it along.
+        "rich>=13",
         "tensorflow-recommenders>=0.7.7",
         "tensorflow-hub>=0.16.1",
         "apache-beam[tfrecord]>=2.77,<2.78",  # its local runner is started by a private interface

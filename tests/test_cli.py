@@ -153,6 +153,14 @@ def test_debug_shows_the_traceback_before_the_sentence(command, capsys):
     assert err.endswith("seqrec work: wrong\n")
 
 
+def test_an_error_may_have_an_exit_status_of_its_own(command, capsys):
+    error = RuntimeError("stopped, and saved")
+    error.exit_status = 143
+    command(fails_with(error))
+    assert cli.main(["work"]) == 143
+    assert capsys.readouterr().err == "seqrec work: stopped, and saved\n"
+
+
 def test_a_failure_of_the_work_exits_with_1_and_its_sentence(command, capsys):
     command(fails_with(RuntimeError("the disk is full")))
     assert cli.main(["work"]) == 1
