@@ -262,7 +262,7 @@ def export(
             scores_one_by_one=model.scores_one_by_one,
         )
         write_warm_up(extra / WARM_UP_FILE, requests)
-        if vectors_target:
+        if vectors_target and of_items is not None:
             vectors_lib.write(vectors_target, catalogue, of_items)
     return target
 

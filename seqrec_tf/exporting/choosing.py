@@ -26,13 +26,16 @@ from seqrec_tf.schema import PADDING_ID
 if TYPE_CHECKING:
     from seqrec_tf.exporting.stage import Stage
 
+# Allowed items of a batch that are gathered, and not looked for among all.
+_FEW = ranking.BLOCK
+
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
     """At most so many items of one category.
 
     Attributes:
-        categories: int32 [V, W], of each item by its id, as a `tf.Variable`; 0 is none, and no category. Row 0 is empty.
+        categories: int32 [V, W], of each item by its id; 0 is none. Row 0 is empty.
         num_categories: C, of which 0 is none.
         most: Items of one category in a list.
     """
@@ -83,7 +86,7 @@ class Shown:
         if self._is_banned is not None:
             scores = tf.where(self._is_banned[start:stop], -np.inf, scores)
         if self._allowed is not None:
-            scores = self._allowed_alone(scores, start)
+            scores = _allowed_alone(scores, start, self._allowed)
         for limit, is_full in zip(self._limits, full, strict=True):
             scores = tf.cond(
                 tf.reduce_any(is_full),
@@ -105,20 +108,6 @@ class Shown:
             categories = tf.gather(limit.categories, candidates)  # [B, K, W]
             is_hidden |= tf.reduce_any(tf.gather(is_full, categories, batch_dims=1), axis=2)
         return tf.where(is_hidden, -np.inf, scores)
-
-    def _allowed_alone(self, scores, start):
-        """Keep the scores of allowed items, and give others -inf, in rows that are restricted."""
-        items = self._allowed.items - start
-        rows = tf.broadcast_to(tf.range(tf.shape(items)[0])[:, None], tf.shape(items))
-        inside = (items >= 0) & (items < scores.shape[1])
-        columns = tf.clip_by_value(items, 0, scores.shape[1] - 1)
-        kept = tf.raw_ops.TensorScatterUpdate(
-            tensor=tf.fill(tf.shape(scores), tf.constant(-np.inf, scores.dtype)),
-            indices=tf.stack([rows, tf.where(inside, columns, -1)], axis=-1),
-            updates=tf.gather(scores, columns, batch_dims=1),
-            bad_indices_policy="IGNORE",
-        )
-        return tf.where(self._allowed.is_restricted[:, None], kept, scores)
 
 
 def choose(scorer: Stage, query, *, excluded, k: int, allowed=None, is_banned=None, limits: tuple[Limit, ...] = ()):
@@ -214,7 +203,7 @@ def _best(scorer, query, excluded, allowed: Allowed | None, is_banned, limits, n
         return _ranked(Shown(scorer, is_banned=is_banned, limits=limits), query, excluded, number)
     rows, width = tf.unstack(tf.shape(allowed.items))
     # A few are gathered; many are looked for among all, unless that is what takes long.
-    are_few = tf.constant(True) if scorer.scores_one_by_one else rows * width <= ranking.BLOCK
+    are_few = tf.constant(True) if scorer.scores_one_by_one else rows * width <= _FEW
     nothing = lambda: (tf.zeros([rows, number], tf.int32), tf.fill([rows, number], -np.inf))  # noqa: E731
     everywhere = Shown(scorer, is_banned=is_banned, limits=limits)
     marked = Shown(scorer, is_banned=is_banned, limits=limits, allowed=allowed)
@@ -241,6 +230,21 @@ def _ranked(scorer, query, excluded, number):
     return tf.where(tf.math.is_finite(scores), ids, PADDING_ID), scores
 
 
+def _allowed_alone(scores, start, allowed: Allowed):
+    """Give others than the allowed items of a block, float32 [B, V'], the score -inf in rows that are restricted."""
+    items = allowed.items - start
+    rows = tf.broadcast_to(tf.range(tf.shape(items)[0])[:, None], tf.shape(items))
+    is_inside = (items >= 0) & (items < scores.shape[1])
+    columns = tf.clip_by_value(items, 0, scores.shape[1] - 1)
+    kept = tf.raw_ops.TensorScatterUpdate(
+        tensor=tf.fill(tf.shape(scores), tf.constant(-np.inf, scores.dtype)),
+        indices=tf.stack([rows, tf.where(is_inside, columns, -1)], axis=-1),
+        updates=tf.gather(scores, columns, batch_dims=1),
+        bad_indices_policy="IGNORE",
+    )
+    return tf.where(allowed.is_restricted[:, None], kept, scores)
+
+
 def _best_of_few(scorer, query, excluded, items, number):
     """The best of each row's own items, int32 [B, A], in any order, perhaps repeated."""
     items = tf.sort(items, axis=1)
@@ -255,27 +259,36 @@ def _within_limits(best, excluded, k: int, limits: tuple[Limit, ...], num_items:
     """Go through the ranking part by part, until each row has k items or there are no more."""
     rows, number = tf.shape(excluded)[0], min(2 * k + 16, num_items)
 
-    def more(ids, _scores, _excluded, is_whole, *_full):
+    def is_unfinished(_ids, _scores, _excluded, is_whole, _full):
         return ~tf.reduce_all(is_whole)
 
-    def turn(ids, scores, excluded, _, *full):
+    def turn(ids, scores, excluded, _, full):
         new_ids, new_scores = best(full, excluded, number)
-        found = (tf.concat(parts, axis=1) for parts in ((ids, new_ids), (scores, new_scores)))
-        ids, scores = first_within(*found, limits, k)
-        full = [_full(ids, limit) for limit in limits]
+        ids, scores = tf.concat([ids, new_ids], axis=1), tf.concat([scores, new_scores], axis=1)
+        ids, scores = first_within(ids, scores, limits, k)
         is_whole = (ids[:, -1] != PADDING_ID) | (new_ids[:, -1] == PADDING_ID)
-        return ids, scores, tf.concat([excluded, new_ids], axis=1), is_whole, *full
+        full = tuple(_full(ids, limit) for limit in limits)
+        return ids, scores, tf.concat([excluded, new_ids], axis=1), is_whole, full
 
-    start = (
-        tf.zeros([rows, k], tf.int32),
-        tf.fill([rows, k], -np.inf),
-        excluded,
-        tf.zeros([rows], tf.bool),
-        *(tf.zeros([rows, limit.num_categories], tf.bool) for limit in limits),
+    of_lists, of_rows = tf.TensorShape([None, k]), tf.TensorShape([None])
+    ids, scores, *_ = tf.while_loop(
+        is_unfinished,
+        turn,
+        (
+            tf.zeros([rows, k], tf.int32),
+            tf.fill([rows, k], -np.inf),
+            excluded,
+            tf.zeros([rows], tf.bool),
+            tuple(tf.zeros([rows, limit.num_categories], tf.bool) for limit in limits),
+        ),
+        shape_invariants=(
+            of_lists,
+            of_lists,
+            tf.TensorShape([None, None]),
+            of_rows,
+            tuple(tf.TensorShape([None, limit.num_categories]) for limit in limits),
+        ),
     )
-    of_full = [tf.TensorSpec([None, limit.num_categories], tf.bool) for limit in limits]
-    shapes = [[None, k], [None, k], [None, None], [None], *(spec.shape for spec in of_full)]
-    ids, scores, *_ = tf.while_loop(more, turn, start, shape_invariants=[tf.TensorShape(shape) for shape in shapes])
     return ids, scores
 
 

@@ -164,12 +164,13 @@ class Recommender(tf.Module):
     def similar(self, **request):
         """The signature `schema.SIMILAR`."""
         item = self._ids(request[ITEM])
-        query = self.alike.query(self.stages[0].model, tf.maximum(item, 1))
+        model: Any = self.stages[0].model
+        alike: Any = self.alike
         ids, scores = choosing.choose(
-            self.alike.scorer(self.stages[0].model),
-            query,
+            alike.scorer(model),
+            alike.query(model, tf.maximum(item, 1)),
             excluded=item[:, None],
-            k=min(self._answers.k, self.stages[0].num_items),
+            k=self._answers.k,
             is_banned=self.is_banned,
             limits=self._limits,
         )
@@ -255,8 +256,10 @@ class Recommender(tf.Module):
         for feature in features:
             if feature.is_list:
                 rows = parsed[feature.name]
-                fixed = feature.name in OF_HISTORY and length is not None
-                parsed[feature.name] = _newest(rows, length) if fixed else rows.to_tensor()
+                if length is not None and feature.name in OF_HISTORY:
+                    parsed[feature.name] = rows[:, -length:].to_tensor(shape=[None, length])
+                else:
+                    parsed[feature.name] = rows.to_tensor()
         # Rows that give no times or labels are as long as those that do.
         longest = tf.shape(parsed[HISTORY])[1]
         for name in OF_HISTORY[1:]:
@@ -319,8 +322,3 @@ def _default_of(feature: Feature):
     if feature.name == schema_lib.TIMESTAMP:
         return None
     return {"string": NO_ITEM, "float32": np.nan, "int64": 0}[feature.dtype]
-
-
-def _newest(rows, length: int):
-    """The newest events of ragged rows, [B, length], padded on the right."""
-    return rows[:, -length:].to_tensor(shape=[None, length])
