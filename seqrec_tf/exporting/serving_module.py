@@ -120,8 +120,9 @@ class Recommender(tf.Module):
             schema_lib.EXAMPLES: self.examples,
             schema_lib.REGRESS: self.regress,
         }
+        # Functions that were attributes would be traced and saved once more, beside the signatures.
         return {
-            signature.name: methods[signature].get_concrete_function(**self._specs(signature))
+            signature.name: tf.function(methods[signature]).get_concrete_function(**self._specs(signature))
             for signature in signatures_of(self.stages[0].model)
         }
 
@@ -138,19 +139,16 @@ class Recommender(tf.Module):
             for feature in features
         }
 
-    @tf.function
     def recommend(self, **request):
         """The signatures `schema.RECOMMEND` and `schema.RECOMMEND_AMONG`."""
         history = self._ids(request[HISTORY])
         return {**self._recommend(request, history), NUM_UNKNOWN: _num_unknown(request[HISTORY], history)}
 
-    @tf.function
     def rank(self, **request):
         """The signature `schema.RANK`."""
         history = self._ids(request[HISTORY])
         return {SCORES: self._rank(request, history), NUM_UNKNOWN: _num_unknown(request[HISTORY], history)}
 
-    @tf.function
     def embed(self, **request):
         """The signature `schema.EMBED`: a vector whose products with those of the items are their scores."""
         stage, history = self.stages[0], self._ids(request[HISTORY])
@@ -160,7 +158,6 @@ class Recommender(tf.Module):
         vector = tf.where(is_cold[:, None], tf.zeros_like(vector), vector)
         return {VECTOR: vector, NUM_UNKNOWN: _num_unknown(request[HISTORY], history)}
 
-    @tf.function
     def similar(self, **request):
         """The signature `schema.SIMILAR`."""
         item = self._ids(request[ITEM])
@@ -178,14 +175,12 @@ class Recommender(tf.Module):
         ids, scores = tf.where(is_there, ids, PADDING_ID), tf.where(is_there, scores, -np.inf)
         return {**self._listed(ids, scores), NUM_UNKNOWN: _num_unknown(request[ITEM][:, None], item[:, None])}
 
-    @tf.function
     def examples(self, **request):
         """The signature `schema.EXAMPLES`."""
         parsed = self._parse(request[SERIALIZED], schema_lib.RECOMMEND_AMONG)
         answer = self._recommend(parsed, self._ids(parsed[HISTORY]))
         return {CLASSES: answer[ITEMS], SCORES: answer[SCORES]}
 
-    @tf.function
     def regress(self, **request):
         """The signature `schema.REGRESS`: the score of the first candidate."""
         parsed = self._parse(request[SERIALIZED], schema_lib.RANK)

@@ -6,6 +6,7 @@ Tensor letters: B batch, L length of a history, K candidates, V' items of a bloc
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +95,8 @@ class Stage(tf.Module):
             # They were dropped among all events, and what a client sends was liked.
             repeats = schema_lib.KEEP_REPEATS
         self._settings = _Settings(model, repeats, folder.learned_of_users)
+        # Traced once for all signatures; a plain object, as functions that were attributes would be saved once more.
+        self._traced = types.SimpleNamespace(query=tf.function(self._query))
         self.num_items = model.num_items
         self.model_variables = [variable.value for variable in model.variables]
         self.item_table = model.frozen_table
@@ -130,6 +133,10 @@ class Stage(tf.Module):
             request: The inputs of a signature.
             ids: int32 [B, L], the ids of the history; 0 where there is none.
         """
+        wanted = {feature.name for feature in inputs_of(self.model)} | {HISTORY_LABELS}
+        return self._traced.query({name: value for name, value in request.items() if name in wanted}, ids)
+
+    def _query(self, request, ids):
         inputs = self._inputs(request, ids)
         return self.model.query(inputs), self.model.is_cold(inputs)
 
