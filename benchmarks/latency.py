@@ -5,11 +5,10 @@
     pip install scann && python benchmarks/latency.py --indexes
 
 SASRec with d = 64, L = 50 and random weights answers `serving_default` (ids in, 20 ids and scores out, as strings) for
-histories of 50 events, through a session on the saved model. With --requests: also `recommend`, by what the requests hold
-beside the history, with 50 excluded items and 50 allowed ones where any are; and its time over that of `serving_default`,
-both asked in turn in one process. With --indexes: only the search, from a query vector to
-its best 20 items, by the exported model's own operations and by TFRS' indexes, and the share of the exact items that
-each finds. Each line is a process of its own.
+histories of 50 events, through a session on the saved model. With --requests: `recommend`, by what requests hold beside
+the history (50 excluded items, 50 allowed ones), and its time over that of `serving_default`, both asked in turn in one
+process. With --indexes: only the search, from a query vector to its best 20 items, by the exported model's own
+operations and by TFRS' indexes, and the share of the exact items that each finds. Each line is a process of its own.
 """
 
 import argparse
@@ -59,9 +58,8 @@ def main() -> None:
             print(*searched(what, items, batch, threads, args.seconds))
         return
     if args.requests:
-        print(
-            f"{'recommend with':<28}{'items':>10}{'batch':>7}{'threads':>9}{'p50 ms':>9}{'serving_default':>17}{'ratio':>8}"
-        )
+        head = f"{'recommend with':<28}{'items':>10}{'batch':>7}{'threads':>9}{'p50 ms':>9}"
+        print(f"{head}{'serving_default':>17}{'ratio':>8}", flush=True)
         for case in itertools.product(args.items, args.batch_sizes, args.threads):
             command = [sys.executable, __file__, "--seconds", str(args.seconds), "--one", "requests", *map(str, case)]
             subprocess.run(command, check=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from seqrec_tf import answers as answers_lib
 from seqrec_tf import padding
 from seqrec_tf.features import Encoder
 from seqrec_tf.records import encode_example
@@ -65,8 +66,6 @@ _OF_ALL_SIGNATURES = 10  # golden requests that are asked in every way
 # Scores, in all, of golden requests to a model that scores items one by one.
 _GOLDEN_SCORES = 1_000_000
 WARM_UP_BATCH_SIZES = (1, 8, 64)  # the allowed batch sizes of serving/batching.config
-# float32 sums in another order: what the same scores may differ by.
-_SCORE_TOLERANCE = 1e-4
 
 
 def golden_requests(stages: Sequence[Trained], catalogue: Sequence[str], answers: Answers) -> list[dict[str, Any]]:
@@ -325,7 +324,7 @@ def _difference(
     if difference or not request[ITEMS]:
         return items, difference
     ids, scores = request[ITEMS], request[SCORES]
-    if not _are_close(answer(RANK, {**feeds, CANDIDATES: _strings([ids])})[SCORES][0], scores):
+    if not answers_lib.are_close(answer(RANK, {**feeds, CANDIDATES: _strings([ids])})[SCORES][0], scores):
         return items, "the scores of `rank` differ"
     if not of_all:
         return items, ""
@@ -337,31 +336,20 @@ def _difference(
     if _as_listed(listed[CLASSES], listed[SCORES], ids, scores)[1]:
         return items, "`examples` differs"
     asked = {SERIALIZED: _strings([_example({**request, CANDIDATES: ids[:1]})])}
-    if not _are_close(answer(REGRESS, asked)[OUTPUTS], scores[:1]):
+    if not answers_lib.are_close(answer(REGRESS, asked)[OUTPUTS], scores[:1]):
         return items, "the score of `regress` differs"
     if vector_of is not None:
         vector = answer(EMBED, feeds)[VECTOR][0]
-        if not _are_close([vector @ vector_of[item] for item in ids], scores):
+        if not answers_lib.are_close([vector @ vector_of[item] for item in ids], scores):
             return items, "the products of the vectors of `embed` differ from the scores"
     return items, ""
 
 
 def _as_listed(items, scores, expected_items: list[str], expected_scores: list[float]) -> tuple[list[str], str]:
     """The items of the first row of an answer, and in what it differs from what is expected ("" in nothing)."""
-    items = [item.decode() for item in items[0] if item]
-    scores, expected = scores[0][: len(items)], np.array(expected_scores, np.float32)
-    if len(scores) != len(expected) or not _are_close(scores, expected):
-        return items, "the scores differ"
-    expected_of = dict(zip(expected_items, expected_scores, strict=True))
-    for ours, theirs, score in zip(items, expected_items, scores.tolist(), strict=True):
-        # Items of nearly equal scores may change places, among each other or with those that are just not listed.
-        if ours != theirs and abs(score - expected_of.get(ours, expected[-1])) > _SCORE_TOLERANCE:
-            return items, "the items differ"
-    return items, ""
-
-
-def _are_close(scores, expected) -> bool:
-    return np.allclose(scores, expected, _SCORE_TOLERANCE, _SCORE_TOLERANCE)
+    listed = [item.decode() for item in items[0]]
+    difference = answers_lib.difference(listed, scores[0].tolist(), expected_items, expected_scores)
+    return [item for item in listed if item], difference
 
 
 def _strings(values: list[Any]) -> np.ndarray:
