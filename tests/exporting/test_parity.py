@@ -4,6 +4,7 @@ import csv
 import json
 import random
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def of_vectors(tmp_path_factory, write_dataset):
 
 
 def check(version, capsys):
-    """The lists of a saved model and those of its golden requests, which the trained one made: how many are the same."""
+    """Compare the lists of a saved model with its golden requests, which the trained one made, and say how many agree."""
     requests = json.loads((version / "assets.extra" / "golden_requests.json").read_text())
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(version))
@@ -78,7 +79,9 @@ def check(version, capsys):
                 same += [item.decode() for item in row if item] == request["items"]
                 widest = max(widest, np.abs(found[: len(request["scores"])] - request["scores"]).max())
     with capsys.disabled():
-        print(f"\n{version.parent.name}: {same} of {len(requests)} lists are the same, scores within {widest:.1e}")
+        sys.stdout.write(
+            f"\n{version.parent.name}: {same} of {len(requests)} lists are the same, scores within {widest:.1e}\n"
+        )
     assert len(requests) == NUM_HISTORIES
     assert same >= 0.998 * len(requests)  # equal scores may round to either side
     assert widest < 1e-4

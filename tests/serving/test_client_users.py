@@ -122,7 +122,7 @@ def test_a_server_is_asked_the_golden_requests(personal, personal_store, tmp_pat
     _, lines = differences(Client(address), "bst", tmp_path)
     assert [line.split(",")[0] for line in lines if "the scores differ" in line][:1] == ["serving_default"]
     assert any("the items differ" in line and "i-other" in line for line in lines)
-    with pytest.raises(FileNotFoundError, match="has version 1 of model bst, and .* is not there. Give --models"):
+    with pytest.raises(FileNotFoundError, match=r"has version 1 of model bst, and .* is not there\. Give"):
         differences(Client(address), "bst", tmp_path / "elsewhere")
 
 
