@@ -184,12 +184,7 @@ class Stage(tf.Module):
         if HISTORY_LABELS in request and self.model.history_is_liked:
             is_known &= request[HISTORY_LABELS] == 1
         ids = tf.where(is_known, ids, PADDING_ID)
-        # Known ids to the right, in their order; the model has learned from the newest max_len.
-        order = tf.argsort(tf.cast(is_known, tf.int32), axis=1, stable=True)
-
-        def newest(events):
-            ordered = tf.gather(events, order, batch_dims=1)
-            return one_column_at_least(ordered[:, -self.model.config.max_len :])
+        newest = self._newest(is_known)
 
         inputs = {ITEM_IDS: newest(ids)}
         if USER_ID in self.model.reads:
@@ -200,6 +195,15 @@ class Stage(tf.Module):
         for feature in user_features(self.model):
             inputs[feature.name] = self._user_value(feature, request[feature.name])
         return inputs
+
+    def _newest(self, is_known):
+        """A function that gives of events, [B, L], the newest known ones, as many as the model has learned from."""
+        length, max_len = is_known.shape[1], self.model.config.max_len
+        if length is not None and 1 <= length <= max_len:
+            return lambda events: events  # models take padding anywhere, and so what is not known
+        # Known ones to the right, in their order.
+        order = tf.argsort(tf.cast(is_known, tf.int32), axis=1, stable=True)
+        return lambda events: one_column_at_least(tf.gather(events, order, batch_dims=1)[:, -max_len:])
 
     def _user_value(self, feature: Feature, value):
         """What a request has of a user's feature, as the model takes it: `features.Encoder`, in a graph."""

@@ -61,7 +61,7 @@ def of_vectors(tmp_path_factory, write_dataset):
 
 
 def check(version, capsys):
-    """Compare the lists of a saved model with its golden requests, which the trained one made, and say how many agree."""
+    """Compare the lists of a saved model with its golden requests, the trained one's, and say how many agree."""
     requests = json.loads((version / "assets.extra" / "golden_requests.json").read_text())
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(version))
