@@ -202,7 +202,7 @@ def export(
         RuntimeError: The saved model does not give the trained model's answers; nothing is published.
     """
     from seqrec_tf.exporting import item_vectors as vectors_lib
-    from seqrec_tf.exporting.serving_module import Answers, Trained, signatures_of
+    from seqrec_tf.exporting.serving_module import Answers, Trained
     from seqrec_tf.exporting.two_stages import second_stage
     from seqrec_tf.learning.ranking import multiply_exactly
 
@@ -222,8 +222,8 @@ def export(
     catalogue, new_values = folder.item_ids, {}
     wanted_rules = wanted_rules or rules.Wanted()
     if items:
-        wanted = [feature.name for feature in model.item_features.features] if model.item_features else []
-        wanted = [*wanted, *(name for name in wanted_rules.names if name not in wanted)]
+        of_model = [feature.name for feature in model.item_features.features] if model.item_features else []
+        wanted = [*of_model, *(name for name in wanted_rules.names if name not in of_model)]
         new = new_items.read(items, folder, wanted, id_column=item_id_column, image_folder=image_folder)
         model = model.with_new_items(len(new.ids), new.values)
         catalogue, new_values = [*catalogue, *new.ids], new.values
@@ -238,7 +238,6 @@ def export(
         rules=rules.make(wanted_rules, folder, new_values),
         num_candidates=num_candidates if ranker is not None else 0,
     )
-    signatures = signatures_of(model)
     of_items = vectors_lib.of_items(model).numpy() if model.scores_by_vectors else None
     with _published_as(target) as partial:
         _save(stages, catalogue, partial, answers)
@@ -253,14 +252,7 @@ def export(
             shutil.copy(run_folder.path / file, extra / file)
             if ranker is not None:
                 shutil.copy(ranker.path / file, extra / f"rank_{file}")
-        requests = warm_up_requests(
-            target.parent.name,
-            golden,
-            signatures,
-            history_length,
-            batch_sizes=warm_up_batch_sizes,
-            scores_one_by_one=model.scores_one_by_one,
-        )
+        requests = warm_up_requests(target.parent.name, golden, model, history_length, batch_sizes=warm_up_batch_sizes)
         write_warm_up(extra / WARM_UP_FILE, requests)
         if vectors_target and of_items is not None:
             vectors_lib.write(vectors_target, catalogue, of_items)

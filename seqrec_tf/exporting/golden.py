@@ -370,27 +370,27 @@ def _example(request: Mapping[str, Any]) -> bytes:
 def warm_up_requests(
     model_name: str,
     golden: list[dict[str, Any]],
-    signatures: Sequence[Signature],
+    model: SequenceModel,
     history_length: int | None,
     *,
     batch_sizes: Sequence[int],
-    scores_one_by_one: bool,
 ) -> Iterator[PredictRequest]:
     """Requests in batches of the sizes that a server allows, to each signature.
 
     Args:
         model_name: Name of the model on the server.
         golden: What the requests are made of.
-        signatures: Those of the model.
+        model: The model, or the first of two stages: one request over all items is enough where that takes long.
         history_length: Second dimension of `history`; any where None.
         batch_sizes: Rows of the requests.
-        scores_one_by_one: Whether the model takes long over all items, so that one request for these is enough.
     """
     import tensorflow as tf
     from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
-    for signature in signatures:
-        is_costly = scores_one_by_one and signature in (RECOMMEND, RECOMMEND_AMONG, EXAMPLES)
+    from seqrec_tf.exporting.serving_module import signatures_of
+
+    for signature in signatures_of(model):
+        is_costly = model.scores_one_by_one and signature in (RECOMMEND, RECOMMEND_AMONG, EXAMPLES)
         for batch_size in batch_sizes[: 1 if is_costly else None]:
             rows = [golden[i % len(golden)] for i in range(batch_size)]
             request = PredictRequest()
