@@ -199,29 +199,31 @@ def take_within(ids, limits: tuple[Limit, ...]):
 
 def _best(scorer, query, excluded, allowed: Allowed | None, is_banned, limits, number):
     """The best items of those that may be shown, limits set aside but for categories that are full."""
+    everywhere = Shown(scorer, is_banned=is_banned, limits=limits)
     if allowed is None:
-        return _ranked(Shown(scorer, is_banned=is_banned, limits=limits), query, excluded, number)
+        return _ranked(everywhere, query, excluded, number)
+    marked = Shown(scorer, is_banned=is_banned, limits=limits, allowed=allowed)
     rows, width = tf.unstack(tf.shape(allowed.items))
     # A few are gathered; many are looked for among all, unless that is what takes long.
     are_few = tf.constant(True) if scorer.scores_one_by_one else rows * width <= _FEW
-    nothing = lambda: (tf.zeros([rows, number], tf.int32), tf.fill([rows, number], -np.inf))  # noqa: E731
-    everywhere = Shown(scorer, is_banned=is_banned, limits=limits)
-    marked = Shown(scorer, is_banned=is_banned, limits=limits, allowed=allowed)
-    few = tf.cond(
-        are_few & tf.reduce_any(allowed.is_restricted),
-        lambda: _best_of_few(everywhere, query, excluded, allowed.items, number),
-        nothing,
-    )
-    many = tf.switch_case(
-        tf.where(are_few, tf.where(tf.reduce_all(allowed.is_restricted), 0, 1), 2),
-        [
-            nothing,
-            lambda: _ranked(everywhere, query, excluded, number),
-            lambda: _ranked(marked, query, excluded, number),
-        ],
-    )
-    is_of_few = (allowed.is_restricted & are_few)[:, None]
-    return tuple(tf.where(is_of_few, ours, others) for ours, others in zip(few, many, strict=True))
+
+    def nothing():
+        return tf.zeros([rows, number], tf.int32), tf.fill([rows, number], -np.inf)
+
+    def of_few():
+        return _best_of_few(everywhere, query, excluded, allowed.items, number)
+
+    def of_all():
+        return _ranked(everywhere, query, excluded, number)
+
+    def of_restricted():
+        few = tf.cond(are_few, of_few, nothing)
+        others = tf.where(are_few, tf.where(tf.reduce_all(allowed.is_restricted), 0, 1), 2)
+        many = tf.switch_case(others, [nothing, of_all, lambda: _ranked(marked, query, excluded, number)])
+        is_of_few = (allowed.is_restricted & are_few)[:, None]
+        return tuple(tf.where(is_of_few, ours, others) for ours, others in zip(few, many, strict=True))
+
+    return tf.cond(tf.reduce_any(allowed.is_restricted), of_restricted, of_all)
 
 
 def _ranked(scorer, query, excluded, number):
