@@ -23,11 +23,12 @@ import numpy as np
 from quality import DATA, DATASETS, ROOT, seqrec
 
 DATASET = "ml-100k-labels"
-# Configuration of each model, and settings: the first proposes.
-MODELS = {
+# Configuration of each run, and settings: the first proposes. Those that learn from drawn items know no labels.
+RUNS = {
     "sasrec": ("sasrec_softmax_ml1m", "model.max_len=50 model.dim=64 train.epochs=30 train.learning_rate=0.003"),
     "bst": ("bst", "model.user_features=[age,gender,occupation]"),
     "din": ("din", "model.user_features=[age,gender,occupation]"),
+    "din-drawn": ("din", "model.user_features=[age,gender,occupation] model.num_negatives=4"),
 }
 BATCH = 256
 
@@ -42,11 +43,12 @@ def main() -> None:
     if not (dataset / "COMPLETED").exists():
         args.work.mkdir(parents=True, exist_ok=True)
         seqrec(f"prepare {DATASETS[DATASET].format(data=DATA, work=args.work)} --output {dataset}")
-    runs = {name: args.work / "runs" / f"two-stages-{name}" for name in MODELS}
-    for name, (config, settings) in MODELS.items():
+    runs = {name: args.work / "runs" / f"two-stages-{name}" for name in RUNS}
+    for name, (config, settings) in RUNS.items():
         if not (runs[name] / "COMPLETED").exists():
             file = ROOT / "configs" / f"{config}.toml"
-            seqrec(f"train --dataset {dataset} --model {name} --config {file} --set {settings} --output {runs[name]}")
+            model = name.partition("-")[0]
+            seqrec(f"train --dataset {dataset} --model {model} --config {file} --set {settings} --output {runs[name]}")
     print(f"{'N':>5}  {'order':<16}{'NDCG@10':>9}{'HR@10':>9}{'AUC among N':>13}{'AUC of labels':>15}")
     scored = {name: scores_of(run) for name, run in runs.items()}
     retrieve = scored.pop("sasrec")
