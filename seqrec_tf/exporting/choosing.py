@@ -68,16 +68,24 @@ class Shown:
         is_banned: bool [V], of each item by its id; None where none is.
         limits: The limits.
         allowed: What the request allows; None where that is everything.
+        is_marked: bool scalar, whether `score_block` minds it.
     """
 
     def __init__(
-        self, scorer: Stage, *, is_banned=None, limits: tuple[Limit, ...] = (), allowed: Allowed | None = None
+        self,
+        scorer: Stage,
+        *,
+        is_banned=None,
+        limits: tuple[Limit, ...] = (),
+        allowed: Allowed | None = None,
+        is_marked=None,
     ):
         self.num_items = scorer.num_items
         self._scorer = scorer
         self._is_banned = is_banned
         self._limits = limits
         self._allowed = allowed
+        self._is_marked = is_marked
 
     def score_block(self, query, start, stop):
         """Score the items with ids in [start, stop): float32 [B, stop - start]."""
@@ -85,8 +93,8 @@ class Shown:
         scores = tf.ensure_shape(self._scorer.score_block(known, start, stop), [None, stop - start])
         if self._is_banned is not None:
             scores = tf.where(self._is_banned[start:stop], -np.inf, scores)
-        if self._allowed is not None:
-            scores = _allowed_alone(scores, start, self._allowed)
+        if (allowed := self._allowed) is not None:
+            scores = tf.cond(self._is_marked, lambda: _allowed_alone(scores, start, allowed), lambda: scores)
         for limit, is_full in zip(self._limits, full, strict=True):
             scores = tf.cond(
                 tf.reduce_any(is_full),
@@ -199,31 +207,27 @@ def take_within(ids, limits: tuple[Limit, ...]):
 
 def _best(scorer, query, excluded, allowed: Allowed | None, is_banned, limits, number):
     """The best items of those that may be shown, limits set aside but for categories that are full."""
-    everywhere = Shown(scorer, is_banned=is_banned, limits=limits)
     if allowed is None:
-        return _ranked(everywhere, query, excluded, number)
-    marked = Shown(scorer, is_banned=is_banned, limits=limits, allowed=allowed)
+        return _ranked(Shown(scorer, is_banned=is_banned, limits=limits), query, excluded, number)
     rows, width = tf.unstack(tf.shape(allowed.items))
     # A few are gathered; many are looked for among all, unless that is what takes long.
     are_few = tf.constant(True) if scorer.scores_one_by_one else rows * width <= _FEW
+    shown = Shown(scorer, is_banned=is_banned, limits=limits, allowed=allowed, is_marked=~are_few)
 
     def nothing():
         return tf.zeros([rows, number], tf.int32), tf.fill([rows, number], -np.inf)
 
-    def of_few():
-        return _best_of_few(everywhere, query, excluded, allowed.items, number)
-
-    def of_all():
-        return _ranked(everywhere, query, excluded, number)
-
-    def of_restricted():
-        few = tf.cond(are_few, of_few, nothing)
-        others = tf.where(are_few, tf.where(tf.reduce_all(allowed.is_restricted), 0, 1), 2)
-        many = tf.switch_case(others, [nothing, of_all, lambda: _ranked(marked, query, excluded, number)])
-        is_of_few = (allowed.is_restricted & are_few)[:, None]
-        return tuple(tf.where(is_of_few, ours, others) for ours, others in zip(few, many, strict=True))
-
-    return tf.cond(tf.reduce_any(allowed.is_restricted), of_restricted, of_all)
+    # Each once in the graph, as a request pays for what it does not use too.
+    few = tf.cond(
+        are_few & tf.reduce_any(allowed.is_restricted),
+        lambda: _best_of_few(shown, query, excluded, allowed.items, number),
+        nothing,
+    )
+    others = tf.cond(
+        are_few & tf.reduce_all(allowed.is_restricted), nothing, lambda: _ranked(shown, query, excluded, number)
+    )
+    is_of_few = (allowed.is_restricted & are_few)[:, None]
+    return tuple(tf.where(is_of_few, ours, theirs) for ours, theirs in zip(few, others, strict=True))
 
 
 def _ranked(scorer, query, excluded, number):
