@@ -46,8 +46,19 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
         # The tokenizer ops that many TF Hub text encoders need.
         "text": ["tensorflow-text>=2.21,<2.22"],
+        # Draws the options of `seqrec tune`; its journal file makes a search resumable without a database.
+        # scikit-learn tells how much each option matters.
+        "tune": ["optuna>=4.2", "scikit-learn>=1.5"],
         # Pinned, as what they accept changes with their versions.
-        "test": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.6", "mypy==2.4.1", "playwright>=1.50"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3",
+            "ruff==0.17.6",
+            "mypy==2.4.1",
+            "playwright>=1.50",
+            "optuna>=4.2",
+            "scikit-learn>=1.5",
+        ],
     },
     entry_points={"console_scripts": ["seqrec=seqrec_tf.cli:main"]},
 )
