@@ -259,9 +259,6 @@ def test_options_that_do_not_fit_are_refused(place, tmp_path, capsys, options, m
     assert not (tmp_path / "shop").exists() or not list((tmp_path / "shop").iterdir())
 
 
-def test_datasets_of_other_items_do_not_make_two_stages(place, chain_dataset, tmp_path):
-    from small_runs import fit
-
-    other, _ = fit(chain_dataset, tmp_path / "run", "train.epochs=1")
+def test_datasets_of_other_items_do_not_make_two_stages(place, finished, tmp_path):
     with pytest.raises(ValueError, match="do not have the same item ids: item 1 is"):
-        export.export(other, tmp_path / "shop", k=3, ranker=RunFolder(place / "din"), num_candidates=5)
+        export.export(finished[0], tmp_path / "shop", k=3, ranker=RunFolder(place / "din"), num_candidates=5)
