@@ -22,6 +22,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shlex
 import sys
 import time
 import uuid
@@ -435,8 +436,7 @@ def summary(job: Job, seconds: float) -> str:
     ]
     if done["rejected"]:
         lines.append(f"rejected: {done['rejected']:,} items ({_reasons(job)}), in {job.output}/{job.rejected_file}")
-    lines.append(
-        f"next: seqrec train --dataset {job.dataset} --model nova --output RUN --set "
-        f"'model.item_features=[\"{schema_lib.vector_name(job.feature)}\"]'"
-    )
+    features = json.dumps([schema_lib.vector_name(job.feature)], ensure_ascii=False)
+    following = ["seqrec", "train", "--dataset", job.dataset, "--model", "nova", "--output", "RUN"]
+    lines.append(f"next: {shlex.join([*following, '--set', f'model.item_features={features}'])}")
     return "\n".join(lines) + "\n"

@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -344,7 +345,7 @@ def summary(stats: dict[str, Any], output: str, seconds: float, of_parts: Mappin
     lines += [
         f"seconds of all workers: {parts} (moving tables is in the other three)" if parts else "",
         f"{output}: {events:,} events in {seconds:.1f} s ({events / max(seconds, 1e-9):,.0f} a second)",
-        f"next: seqrec train --dataset {output} --model sasrec --output RUN",
+        f"next: seqrec train --dataset {shlex.quote(output)} --model sasrec --output RUN",
         "",
     ]
     return "\n".join(lines)

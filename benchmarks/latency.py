@@ -102,14 +102,13 @@ def percentiles(ask, seconds: float) -> tuple[float, float]:
     return tuple(1000 * np.percentile(times, [50, 99]))
 
 
-@contextlib.contextmanager
-def exported(num_items: int, threads: int):
-    """A saved SASRec in a session: a function from a signature's name to one of feeds, which asks it."""
+def write_model(path: str, num_items: int) -> None:
+    """Write the model as `seqrec export` does, to a version folder."""
     import tensorflow as tf
 
     from seqrec_tf.exporting.serving_module import Answers, Recommender, Trained
     from seqrec_tf.models import SASRec
-    from seqrec_tf.schema import Schema
+    from seqrec_tf.schema import EXTRA_FOLDER, SCHEMA_FILE, Schema
 
     schema = Schema(num_items=num_items)
     model = SASRec(SASRec.config_class(max_len=LENGTH, dim=DIM), schema)
@@ -119,7 +118,19 @@ def exported(num_items: int, threads: int):
         with open(vocabulary, "w") as stream:
             stream.writelines(f"item-{number}\n" for number in range(1, num_items + 1))
         module = Recommender([Trained(model, dataset)], vocabulary, Answers(K))
-        tf.saved_model.save(module, f"{folder}/1", signatures=module.concrete_functions())
+        tf.saved_model.save(module, path, signatures=module.concrete_functions())
+    os.makedirs(f"{path}/{EXTRA_FOLDER}")
+    with open(f"{path}/{EXTRA_FOLDER}/{SCHEMA_FILE}", "w") as stream:
+        stream.write(schema.to_json())
+
+
+@contextlib.contextmanager
+def exported(num_items: int, threads: int):
+    """A saved SASRec in a session: a function from a signature's name to one of feeds, which asks it."""
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(f"{folder}/1", num_items)
         config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads)
         with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
             loaded = tf.compat.v1.saved_model.load(session, ["serve"], f"{folder}/1")

@@ -31,7 +31,7 @@ COMMANDS = {
     "runs": ("seqrec_tf.runs", "all runs of a folder in one table, with the options in which they differ"),
     "compare": ("seqrec_tf.compare", "two runs on the same events: which is better, by how much, and for whom"),
     "export": ("seqrec_tf.export", "a run to a SavedModel for TF Serving"),
-    "serve": ("serving.server", "a development REST server with TF Serving's contract"),
+    "serve": ("serving.server", "models over REST and gRPC, with TF Serving's contract, on one machine"),
     "recommend": ("serving.client", "ask a server (this one or TF Serving) for recommendations"),
 }
 
@@ -63,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean `{near[0]}`?" if near else f"choose one of {', '.join(COMMANDS)}."
         sys.stderr.write(f"seqrec: no command {name!r}; {hint}\n")
         return WRONG_INPUT
-    for variable, value in (("TF_CPP_MIN_LOG_LEVEL", "2"), ("GRPC_VERBOSITY", "ERROR")):
+    # Of several workers, TensorFlow logs as its own error what `train` says of a lost one in a sentence.
+    level = "3" if "TF_CONFIG" in os.environ else "2"
+    for variable, value in (("TF_CPP_MIN_LOG_LEVEL", level), ("GRPC_VERBOSITY", "ERROR")):
         os.environ.setdefault(variable, value)
     module = importlib.import_module(COMMANDS[name][0])
     parser = argparse.ArgumentParser(
@@ -96,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         wrong_input = isinstance(error, _INPUT_ERRORS)
         sys.stderr.write(f"seqrec {name}: {_sentence(error, wrong_input)}\n")
-        return WRONG_INPUT if wrong_input else WORK_FAILED
+        return getattr(error, "exit_status", WRONG_INPUT if wrong_input else WORK_FAILED)
     return DONE
 
 
@@ -120,7 +122,8 @@ def _overview() -> str:
         *(f"  {name:<10} {help_line}" for name, (_, help_line) in COMMANDS.items()),
         "",
         "`seqrec COMMAND --help` says more; `seqrec demo` shows most of them at work.",
-        "Exit status: 0 done, 1 the work failed, 2 arguments or input are wrong, 130 interrupted.",
+        "Exit status: 0 done, 1 the work failed, 2 arguments or input are wrong, 130 interrupted, 143 stopped by",
+        "SIGTERM after saving.",
         "",
     ]
     return "\n".join(lines)

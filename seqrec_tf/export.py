@@ -46,6 +46,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import sys
 import uuid
@@ -152,7 +153,7 @@ def run(args: argparse.Namespace) -> None:
         sys.stderr.write(f"{note}\n")
     sys.stdout.write(
         f"{path}: {size / 1e6:.1f} MB; {len(golden)} golden requests answered as by the trained model\n"
-        + f"Next: seqrec serve --models {path.parent.parent}\n"
+        + f"Next: {shlex.join(['seqrec', 'serve', '--models', str(path.parent.parent)])}\n"
     )
 
 
