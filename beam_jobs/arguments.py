@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from beam_jobs import parsing, splits
-from beam_jobs.options import FORMATS, Options
+from beam_jobs import parsing
+from beam_jobs.options import FORMATS, SPLIT_OPTIONS, Options
 from beam_jobs.presets import PRESETS
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
@@ -122,7 +122,7 @@ def _add_filters(group: Any) -> None:
 
 
 def _add_splits(group: Any) -> None:
-    _option(group, "split", "how to hold events out", choices=tuple(splits.RULES))
+    _option(group, "split", "how to hold events out", choices=tuple(SPLIT_OPTIONS))
     _option(group, "test-from", "time: when the test period begins, ISO 8601 or as in the data")
     _option(group, "valid-from", "time: when the validation period begins")
     _option(group, "test-days", "last-days: length of the test period", type=float)

@@ -23,7 +23,7 @@ from apache_beam.io.filesystems import FileSystems
 from beam_jobs import lines as lines_lib
 from beam_jobs import parsing, read_events, storage
 from beam_jobs.lines import Range
-from beam_jobs.options import FORMATS, NONE, Options, TableOptions, flag
+from beam_jobs.options import FORMATS, NONE, Options, TableOptions, flag, no_match
 from beam_jobs.parsing import Columns, EventParser, LineError, TextFormat
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
@@ -92,7 +92,7 @@ def find_files(patterns: Sequence[str], option: str) -> list[FileMetadata]:
         if is_local:
             matches = [FileMetadata(os.path.normpath(match.path), match.size_in_bytes) for match in matches]
         if not matches:
-            raise FileNotFoundError(f"{option} {pattern} matches no file.")
+            raise no_match(option, pattern)
         if len(matches) == 1 and os.path.isdir(matches[0].path):
             raise ValueError(
                 f"{option} {pattern} is a folder; give its files, for example '{pattern.rstrip('/')}/*.csv'."

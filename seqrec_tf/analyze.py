@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seqrec_tf.config import check_at_least
+from seqrec_tf.messages import next_command
 from seqrec_tf.records import DatasetFolder, read_split
 from seqrec_tf.run_folder import RunFolder, output_file, write_whole
 from seqrec_tf.schema import SECONDS, TARGET_START, TIMESTAMPS
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--dataset", required=True, metavar="DATASET", help="folder made by `seqrec prepare`")
     parser.add_argument("--run", metavar="RUN", help="a run of a sequential model on it, to try shuffled histories on")
-    parser.add_argument("--split", choices=("valid", "test"), default="test", help="of the events that --run predicts")
+    parser.add_argument("--split", choices=("valid", "test"), help="of the events that --run predicts (default: test)")
     parser.add_argument(
         "--shuffles", type=int, default=5, help="times that the order is shuffled (default %(default)s)"
     )
@@ -47,15 +48,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write every figure there; - for stdout, instead of the text")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Analyse a dataset, with a model where there is a run, and show what was found."""
+def check(args: argparse.Namespace) -> None:
+    """Raise an error for what is wrong with the arguments, as far as it can be told without TensorFlow."""
     check_at_least("--shuffles", args.shuffles, 1)
     check_at_least("--min-support", args.min_support, 1)
+    check_at_least("--seed", args.seed, 0)
+    output_file(args.json)
+    if args.split and not args.run:
+        raise ValueError("--split is of the events that a model predicts: it needs --run.")
+    run_folder = RunFolder(args.run) if args.run else None
+    if "://" not in args.dataset:
+        folder = DatasetFolder(args.dataset)
+        if run_folder:
+            folder.check_split(args.split or "test")
+            run_folder.open_dataset(args.dataset)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Analyse a dataset, with a model where there is a run, and show what was found."""
     json_file = output_file(args.json)
     folder = DatasetFolder(args.dataset)
-    model, exclude_history = None, True
+    model, exclude_history, split = None, True, args.split or "test"
     if args.run:
-        folder.check_split(args.split)
+        folder.check_split(split)
         run_folder = RunFolder(args.run)
         run_folder.open_dataset(args.dataset)  # makes sure that it was trained on it
         model, exclude_history = run_folder.load_model(), run_folder.config.data.exclude_history
@@ -64,10 +79,10 @@ def run(args: argparse.Namespace) -> None:
     figures = describe(folder, rows, items)
     figures["order"] = neighbours(rows, items, shuffles=args.shuffles, min_support=args.min_support, seed=args.seed)
     if model is not None:
-        figures["order"]["model"] = {"name": type(model).__name__, "split": args.split} | shuffled_histories(
+        figures["order"]["model"] = {"name": type(model).__name__, "split": split} | shuffled_histories(
             model,
             folder,
-            split=args.split,
+            split=split,
             exclude_history=exclude_history,
             shuffles=args.shuffles,
             seed=args.seed,
@@ -75,7 +90,15 @@ def run(args: argparse.Namespace) -> None:
     text = json.dumps(figures, indent=2) + "\n"
     if json_file:
         write_whole(json_file, text)
-    sys.stdout.write(text if args.json == "-" else report(figures))
+    if args.json == "-":
+        sys.stdout.write(text)
+        return
+    sys.stdout.write(report(figures))
+    if args.run:
+        sys.stdout.write(next_command("evaluate", "--run", args.run))
+    else:
+        words = ("--dataset", args.dataset, "--model", "sasrec", "--output", "RUN")
+        sys.stdout.write(next_command("train", *words))
 
 
 def describe(folder: DatasetFolder, rows: np.ndarray, items: np.ndarray) -> dict[str, Any]:

@@ -26,6 +26,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,7 @@ import numpy as np
 from seqrec_tf.config import check_at_least, check_choice
 from seqrec_tf.evaluation.intervals import CUTOFFS, Interval, label_metrics, list_metrics, rank_metrics
 from seqrec_tf.evaluation.negatives import NUM_NEGATIVES, POPULAR_PROTOCOL, UNIFORM_PROTOCOL, NegativeSampler
+from seqrec_tf.messages import next_command
 from seqrec_tf.run_folder import RunFolder, output_file, write_whole
 from seqrec_tf.schema import EXCLUDED, LABELS, PLACE, TARGET, TARGET_LABEL, TOUCHED, USER_ID
 
@@ -60,22 +62,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write every figure there; - for stdout, instead of the table")
 
 
+def check(args: argparse.Namespace) -> None:
+    """Raise an error for what is wrong with the arguments, as far as it can be told without TensorFlow."""
+    output_file(args.json)
+    check_at_least("--batch-size", args.batch_size, 1)
+    check_at_least("--seed", args.seed, 0)
+    check_keep_history(args.keep_history, args.protocol or [FULL_PROTOCOL])
+    run_folder = RunFolder(args.run)
+    run_folder.excludes_history(keep_history=args.keep_history)
+    path = args.dataset or run_folder.dataset_info["path"]
+    if "://" not in path:
+        folder = run_folder.open_dataset(args.dataset)
+        for protocol in args.protocol or [FULL_PROTOCOL]:
+            check_protocol(protocol, folder, args.split)
+
+
+def check_keep_history(keep_history: bool, protocols: Sequence[str]) -> None:
+    """Raise a ValueError where --keep-history is given and no protocol looks at it."""
+    if keep_history and FULL_PROTOCOL not in protocols:
+        raise ValueError(
+            f"--keep-history is of the protocol full, got {', '.join(protocols)}: leave it out, or add --protocol full."
+        )
+
+
 def run(args: argparse.Namespace) -> None:
     """Evaluate a run and popularity, and show one table a protocol."""
     from seqrec_tf.models import PopRec
 
     json_file = output_file(args.json)
-    check_at_least("--batch-size", args.batch_size, 1)
     run_folder = RunFolder(args.run)
     folder = run_folder.open_dataset(args.dataset)
     for protocol in args.protocol or [FULL_PROTOCOL]:
         check_protocol(protocol, folder, args.split)
     model = run_folder.load_model()
     protocols = args.protocol or [default_protocol(model)]
+    check_keep_history(args.keep_history, protocols)
     model.freeze_item_table()
     models = {run_folder.config.model_name: model}
     models.setdefault("poprec", PopRec.from_dataset(folder))
-    exclude_history = run_folder.config.data.exclude_history and not args.keep_history
+    exclude_history = run_folder.excludes_history(keep_history=args.keep_history)
     figures: dict[str, Any] = {
         "split": args.split,
         "exclude_history": exclude_history,
@@ -102,6 +127,9 @@ def run(args: argparse.Namespace) -> None:
         sys.stdout.write(json.dumps(figures, indent=2) + "\n")
     elif json_file:
         write_whole(json_file, json.dumps(figures, indent=2) + "\n")
+    if args.json != "-":
+        name = run_folder.config.model_name.rpartition(".")[2]
+        sys.stdout.write(next_command("export", "--run", args.run, "--output", f"models/{name}"))
 
 
 @dataclasses.dataclass(frozen=True)

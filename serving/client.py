@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 from seqrec_tf import padding
+from seqrec_tf.messages import next_command
 from seqrec_tf.schema import (
     CANDIDATES,
     HISTORY,
@@ -351,6 +352,25 @@ def _read_prediction(prediction: dict[str, Any], model: str, k: int | None) -> R
     )
 
 
+def named_features(dataset: str, feature: str) -> dict[str, Any]:
+    """The side features of a dataset's items by name, of which one holds the items' names.
+
+    Raises:
+        FileNotFoundError: `dataset` is no finished dataset folder.
+        ValueError: The dataset has no such feature.
+    """
+    from seqrec_tf import records
+
+    known = {item_feature.name: item_feature for item_feature in records.DatasetFolder(dataset).schema.item_features}
+    if known and (feature not in known or known[feature].dtype != "string" or known[feature].shape != ()):
+        names = [name for name, other in known.items() if other.dtype == "string" and other.shape == ()]
+        raise ValueError(
+            f"--name-feature must be a string feature of the items of {dataset}, got {feature!r}; there are: "
+            f"{', '.join(names) or 'none'}."
+        )
+    return known
+
+
 def item_names(dataset: str, ids: Collection[str], *, feature: str) -> dict[str, str]:
     """The names of some items, from the item records of a dataset folder.
 
@@ -368,17 +388,11 @@ def item_names(dataset: str, ids: Collection[str], *, feature: str) -> dict[str,
     """
     from seqrec_tf import quiet, records, schema
 
+    known = named_features(dataset, feature)
+    if not known:
+        return {}  # it was prepared without an items file
     quiet.import_tensorflow()
     folder = records.DatasetFolder(dataset)
-    if not folder.schema.item_features:
-        return {}  # it was prepared without an items file
-    known = {item_feature.name: item_feature for item_feature in folder.schema.item_features}
-    if feature not in known or known[feature].dtype != "string" or known[feature].shape != ():
-        names = [name for name, other in known.items() if other.dtype == "string" and other.shape == ()]
-        raise ValueError(
-            f"--name-feature must be a string feature of the items of {dataset}, got {feature!r}; there are: "
-            f"{', '.join(names) or 'none'}."
-        )
     wanted = {item.encode() for item in ids}
     found: dict[str, str] = {}
     for batch in records.read_files(folder.item_files(), [known[schema.ITEM_ID], known[feature]]):
@@ -412,7 +426,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--k", type=int, help="how many items (default: all that the model returns)")
     parser.add_argument("--dataset", help="dataset folder to take the items' names from")
     parser.add_argument(
-        "--name-feature", default="title", help="item feature that holds the name (default %(default)s)"
+        "--name-feature", metavar="NAME", help="item feature that holds the name, of --dataset (default: title)"
     )
     parser.add_argument("--json", action="store_true", help="print the recommendation as JSON")
     parser.add_argument(
@@ -420,9 +434,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> None:
-    """Ask for one recommendation and print it."""
-    history, candidates = _split(args.history) + args.item, _split(args.candidates)
+def check(args: argparse.Namespace) -> None:
+    """Raise an error for what is wrong with the arguments, before anything is asked."""
+    history = _split(args.history) + args.item
     if not history and args.user is None and not args.user_feature:
         raise ValueError("There is no history: give item ids with --history A,B,C or --item ID (or --user).")
     if args.k is not None and args.k < 1:
@@ -431,11 +445,29 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--timeout must be more than 0 seconds, got {args.timeout:g}.")
     if args.dataset and args.json:
         raise ValueError("--dataset gives names to the table, and --json prints ids alone: leave one out.")
+    if args.name_feature and not args.dataset:
+        raise ValueError("--name-feature needs --dataset, which has the items' names.")
+    if args.version is not None and args.version < 0:
+        raise ValueError(f"--version must not be negative, got {args.version}.")
+    _history_times(args, history)
+    Client(args.url)
+    if args.dataset:
+        named_features(args.dataset, args.name_feature or "title")
+
+
+def _history_times(args: argparse.Namespace, history: Sequence[str]) -> list[int]:
     history_times = [_number(int, time_, "--history-times") for time_ in _split(args.history_times)]
     if history_times and len(history_times) != len(history):
         raise ValueError(
             f"--history-times must have {len(history)} times, one of each event, got {len(history_times)}."
         )
+    return history_times
+
+
+def run(args: argparse.Namespace) -> None:
+    """Ask for one recommendation and print it."""
+    history, candidates = _split(args.history) + args.item, _split(args.candidates)
+    history_times = _history_times(args, history)
     client = Client(args.url, timeout_s=args.timeout)
     given: dict[str, Any] = {
         "user_features": _user_features(args.user_feature, client, args.model, args.version),
@@ -452,7 +484,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         sys.stdout.write(json.dumps(dataclasses.asdict(recommendation), ensure_ascii=False) + "\n")
         return
-    names = item_names(args.dataset, recommendation.items, feature=args.name_feature) if args.dataset else {}
+    names = item_names(args.dataset, recommendation.items, feature=args.name_feature or "title") if args.dataset else {}
     sys.stdout.write(_table(recommendation, names))
     if recommendation.num_unknown:
         verb = "is" if recommendation.num_unknown == 1 else "are"
@@ -461,6 +493,9 @@ def run(args: argparse.Namespace) -> None:
             f"{recommendation.num_unknown} of {len(history)} history items {verb} unknown to the model and {was} "
             "ignored\n"
         )
+    more = ["--dataset", "DATASET"] if not args.dataset else ["--json"]
+    words = ["--url", args.url, "--model", args.model, "--history", ",".join(history)]
+    sys.stdout.write(next_command("recommend", *words, *more))
 
 
 def _user_features(

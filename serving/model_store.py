@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from seqrec_tf.messages import DATASET, MODEL, RUN, VERSION, kind_of
 from seqrec_tf.schema import EXTRA_FOLDER, RECOMMEND, WARM_UP_FILE
 from serving.rest_json import StatusError, invalid_argument
 
@@ -23,6 +24,22 @@ DEFAULT_SIGNATURE = RECOMMEND.name
 _WARMUP_FILE = f"{EXTRA_FOLDER}/{WARM_UP_FILE}"
 _MAX_WARMUP_RECORDS = 1000
 _TIMEOUT_MS = 30_000  # TF Serving's default for REST
+
+
+def check_models(path: str) -> None:
+    """Raise an error where a path is no folder of models, of which each version may be broken."""
+    kind = kind_of(path)
+    if kind in ("", "a file"):
+        raise FileNotFoundError(f"--models must name a folder, {path} is {kind or 'none: there is no such folder'}.")
+    if kind in (MODEL, VERSION):
+        folder = pathlib.Path(path).absolute().parent
+        above = folder if kind == MODEL else folder.parent
+        raise ValueError(f"--models must name the folder above MODELS/NAME, {path} is {kind}. Give --models {above}.")
+    if kind in (DATASET, RUN):
+        raise ValueError(
+            f"--models must name a folder of exported models, {path} is {kind}. Make one with `seqrec export --run RUN "
+            "--output MODELS/NAME`, and give --models MODELS."
+        )
 
 
 class LoadedModel:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import pathlib
 import re
 import shlex
 import socket
@@ -25,8 +24,9 @@ from urllib.parse import unquote
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
+from seqrec_tf.messages import next_command
 from serving import rest_json
-from serving.model_store import DEFAULT_SIGNATURE, LoadedModel, ModelStore
+from serving.model_store import DEFAULT_SIGNATURE, LoadedModel, ModelStore, check_models
 from serving.rest_json import StatusError, invalid_argument
 
 _POLL_PERIOD_S = 2.0
@@ -65,10 +65,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check(args: argparse.Namespace) -> None:
+    """Raise an error for what is wrong with the arguments, as far as it can be told without TensorFlow."""
+    check_models(args.models)
+    if not 0 <= args.port < 2**16:
+        raise ValueError(f"--port must be from 0 to 65535, got {args.port}.")
+
+
 def run(args: argparse.Namespace) -> None:
     """Serve until interrupted."""
-    if not pathlib.Path(args.models).is_dir():
-        raise FileNotFoundError(f"--models must name a folder, {args.models} is none.")
     store = ModelStore(args.models, report=_write_line)
     with listen(args.host, args.port) as listener:
         store.poll()
@@ -84,6 +89,7 @@ def run(args: argparse.Namespace) -> None:
     sys.stdout.write(f"Serving {', '.join(sorted(store.models))} at {url} until interrupted. Try:\n")
     for name, model in sorted(store.models.items()):
         sys.stdout.write(f"  {example_curl(url, name, model)}\n")
+    sys.stdout.write(next_command("recommend", "--url", url, "--model", min(store.models), "--history", "A,B,C"))
     sys.stdout.flush()
     server.serve_forever()
     stop.set()
