@@ -27,7 +27,7 @@ from seqrec_tf.records import DatasetFolder
 NEEDS_TENSORFLOW = True
 TAKES_BEAM_OPTIONS = True
 
-DEFAULT_IMAGE_SIZE = 224
+_IMAGE_SIZE = 224
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-encoder", metavar="HANDLE", help="TF Hub handle or SavedModel folder")
     parser.add_argument("--image-feature", metavar="NAME", help="image-path column (default: the only one)")
     parser.add_argument("--image-folder", metavar="DIR", help="what image paths are relative to")
-    parser.add_argument("--image-size", type=int, help=f"pixels of a side (default {DEFAULT_IMAGE_SIZE})")
+    parser.add_argument("--image-size", type=int, help=f"pixels of a side (default {_IMAGE_SIZE})")
     parser.add_argument("--overwrite", action="store_true", help="replace the vectors of another encoder")
     parser.epilog = "Other options go to Beam, as for `seqrec prepare`."
 
@@ -95,4 +95,9 @@ def run(args: argparse.Namespace) -> None:
     import_beam()
     from beam_jobs import embed_items
 
+    folder = DatasetFolder(args.dataset)
+    args.text_feature = feature_of(folder, "text", args.text_feature) if args.text_encoder else None
+    args.image_feature = feature_of(folder, "image-path", args.image_feature) if args.image_encoder else None
+    args.image_size = args.image_size or _IMAGE_SIZE
+    args.image_folder = args.image_folder or ""
     embed_items.run(args)

@@ -21,7 +21,6 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import AsList, TaggedOutput
 
 from beam_jobs import prepare_sequences, storage
-from beam_jobs.embed import DEFAULT_IMAGE_SIZE, feature_of
 from seqrec_tf import records
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.messages import next_command
@@ -34,25 +33,23 @@ _VECTORS_A_SHARD = 10_000
 
 
 def run(args: argparse.Namespace) -> None:
-    """Embed what is asked for; `embed.check` has seen the arguments."""
+    """Embed the columns that are named; `embed.py` has seen to the arguments."""
     folder = DatasetFolder(args.dataset)
     options = prepare_sequences.beam_options(args.beam_options, "embed", vars(args))
     paths = ("dataset", "text_encoder", "image_encoder", "image_folder")
     prepare_sequences.check_reachable(options, {name: [getattr(args, name) or ""] for name in paths})
     jobs = []  # all that can be wrong with the options fails before the first item is encoded
     if args.text_encoder:
-        feature = feature_of(folder, "text", args.text_feature)
-        jobs.append(make_job(folder, feature, args.text_encoder, overwrite=args.overwrite))
+        jobs.append(make_job(folder, args.text_feature, args.text_encoder, overwrite=args.overwrite))
     if args.image_encoder:
-        feature = feature_of(folder, "image-path", args.image_feature)
         jobs.append(
             make_job(
                 folder,
-                feature,
+                args.image_feature,
                 args.image_encoder,
                 overwrite=args.overwrite,
-                image_size=args.image_size or DEFAULT_IMAGE_SIZE,
-                image_folder=args.image_folder or "",
+                image_size=args.image_size,
+                image_folder=args.image_folder,
             )
         )
     for job in jobs:

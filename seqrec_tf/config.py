@@ -25,7 +25,7 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     """Raise a ValueError unless `value` is one of `choices`."""
     choices = tuple(choices)
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.{_nearest(value, choices)}")
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.{nearest(value, choices)}")
 
 
 def check_at_least(name: str, value: float, least: float) -> None:
@@ -40,7 +40,8 @@ def check_rate(name: str, value: float) -> None:
         raise ValueError(f"{name} must be in [0, 1), got {value}.")
 
 
-def _nearest(word: str, words: Iterable[str]) -> str:
+def nearest(word: str, words: Iterable[str]) -> str:
+    """A question whether the nearest of some words was meant; empty where none is near."""
     near = difflib.get_close_matches(word, list(words), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
@@ -361,7 +362,7 @@ def from_values(
         place = (places or {}).get((section, key), "")
         if key not in names:
             raise ValueError(
-                f"{place}Unknown configuration key {section}.{key}.{_nearest(key, names) or _list(section, names)}"
+                f"{place}Unknown configuration key {section}.{key}.{nearest(key, names) or _list(section, names)}"
             )
         checked[key] = _check_type(value, hints[key], f"{place}{section}.{key}")
     return cls(**checked)
