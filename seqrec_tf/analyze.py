@@ -114,9 +114,10 @@ def describe(folder: DatasetFolder, rows: np.ndarray, items: np.ndarray) -> dict
         lengths: Quantiles and mean, events a training sequence.
         popularity: `gini` of the items' events (0 all alike, 1 one item alone), and the share of the events that
             the most frequent 1 % and 10 % of the items have.
-        audits: From `stats.json`: ties and repeats; `items_without_training_events`; `targets_before_training_ends`,
-            the share of the events to predict, by split, that happened before the newest training event, which a
-            model knows and a service could not (None where events have no time).
+        audits: From `stats.json`: ties and repeats, and the events that they are among;
+            `items_without_training_events`; `targets_before_training_ends`, the share of the events to predict, by
+            split, that happened before the newest training event, which a model knows and a service could not (None
+            where events have no time).
     """
     stats = folder.stats
     counts = np.sort(np.bincount(items, minlength=folder.num_items + 1)[1:])[::-1]
@@ -139,6 +140,7 @@ def describe(folder: DatasetFolder, rows: np.ndarray, items: np.ndarray) -> dict
         "audits": {
             "ties": stats.get("ties"),
             "repeats": stats.get("repeats"),
+            "events_of_all_splits": stats["steps"][-1]["events"],
             # Also events of sequences of one event count, which are no training sequences.
             "items_without_training_events": folder.item_counts.count(0),
             "targets_before_training_ends": _targets_in_the_past(folder),
@@ -281,29 +283,41 @@ def shuffled_histories(
     return figures | {f"jaccard@{_K}": float(np.concatenate(alike).mean())}
 
 
+def _share(number: int, of: int, what: str) -> str:
+    return f"{number:,} of {of:,} {what} ({number / max(of, 1):.1%})"
+
+
 def report(figures: dict[str, Any]) -> str:
     """The figures in words."""
     sizes, lengths, popularity, audits = (figures[key] for key in ("sizes", "lengths", "popularity", "audits"))
     order = figures["order"]
     lines = [
         f"training      {sizes['sequences']:,} sequences, {sizes['items']:,} items, {sizes['events']:,} events; "
-        f"density {sizes['density']:.2%}",
+        f"{sizes['density']:.2%} of all pairs of a sequence and an item have an event",
         "lengths       " + ", ".join(f"{name} {value:g}" for name, value in lengths.items()),
         f"popularity    Gini {popularity['gini']:.2f}; the top 1 % of the items have "
-        f"{popularity['share_of_top_1%']:.0%} of the events, the top 10 % {popularity['share_of_top_10%']:.0%}",
+        f"{popularity['share_of_top_1%']:.0%} of the training events, the top 10 % "
+        f"{popularity['share_of_top_10%']:.0%}",
     ]
+    all_events = audits["events_of_all_splits"]
     if audits["ties"]:
-        lines.append(f"ties          {audits['ties']['events_sharing_a_time_with_a_neighbour']:,} events")
+        ties = audits["ties"]["events_sharing_a_time_with_a_neighbour"]
+        lines.append(f"ties          {_share(ties, all_events, 'events')} share their time with a neighbour")
     if audits["repeats"]:
         repeated = audits["repeats"]["repeated_events"]
-        lines.append(f"repeats       {repeated:,} events of an item seen before in the sequence")
-    lines.append(f"unseen items  {audits['items_without_training_events']:,} have no training events")
+        lines.append(
+            f"repeats       {_share(repeated, all_events, 'events')} are of an item seen before in the sequence"
+        )
+    unseen = audits["items_without_training_events"]
+    lines.append(f"unseen items  {_share(unseen, sizes['items'], 'items')} have no training events")
     if audits["targets_before_training_ends"] is not None:
-        shares = [f"{share:.1%} of {split}" for split, share in audits["targets_before_training_ends"].items()]
-        lines.append(f"future        {', '.join(shares)} targets happened before the newest training event")
+        shares = [
+            f"{share:.1%} of the {split} targets" for split, share in audits["targets_before_training_ends"].items()
+        ]
+        lines.append(f"future        {', '.join(shares)} happened before the newest training event")
     for name in ("pairs", "triples"):
         figure = order[name]
-        surviving = "" if figure["surviving"] is None else f"; {figure['surviving']:.1%} of them still are"
+        surviving = "" if figure["surviving"] is None else f"; {figure['surviving']:.1%} of the {name} still are"
         lines.append(
             f"{name:<14}{figure['frequent']:,} frequent {name} of neighbours (in {order['min_support']}+ sequences), "
             f"{figure['frequent_shuffled']:,.0f} when shuffled{surviving}"
@@ -312,7 +326,7 @@ def report(figures: dict[str, Any]) -> str:
         model = order["model"]
         for name in (f"ndcg@{_K}", f"hr@{_K}"):
             figure = model[name]
-            change = "" if figure["relative_change"] is None else f" ({figure['relative_change']:+.0%})"
+            change = "" if figure["relative_change"] is None else f" ({figure['relative_change']:+.0%} of the former)"
             lines.append(
                 f"{name:<14}{figure['true_order']:.4f} of {model['name']}; {figure['shuffled']:.4f} with shuffled "
                 f"histories{change}"

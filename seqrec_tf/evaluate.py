@@ -26,6 +26,7 @@ import argparse
 import dataclasses
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 NEEDS_TENSORFLOW = True
 
 FULL_PROTOCOL, LABELS_PROTOCOL = "full", "labels"
+# Of the table: four cells beside the names of metrics and models make 80.
+_METRIC_WIDTH, _MODEL_WIDTH, _CELL_WIDTH = 12, 12, 14
 PROTOCOLS = (FULL_PROTOCOL, UNIFORM_PROTOCOL, POPULAR_PROTOCOL, LABELS_PROTOCOL)
 
 
@@ -349,8 +352,7 @@ def check_protocol(protocol: str, folder: DatasetFolder, split: str) -> None:
 
 
 def table(results: dict[str, Result], *, protocol: str, split: str) -> str:
-    """One readable table: a row a metric, a column a model, each figure with half its interval's width."""
-    names = list(results)
+    """One table of 80 columns: metrics by cut-offs, each figure with half its interval's width."""
     first = next(iter(results.values()))
     lines = [f"{split}, {protocol}, {first.num_targets:,} events to predict"]
     if first.num_impossible:
@@ -365,16 +367,40 @@ def table(results: dict[str, Result], *, protocol: str, split: str) -> str:
         )
     if first.num_cold:
         lines.append(f"{first.num_cold:,} targets are items without training events: `cold`")
-    lines.append(f"{'':<14}" + "".join(f"{name:>22}" for name in names))
-    for metric in first.metrics:
-        cells = []
-        for result in results.values():
-            if metric not in result.metrics:
-                cells.append("-".rjust(22))
-                continue
-            interval = result.metrics[metric]
-            digits = 1 if metric.startswith("popularity") else 4
-            half = (interval.high - interval.low) / 2
-            cells.append(f"{interval.value:.{digits}f} ± {half:.{digits}f}".rjust(22))
-        lines.append(f"{metric:<14}" + "".join(cells))
-    return "\n".join(lines) + "\n"
+    notes = (wrapped for line in lines for wrapped in textwrap.wrap(line, 80, subsequent_indent="  "))
+    return "\n".join([*notes, "", *_grid(results)]) + "\n"
+
+
+def _grid(results: dict[str, Result]) -> list[str]:
+    """The figures, at most 80 characters wide: a row a metric and model, a column a cut-off where it has some."""
+    cutoffs: dict[str, list[str]] = {}  # of each metric; "" of those without
+    for metric in dict.fromkeys(metric for result in results.values() for metric in result.metrics):
+        name, _, cutoff = metric.partition("@")
+        cutoffs.setdefault(name, []).append(cutoff)
+    columns = sorted(
+        {cutoff for of_metric in cutoffs.values() for cutoff in of_metric}, key=lambda text: int(text or 0)
+    )
+    models = {name: name.rpartition(".")[2][:_MODEL_WIDTH] for name in results}  # of a dotted path, the model
+    width = max(map(len, models.values()))
+    lines = []
+    if any(columns):
+        heads = [f"@{cutoff}" if cutoff else "" for cutoff in columns]
+        lines.append(" " * (_METRIC_WIDTH + width) + "".join(head.rjust(_CELL_WIDTH) for head in heads))
+    for metric, of_metric in cutoffs.items():
+        for number, (name, result) in enumerate(results.items()):
+            names = {cutoff: f"{metric}@{cutoff}" if cutoff else metric for cutoff in of_metric}
+            cells = (_cell(result.metrics.get(names[column]), metric) if column in names else "" for column in columns)
+            row = "".join(cell.rjust(_CELL_WIDTH) for cell in cells)
+            lines.append(f"{'' if number else metric:<{_METRIC_WIDTH}}{models[name]:<{width}}{row}".rstrip())
+    return lines
+
+
+def _cell(interval: Interval | None, metric: str) -> str:
+    """A figure with half the width of its interval; of popularity, which counts events, fewer digits."""
+    if interval is None:
+        return "-"
+    half = (interval.high - interval.low) / 2
+    if metric == "popularity":
+        digits = 1 if interval.value < 1000 else 0
+        return f"{interval.value:,.{digits}f} ±{half:,.{digits}f}"
+    return f"{interval.value:.4f} ±{f'{half:.4f}'.removeprefix('0')}"

@@ -262,7 +262,10 @@ class Client:
             message = json.loads(error.read())["error"]
         except (ValueError, KeyError, TypeError):
             message = f"{error.reason}, without TF Serving's JSON; is it a TF Serving REST port?"
-        return ServerError(f"{self.url} answered {error.code}: {message}", status=error.code)
+        hint = ""
+        if error.code == 404:
+            hint = ". A model is served by the name of its folder, NAME of MODELS/NAME: look there which there are"
+        return ServerError(f"{self.url} answered {error.code}: {message}{hint}", status=error.code)
 
     def _no_answer(self, error: Exception) -> ServerError:
         reason = getattr(error, "reason", error)
@@ -494,8 +497,9 @@ def run(args: argparse.Namespace) -> None:
             "ignored\n"
         )
     more = ["--dataset", "DATASET"] if not args.dataset else ["--json"]
-    words = ["--url", args.url, "--model", args.model, "--history", ",".join(history)]
-    sys.stdout.write(next_command("recommend", *words, *more))
+    words = ["--url", args.url, "--model", args.model, *(["--history", args.history] if args.history else [])]
+    items = [word for item in args.item for word in ("--item", item)]
+    sys.stdout.write(next_command("recommend", *words, *items, *more))
 
 
 def _user_features(

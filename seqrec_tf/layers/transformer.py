@@ -19,10 +19,12 @@ from seqrec_tf.layers.norm import LayerNorm
 
 FUSIONS = ("sum", "concat", "gating")
 # Keras' activations that keep the shape, listed so that an option can be checked before Keras is imported.
-ACTIVATIONS = tuple(
-    "celu elu exponential gelu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu linear log_sigmoid "
-    "log_softmax mish relu relu6 selu sigmoid silu soft_shrink softmax softplus softsign sparse_plus sparse_sigmoid "
-    "sparsemax squareplus swish tanh tanh_shrink threshold".split()
+ACTIVATIONS = (
+    *("celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu"),
+    *("hard_swish", "hard_tanh", "leaky_relu", "linear", "log_sigmoid", "log_softmax", "mish"),
+    *("relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink", "softmax"),
+    *("softplus", "softsign", "sparse_plus", "sparse_sigmoid", "sparsemax", "squareplus", "swish"),
+    *("tanh", "tanh_shrink", "threshold"),
 )
 
 

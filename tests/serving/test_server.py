@@ -184,7 +184,7 @@ def test_a_folder_without_models_is_a_wrong_argument(tmp_path):
     with pytest.raises(ValueError, match="NAME/VERSION/ SavedModel folders"):
         server_lib.run(args)
     with pytest.raises(FileNotFoundError, match="must name a folder"):
-        server_lib.run(argparse.Namespace(**{**vars(args), "models": str(tmp_path / "none")}))
+        server_lib.check(argparse.Namespace(**{**vars(args), "models": str(tmp_path / "none")}))
 
 
 # TF Serving's own configuration
