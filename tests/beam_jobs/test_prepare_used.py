@@ -5,6 +5,8 @@ What is planned is the plan that the options make with the first lines of the fi
 
 import argparse
 import dataclasses
+import json
+from typing import ClassVar
 
 import apache_beam as beam
 import pyarrow as pa
@@ -100,7 +102,7 @@ def folder(tmp_path_factory):
         write(name, [HEADER, *EVENTS])
     write("events.tsv", [HEADER, *EVENTS], "\t")
     write("events.sequences", [("a", "b"), ("a", "c")], " ")
-    lines = ['{"user_id": "%s", "item_id": "%s", "timestamp": %d, "label": %d}\n' % event for event in EVENTS]
+    lines = [json.dumps(dict(zip(HEADER, event, strict=True))) + "\n" for event in EVENTS]
     (folder / "events.jsonl").write_text("".join(lines))
     columns = dict(zip(HEADER, map(list, zip(*EVENTS, strict=True)), strict=True))
     pa.parquet.write_table(pa.table(columns), folder / "events.parquet")
@@ -119,7 +121,7 @@ def folder(tmp_path_factory):
 class Watched(Options):
     """Options that know which of them are read."""
 
-    read = set()
+    read: ClassVar[set[str]] = set()
 
     def __getattribute__(self, name):
         Watched.read.add(name)
