@@ -223,7 +223,7 @@ WRONG = [
     ("recommend --model m", "There is no history"),
     ("recommend --model m --history a --name-feature title", "--name-feature needs --dataset"),
     ("recommend --model m --history a --dataset {run}", "is not a dataset folder: it is a run folder."),
-    ("runs {file}", ""),
+    ("runs {file}", "is not a folder. Give the one that holds your runs"),
     ("compare {run} {dataset}", "is not a run folder: it is a dataset folder."),
 ]
 
