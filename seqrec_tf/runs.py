@@ -115,7 +115,7 @@ def _summary(path: pathlib.Path, folder: pathlib.Path) -> RunSummary:
     options |= {f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()}
     is_finished = (path / COMPLETED_FILE).exists() and (path / METRICS_FILE).exists()
     metrics = json.loads((path / METRICS_FILE).read_text(encoding="utf-8")) if is_finished else {}
-    epochs = _log(path / LOG_FILE)
+    epochs = read_log(path / LOG_FILE)
     best = metrics.get("best") if is_finished else _best(epochs)
     return RunSummary(
         name=str(path.relative_to(folder)) if path != folder else path.name,
@@ -135,8 +135,8 @@ def _is_figure(name: str) -> bool:
     return name == "loss" or name.startswith(_VALIDATION)
 
 
-def _log(file: pathlib.Path) -> list[dict[str, float]]:
-    """The epochs of a log.csv; figures that an epoch does not have are left out."""
+def read_log(file: pathlib.Path) -> list[dict[str, float]]:
+    """The epochs of a run's log.csv, none where there is none yet; figures that an epoch does not have are left out."""
     if not file.exists():
         return []
     with file.open(encoding="utf-8", newline="") as stream:
