@@ -108,6 +108,8 @@ def inspect_events(options: Options) -> EventsInput:
     for name in ("delimiter", "no_quotes", "header"):
         if format_ in ("jsonl", "parquet") and getattr(options, name):
             raise ValueError(f"{flag(name)} does not apply to --format {format_}.")
+    if format_ == "parquet" and options.encoding != Options.encoding:
+        raise ValueError("--encoding does not apply to --format parquet.")
     notes = [f"format {format_}"] if options.format == "auto" else []
     if not parts:
         raise ValueError(f"The input files are empty: {files[0].path}.")

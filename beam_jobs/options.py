@@ -258,6 +258,11 @@ def check_options(options: Options) -> None:
         ("time_format", options.time_column != NONE, "--time-column"),
         ("positive_only", options.label_column != NONE, "--label-column"),
         ("label_threshold", options.label_column != NONE, "--label-column"),
+        (
+            "filter_rounds",
+            options.min_item_events > 1 or options.min_user_events > 1,
+            "--min-item-events or --min-user-events",
+        ),
         ("require_items", options.items.files, "--items"),
         ("require_item_features", options.items.files, "--items"),
         ("users", options.user_column != NONE, "--user-column"),
@@ -269,7 +274,18 @@ def check_options(options: Options) -> None:
     ):
         if getattr(options, name) != getattr(Options, name) and not is_met:
             raise ValueError(f"{flag(name)} needs {needed}.")
+    _check_header(options)
     _check_splits(options)
+
+
+def _check_header(options: Options) -> None:
+    columns = (options.user_column, options.item_column, options.time_column, options.session_column)
+    named = [column for column in (*columns, options.label_column) if column != NONE and not column.isdigit()]
+    if options.header and named:
+        raise ValueError(
+            f"--header is for columns that are given by number; {named[0]} is a name, so the first line names the "
+            "columns anyway. Leave it out."
+        )
 
 
 def _check_splits(options: Options) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from seqrec_tf import padding
 from seqrec_tf import schema as schema_lib
-from seqrec_tf.messages import DATASET, not_expected, parse_json
+from seqrec_tf.messages import DATASET, RUN, kind_of, not_expected, parse_json
 from seqrec_tf.schema import Feature, Schema
 
 COMPRESSION = "GZIP"
@@ -111,6 +111,8 @@ class DatasetFolder:
                 raise FileNotFoundError(
                     f"{self.path} is not finished: it has no {schema_lib.COMPLETED_FILE} file. {make}"
                 )
+            raise not_expected(self.path, DATASET, make=make)
+        if self.is_local and kind_of(self.path) == RUN:  # which has such a file too
             raise not_expected(self.path, DATASET, make=make)
 
     def file(self, name: str) -> str:

@@ -48,7 +48,7 @@ class RunFolder:
 
     def __init__(self, path: str | pathlib.Path):
         self.path = local_path(path, "--run")
-        if not (self.path / COMPLETED_FILE).exists():
+        if not (self.path / COMPLETED_FILE).exists() or not (self.path / CONFIG_FILE).exists():
             if (self.path / CONFIG_FILE).exists():
                 raise FileNotFoundError(
                     f"{path} is a run that has not finished. Give `seqrec train` the same options again to go on."
