@@ -223,6 +223,19 @@ class ModelStore:
         """Name to the version being served."""
         return dict(self._models)
 
+    def why_nothing_is_served(self) -> str:
+        """A sentence on a folder without models, or with broken ones alone, which were reported one by one."""
+        if self._failed:
+            broken = ", ".join(str(path) for path in sorted(self._failed))
+            return (
+                f"No model could be served from {self._folder}: {broken} cannot be loaded, for the reason above. Export "
+                "it again with `seqrec export`, or copy the folder anew."
+            )
+        return (
+            f"No model could be served from {self._folder}: it must hold NAME/VERSION/ SavedModel folders. Make one "
+            f"with `seqrec export --run RUN --output {self._folder}/NAME`."
+        )
+
     def poll(self) -> None:
         """Load the newest version of each model where that is not the one being served."""
         for name, versions in self._scan().items():

@@ -78,10 +78,7 @@ def run(args: argparse.Namespace) -> None:
     with listen(args.host, args.port) as listener:
         store.poll()
         if not store.models:
-            raise ValueError(
-                f"No model could be served from {args.models}: it must hold NAME/VERSION/ SavedModel folders. Make one "
-                f"with `seqrec export --run RUN --output {args.models}/NAME`."
-            )
+            raise ValueError(store.why_nothing_is_served())
         server = make_http_server(RestApi(store, log=_write_line), listener)
     stop = threading.Event()
     threading.Thread(target=store.watch, kwargs={"period_s": _POLL_PERIOD_S, "stop": stop}, daemon=True).start()
