@@ -228,8 +228,8 @@ class ModelStore:
         if self._failed:
             broken = ", ".join(str(path) for path in sorted(self._failed))
             return (
-                f"No model could be served from {self._folder}: {broken} cannot be loaded, for the reason above. Export "
-                "it again with `seqrec export`, or copy the folder anew."
+                f"No model could be served from {self._folder}: {broken} cannot be loaded, for the reason above. "
+                "Export it again with `seqrec export`, or copy the folder anew."
             )
         return (
             f"No model could be served from {self._folder}: it must hold NAME/VERSION/ SavedModel folders. Make one "
