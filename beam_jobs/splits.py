@@ -12,7 +12,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -62,11 +62,8 @@ class Splitter:
     (start 3, end 4).
 
     Attributes:
-        options: Names of the options that this rule alone reads.
         boundary: What the rule needs to know of all sequences; None where that is nothing.
     """
-
-    options: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def of(cls, options: Any, time_format: str) -> Splitter:
@@ -116,7 +113,6 @@ class LeaveOneOut(Splitter):
     """
 
     valid_share: float = 1.0
-    options: ClassVar[tuple[str, ...]] = ("valid_share",)
 
     @classmethod
     def of(cls, options, time_format):
@@ -157,7 +153,6 @@ class ByTime(Splitter):
 
     valid_from: Moment
     test_from: Moment
-    options: ClassVar[tuple[str, ...]] = ("valid_from", "test_from")
 
     @classmethod
     def of(cls, options, time_format):
@@ -198,7 +193,6 @@ class LastDays(Splitter):
 
     valid: float
     test: float
-    options: ClassVar[tuple[str, ...]] = ("valid_days", "test_days")
 
     @classmethod
     def of(cls, options, time_format):
@@ -236,7 +230,6 @@ class ByFile(Splitter):
     """
 
     valid_sequences: int = 0
-    options: ClassVar[tuple[str, ...]] = ("test_input", "valid_input", "valid_sequences")
 
     @classmethod
     def of(cls, options, time_format):

@@ -46,7 +46,6 @@ import contextlib
 import json
 import os
 import pathlib
-import shlex
 import shutil
 import sys
 import uuid
@@ -54,6 +53,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from seqrec_tf import run_folder as run_lib
+from seqrec_tf.config import check_at_least
 from seqrec_tf.exporting import new_items, rules
 from seqrec_tf.exporting.golden import (
     WARM_UP_BATCH_SIZES,
@@ -62,6 +62,7 @@ from seqrec_tf.exporting.golden import (
     warm_up_requests,
     write_warm_up,
 )
+from seqrec_tf.messages import DATASET, MODELS, RUN, VERSION, kind_of, next_command
 from seqrec_tf.run_folder import RunFolder
 from seqrec_tf.schema import EXTRA_FOLDER, GOLDEN_FILE, RECOMMEND, SCHEMA_FILE, WARM_UP_FILE
 
@@ -121,8 +122,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> None:
-    """Export as the arguments say."""
+def check(args: argparse.Namespace) -> None:
+    """Raise an error for what is wrong with the arguments, as far as it can be told without TensorFlow."""
     for name in ("item_id_column", "image_folder"):
         if getattr(args, name) is not None and not args.items:
             raise ValueError(f"--{name.replace('_', '-')} needs --items.")
@@ -130,6 +131,37 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("Give --run RUN, or both --retrieve RUN and --rank RUN for two stages in one model.")
     if args.candidates is not None and not args.rank:
         raise ValueError("--candidates needs --retrieve and --rank.")
+    if args.items and not pathlib.Path(args.items).is_file():
+        raise FileNotFoundError(f"--items {args.items}: there is no such file.")
+    if args.image_folder and "://" not in args.image_folder and not pathlib.Path(args.image_folder).is_dir():
+        raise FileNotFoundError(f"--image-folder {args.image_folder}: there is no such folder.")
+    check_history_length(args.history_length)
+    output = run_lib.local_path(args.output, "--output")
+    if (kind := kind_of(output)) in (DATASET, RUN, MODELS, VERSION, "a file"):
+        raise ValueError(f"--output {output} is {kind}; name the folder of one model, such as {output.parent}/NAME.")
+    _new_version(output, args.version)
+    run_folder = RunFolder(args.run or args.retrieve)
+    if args.rank:
+        RunFolder(args.rank)
+    run_folder.excludes_history(keep_history=args.keep_history)
+    if "://" not in (args.dataset or run_folder.dataset_info["path"]):
+        check_k(args.k, run_folder.open_dataset(args.dataset).num_items)
+
+
+def check_history_length(history_length: int | None) -> None:
+    """Raise a ValueError where no history has this length."""
+    if history_length is not None:
+        check_at_least("--history-length", history_length, 1)
+
+
+def check_k(k: int, num_items: int) -> None:
+    """Raise a ValueError where an answer cannot have so many items."""
+    if not 1 <= k <= num_items:
+        raise ValueError(f"--k must be from 1 to the number of items, {num_items}, got {k}.")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Export as the arguments say."""
     path = export(
         RunFolder(args.run or args.retrieve),
         args.output,
@@ -153,7 +185,7 @@ def run(args: argparse.Namespace) -> None:
         sys.stderr.write(f"{note}\n")
     sys.stdout.write(
         f"{path}: {size / 1e6:.1f} MB; {len(golden)} golden requests answered as by the trained model\n"
-        + f"Next: {shlex.join(['seqrec', 'serve', '--models', str(path.parent.parent)])}\n"
+        + next_command("serve", "--models", path.parent.parent)
     )
 
 
@@ -207,13 +239,11 @@ def export(
     from seqrec_tf.exporting.two_stages import second_stage
     from seqrec_tf.learning.ranking import multiply_exactly
 
-    if history_length is not None and history_length < 1:
-        raise ValueError(f"--history-length must be at least 1, got {history_length}.")
+    check_history_length(history_length)
     target = _new_version(run_lib.local_path(output, "--output"), version)
     vectors_target = vectors_lib.new_folder(item_vectors) if item_vectors else None
     folder = run_folder.open_dataset(dataset)
-    if not 1 <= k <= folder.num_items:
-        raise ValueError(f"--k must be from 1 to the number of items, {folder.num_items}, got {k}.")
+    check_k(k, folder.num_items)
     multiply_exactly()
     model = run_folder.load_model()
     if vectors_target and not model.scores_by_vectors:
@@ -234,7 +264,7 @@ def export(
         stages.append(second_stage(ranker, stages[0], dataset, k=k, num_candidates=num_candidates, has_new=bool(items)))
     answers = Answers(
         k=k,
-        exclude_history=run_folder.config.data.exclude_history and not keep_history,
+        exclude_history=run_folder.excludes_history(keep_history=keep_history),
         history_length=history_length,
         rules=rules.make(wanted_rules, folder, new_values),
         num_candidates=num_candidates if ranker is not None else 0,

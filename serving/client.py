@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import quote
 
 from seqrec_tf import padding
+from seqrec_tf.messages import next_command
 from seqrec_tf.schema import (
     ALLOW,
     CANDIDATES,
@@ -340,7 +341,10 @@ class Client:
             message = json.loads(error.read())["error"]
         except (ValueError, KeyError, TypeError):
             message = f"{error.reason}, without TF Serving's JSON; is it a TF Serving REST port?"
-        return ServerError(f"{self.url} answered {error.code}: {message}", status=error.code)
+        hint = ""
+        if error.code == 404:
+            hint = ". A model is served by the name of its folder, NAME of MODELS/NAME: look there which there are"
+        return ServerError(f"{self.url} answered {error.code}: {message}{hint}", status=error.code)
 
     def _no_answer(self, error: Exception) -> ServerError:
         reason = getattr(error, "reason", error)
@@ -437,6 +441,25 @@ def _read_prediction(prediction: dict[str, Any], model: str, k: int | None) -> R
     )
 
 
+def named_features(dataset: str, feature: str) -> dict[str, Any]:
+    """The side features of a dataset's items by name, of which one holds the items' names.
+
+    Raises:
+        FileNotFoundError: `dataset` is no finished dataset folder.
+        ValueError: The dataset has no such feature.
+    """
+    from seqrec_tf import records
+
+    known = {item_feature.name: item_feature for item_feature in records.DatasetFolder(dataset).schema.item_features}
+    if known and (feature not in known or known[feature].dtype != "string" or known[feature].shape != ()):
+        names = [name for name, other in known.items() if other.dtype == "string" and other.shape == ()]
+        raise ValueError(
+            f"--name-feature must be a string feature of the items of {dataset}, got {feature!r}; there are: "
+            f"{', '.join(names) or 'none'}."
+        )
+    return known
+
+
 def item_names(dataset: str, ids: Collection[str], *, feature: str) -> dict[str, str]:
     """The names of some items, from the item records of a dataset folder.
 
@@ -454,17 +477,11 @@ def item_names(dataset: str, ids: Collection[str], *, feature: str) -> dict[str,
     """
     from seqrec_tf import quiet, records, schema
 
+    known = named_features(dataset, feature)
+    if not known:
+        return {}  # it was prepared without an items file
     quiet.import_tensorflow()
     folder = records.DatasetFolder(dataset)
-    if not folder.schema.item_features:
-        return {}  # it was prepared without an items file
-    known = {item_feature.name: item_feature for item_feature in folder.schema.item_features}
-    if feature not in known or known[feature].dtype != "string" or known[feature].shape != ():
-        names = [name for name, other in known.items() if other.dtype == "string" and other.shape == ()]
-        raise ValueError(
-            f"--name-feature must be a string feature of the items of {dataset}, got {feature!r}; there are: "
-            f"{', '.join(names) or 'none'}."
-        )
     wanted = {item.encode() for item in ids}
     found: dict[str, str] = {}
     for batch in records.read_files(folder.item_files(), [known[schema.ITEM_ID], known[feature]]):
@@ -502,7 +519,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--k", type=int, help="how many items (default: all that the model returns)")
     parser.add_argument("--dataset", help="dataset folder to take the items' names from")
     parser.add_argument(
-        "--name-feature", default="title", help="item feature that holds the name (default %(default)s)"
+        "--name-feature", metavar="NAME", help="item feature that holds the name, of --dataset (default: title)"
     )
     parser.add_argument("--json", action="store_true", help="print the recommendation as JSON")
     parser.add_argument(
@@ -510,8 +527,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> None:
-    """Ask for one recommendation and print it."""
+def check(args: argparse.Namespace) -> None:
+    """Raise an error for what is wrong with the arguments, before anything is asked."""
     history, candidates = _split(args.history) + args.item, _split(args.candidates)
     if not history and args.user is None and not args.user_feature and args.similar is None:
         raise ValueError("There is no history: give item ids with --history A,B,C or --item ID (or --user).")
@@ -525,11 +542,34 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--candidates are ranked as they are: leave out --exclude and --allow.")
     if args.similar is not None and (history or candidates or args.exclude or args.allow):
         raise ValueError("--similar takes an item alone: leave out the history, --candidates, --exclude and --allow.")
+    if args.name_feature and not args.dataset:
+        raise ValueError("--name-feature needs --dataset, which has the items' names.")
+    if args.version is not None and args.version < 0:
+        raise ValueError(f"--version must not be negative, got {args.version}.")
+    for option in _EACH:
+        _of_events(args, option, len(history))
+    Client(args.url)
+    if args.dataset:
+        named_features(args.dataset, args.name_feature or "title")
+
+
+def _of_events(args: argparse.Namespace, option: str, number: int) -> list[int]:
+    """The numbers of an option that has one for each event of the history; empty where it is not given."""
+    text = getattr(args, option.removeprefix("--").replace("-", "_"))
+    numbers = [_number(int, part, option) for part in _split(text)]
+    if numbers and len(numbers) != number:
+        raise ValueError(f"{option} must have {number} {_EACH[option]}, one of each event, got {len(numbers)}.")
+    return numbers
+
+
+def run(args: argparse.Namespace) -> None:
+    """Ask for one recommendation and print it."""
+    history, candidates = _split(args.history) + args.item, _split(args.candidates)
     recommendation = _asked(args, history, candidates)
     if args.json:
         sys.stdout.write(json.dumps(dataclasses.asdict(recommendation), ensure_ascii=False) + "\n")
         return
-    names = item_names(args.dataset, recommendation.items, feature=args.name_feature) if args.dataset else {}
+    names = item_names(args.dataset, recommendation.items, feature=args.name_feature or "title") if args.dataset else {}
     sys.stdout.write(_table(recommendation, names))
     if recommendation.num_unknown and args.similar is not None:
         sys.stderr.write(f"{args.similar} is unknown to the model\n")
@@ -540,6 +580,10 @@ def run(args: argparse.Namespace) -> None:
             f"{recommendation.num_unknown} of {len(history)} history items {verb} unknown to the model and {was} "
             "ignored\n"
         )
+    more = ["--dataset", "DATASET"] if not args.dataset else ["--json"]
+    words = ["--url", args.url, "--model", args.model, *(["--history", args.history] if args.history else [])]
+    items = [word for item in args.item for word in ("--item", item)]
+    sys.stdout.write(next_command("recommend", *words, *items, *more))
 
 
 def _asked(args: argparse.Namespace, history: list[str], candidates: list[str]) -> Recommendation:
@@ -547,14 +591,7 @@ def _asked(args: argparse.Namespace, history: list[str], candidates: list[str]) 
     client = Client(args.url, timeout_s=args.timeout)
     if args.similar is not None:
         return client.similar(args.model, [args.similar], k=args.k, version=args.version)[0]
-    of_events = {}
-    for option, text in (("--history-times", args.history_times), ("--history-labels", args.history_labels)):
-        numbers = [_number(int, part, option) for part in _split(text)]
-        if numbers and len(numbers) != len(history):
-            raise ValueError(
-                f"{option} must have {len(history)} {_EACH[option]}, one of each event, got {len(numbers)}."
-            )
-        of_events[option] = numbers
+    of_events = {option: _of_events(args, option, len(history)) for option in _EACH}
     given: dict[str, Any] = {
         "user_features": _user_features(args.user_feature, client, args.model, args.version),
         "users": None if args.user is None else [args.user],

@@ -162,7 +162,7 @@ def test_what_a_model_does_not_know_is_said(personal, capsys):
     arguments += ["--history-times", "5", "--candidates", f"nowhere,{golden[0]['items'][0]}"]
     assert run(*arguments) == 0
     answer = capsys.readouterr()
-    assert answer.out.splitlines()[-1].split() == ["2", "nowhere", "unknown"]
+    assert answer.out.splitlines()[-2].split() == ["2", "nowhere", "unknown"]
     assert "1 of 1 history items is unknown to the model" in answer.err
 
 
