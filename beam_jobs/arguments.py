@@ -107,6 +107,14 @@ def _add_table(group: Any, one: str, example: str) -> None:
 
 
 def _add_filters(group: Any) -> None:
+    _option(
+        group,
+        "where",
+        'keep only the events that this says, such as "Quantity > 0 and CustomerID is not null and InvoiceNo not like '
+        "'C%%'\": any columns of the events files, compared with numbers, 'texts', true or false; names that are no "
+        "words in double quotes",
+        metavar="CONDITION",
+    )
     _option(group, "max-events", "newest events of a sequence that are looked at", type=int)
     _option(group, "positive-only", "drop events with label 0")
     _option(

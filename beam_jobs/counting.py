@@ -58,6 +58,8 @@ class Tally:
         lines: Lines (in Parquet: records) by what they are of: "events", "items" or "users".
         rejected: Those that were rejected, by (what they are of, reason).
         events: Events that were read.
+        dropped_by_where: Lines of events that `--where` does not want.
+        dropped_as_null: Those of them where a null was what decided.
         too_old: Events beyond the newest --max-events of a sequence.
         sequences: By step, sequences that are there after it.
         training_users: Users with a training record.
@@ -81,6 +83,8 @@ class Tally:
     lines: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     rejected: collections.Counter[tuple[str, str]] = dataclasses.field(default_factory=collections.Counter)
     events: int = 0
+    dropped_by_where: int = 0
+    dropped_as_null: int = 0
     too_old: int = 0
     sequences: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     training_users: int = 0

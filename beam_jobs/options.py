@@ -89,6 +89,7 @@ class Options:
     time_format: str = "auto"
     label_threshold: float | None = None
     positive_only: bool = False
+    where: str = ""
     items: TableOptions = TableOptions("item", id_column="item_id")
     require_items: bool = False
     require_item_features: str = ""
@@ -213,8 +214,8 @@ def check_options(options: Options) -> None:
         raise ValueError("Give --item-column: what the events are about.")
     if options.format == "sequences":  # an item after the other, and nothing beside them
         given = options.by_name
-        for name in ("users", "session_column", "label_column", "header", "no_quotes"):
-            if given[name] not in ((), NONE, False):
+        for name in ("users", "session_column", "label_column", "header", "no_quotes", "where"):
+            if given[name] not in ((), NONE, False, ""):
                 raise ValueError(f"--format sequences has items alone, a sequence a line: {flag(name)} does not apply.")
     for name, is_met, needed in (
         ("time_format", options.time_column != NONE, "--time-column"),

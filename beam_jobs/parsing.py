@@ -134,7 +134,7 @@ def row_parser(
     columns: Sequence[str | int | None],
     header: Sequence[str] | None,
     *,
-    optional_keys: bool = False,
+    num_required: int | None = None,
 ) -> Callable[[str], Sequence]:
     """A function from the text of a line to the values of `columns`, None for each column that is None.
 
@@ -142,10 +142,11 @@ def row_parser(
         text_format: How the line is written.
         columns: What to take.
         header: The names in the file's first line, None where it has none.
-        optional_keys: Whether a JSON object may lack a key, which then counts as null.
+        num_required: How many of the columns, the first ones, a JSON object must have, None for all; what it lacks of
+            the others is null.
     """
     if text_format.format == "jsonl":
-        return _json_parser(columns, optional_keys)
+        return _json_parser(columns, len(columns) if num_required is None else num_required)
     if text_format.format == "sequences":
         return text_format.split
     try:
@@ -189,7 +190,9 @@ def _refuse(reason: str, detail: str) -> Callable[[str], tuple]:
     return parse
 
 
-def _json_parser(columns: Sequence[str | int | None], optional_keys: bool) -> Callable[[str], tuple]:
+def _json_parser(columns: Sequence[str | int | None], num_required: int) -> Callable[[str], tuple]:
+    required, optional = columns[:num_required], columns[num_required:]
+
     def parse(text: str) -> tuple:
         try:
             row = json.loads(text)
@@ -198,10 +201,8 @@ def _json_parser(columns: Sequence[str | int | None], optional_keys: bool) -> Ca
         if not isinstance(row, dict):
             raise LineError("bad JSON", "not an object")
         row[None] = None
-        if optional_keys:
-            return tuple([row.get(column) for column in columns])
         try:
-            return tuple([row[column] for column in columns])
+            return tuple([row[column] for column in required] + [row.get(column) for column in optional])
         except KeyError as error:
             raise LineError("missing key", str(error)) from None
 

@@ -248,6 +248,7 @@ class PrepareSequences(beam.PTransform):
                     time_format=plan.events.time_format,
                     label_threshold=options.label_threshold,
                     max_events=options.max_events,
+                    where=plan.events.where,
                 ),
             )
         }

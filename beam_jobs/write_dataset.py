@@ -317,6 +317,11 @@ class Finish:
                 "events": tally.events,
                 "events_beyond_the_newest": tally.too_old,
                 **rejected("events"),
+                **(
+                    {"dropped_by_where": tally.dropped_by_where, "dropped_as_null": tally.dropped_as_null}
+                    if self.options["where"]
+                    else {}
+                ),
                 **{f"{table}_file": rejected(table) for table in self.tables},
             },
             "steps": [
@@ -377,7 +382,9 @@ def emptiness(stats: Mapping[str, Any]) -> str:
     left = "; ".join(
         f"{step['step']}: {step['users']:,} sequences, {step['events']:,} events" for step in stats["steps"]
     )
-    return f"No training sequence with a target is left. After each step: {left}."
+    dropped = stats["input"].get("dropped_by_where")
+    first = f"--where: {dropped:,} of {stats['input']['lines']:,} lines dropped; " if dropped else ""
+    return f"No training sequence with a target is left. After each step: {first}{left}."
 
 
 def describe_lengths(lengths: collections.Counter[int]) -> dict[str, float]:
