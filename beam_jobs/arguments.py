@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from beam_jobs import parsing, splits
+from beam_jobs import splits
 from beam_jobs.options import FORMATS, Options
 from beam_jobs.presets import PRESETS
 from seqrec_tf import features
@@ -72,8 +72,8 @@ def _add_columns(group: Any) -> None:
     _option(
         group,
         "time-format",
-        "auto: by the first lines; s, ms, us, ns: since 1970; order: any integer that grows with time",
-        choices=("auto", *parsing.TIME_FORMATS),
+        "auto: by the first lines; s, ms, us, ns: since 1970; iso: ISO 8601; order: any integer that grows with time; "
+        "or a pattern of strptime, such as '%%m/%%d/%%Y %%H:%%M'",
     )
     _option(group, "label-threshold", "smallest value that is positive (default: labels are 0 or 1)", type=float)
 

@@ -21,7 +21,7 @@ from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs import lines as lines_lib
-from beam_jobs import parsing, read_events, storage
+from beam_jobs import parsing, read_events, storage, times
 from beam_jobs.lines import Range
 from beam_jobs.options import FORMATS, NONE, Options, TableOptions, flag
 from beam_jobs.parsing import Columns, EventParser, LineError, TextFormat
@@ -41,6 +41,8 @@ _BY_EXTENSION = {
 _DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "pipe": "|", "semicolon": ";"}
 _LINES_TO_PEEK = 100
 _ROWS_TO_PEEK = 1_000
+# Where the first lines do not tell days from months: files are by time, and the first of them of a few days.
+_LINES_TO_TELL_DAYS = 100_000
 _FILES_AT_ONCE = 32
 # How files say, in the text of a value, that there is none.
 _NULLS = {"", "None", "NULL", "null", "NA", "N/A", "nan", "NaN", "\\N"}
@@ -126,7 +128,9 @@ def inspect_events(options: Options) -> EventsInput:
         if columns.time is not None:
             time_format = options.time_format
             if time_format == "auto":
-                time_format, value = _infer_time(sample, path)
+                time_format, value = _infer_time(
+                    sample, path, lambda: _sample(options, format_, parts, columns, where, _LINES_TO_TELL_DAYS)[2]
+                )
                 notes.append(f"time format {time_format} (as in {value!r})")
         if options.max_rejected < 1:
             parser = EventParser(columns, time_format=time_format, label_threshold=options.label_threshold)
@@ -163,9 +167,17 @@ def _events_files(options: Options) -> tuple[list[FileMetadata], str, list[Range
 
 
 def _sample(
-    options: Options, format_: str, parts: Sequence[Range], columns: Columns, where: Where | None
+    options: Options,
+    format_: str,
+    parts: Sequence[Range],
+    columns: Columns,
+    where: Where | None,
+    number: int = _LINES_TO_PEEK,
 ) -> tuple[str, TextFormat | None, list[Sequence]]:
-    """A file that holds records, how its lines are written, and the values of `columns` in its first wanted records."""
+    """A file that holds records, how its lines are written, and the values of `columns` in its first wanted records.
+
+    `number` says how many lines are looked at.
+    """
     more = where.columns if where else ()
     if format_ == "parquet":
         paths = list(dict.fromkeys(part.path for part in parts))
@@ -173,7 +185,7 @@ def _sample(
             _check_columns(columns, names, path)
             _check_where(more, names, path)
         records = read_events.read_parquet(parts[0], (*columns, *more))
-        return parts[0].path, None, _wanted(list(itertools.islice(records, _LINES_TO_PEEK)), where)
+        return parts[0].path, None, _wanted(list(itertools.islice(records, number)), where)
     text_format = _text_format(
         format_,
         options.delimiter,
@@ -182,7 +194,7 @@ def _sample(
         has_header=options.header or any(isinstance(column, str) for column in columns),
     )
     path = _first_with_records(parts, text_format).path
-    text_format, rows = _peek(path, text_format, columns, more)
+    text_format, rows = _peek(path, text_format, columns, more, number)
     return path, text_format, _wanted(rows, where)
 
 
@@ -391,12 +403,12 @@ def _text_format(format_: str, delimiter: str, encoding: str, *, quoted: bool, h
 
 
 def _peek(
-    path: str, text_format: TextFormat, columns: Columns, more: Sequence[str | int]
+    path: str, text_format: TextFormat, columns: Columns, more: Sequence[str | int], number: int
 ) -> tuple[TextFormat, list[Sequence]]:
     """The format with its number of columns, and the values of `columns` and `more` in the first good lines."""
     header = lines_lib.read_header(path, text_format)
     with lines_lib.open_binary(path) as stream:
-        lines = list(itertools.islice(stream, _LINES_TO_PEEK))[0 if header is None else 1 :]
+        lines = list(itertools.islice(stream, number))[0 if header is None else 1 :]
     if header is not None:
         _check_columns(columns, header, path)
         _check_where(more, header, path)
@@ -476,22 +488,27 @@ def _check_sample(sample: Sequence[Sequence], path: str, parse: EventParser) -> 
         )
 
 
-def _infer_time(sample: Sequence[Sequence], path: str) -> tuple[str, Any]:
+def _infer_time(sample: Sequence[Sequence], path: str, more: Callable[[], Sequence[Sequence]]) -> tuple[str, Any]:
+    """The time format that the first lines show, and a value that shows it; `more` gives more lines."""
     for values in sample:
         try:
             return parsing.infer_time_format(values[2]), values[2]
         except LookupError as error:
             raise ValueError(
-                f"{path}: {error}. Write times as ISO 8601 or as seconds since 1970; if this one is a number of "
-                f"seconds or parts of them, give --time-format ({', '.join(parsing.UNITS_PER_SECOND)})."
+                f"{path}: {error}. If it is one, {times.proposal(times.recognised([values[2]]))}; if it is a number of "
+                f"seconds or parts of them, give --time-format ({', '.join(('s', 'ms', 'us', 'ns'))})."
             ) from None
         except (ValueError, TypeError):
             continue
+    patterns = times.recognised(values[2] for values in sample)
+    if len(patterns) > 1:
+        patterns = times.recognised(values[2] for values in more()) or patterns
     shown = f" (the first is {sample[0][2]!r})" if sample else ""
-    raise ValueError(
-        f"The times in the first lines of {path} are neither numbers nor ISO 8601{shown}; give --time-column or "
-        f"--time-format ({', '.join(parsing.TIME_FORMATS)})."
-    )
+    names = ", ".join(parsing.TIME_FORMATS)
+    cure = f"give --time-column or --time-format ({names}, or a pattern of strptime such as '%d.%m.%Y %H:%M')"
+    if patterns:
+        cure = times.proposal(patterns)
+    raise ValueError(f"The times in the first lines of {path} are neither numbers nor ISO 8601{shown}; {cure}.")
 
 
 def _of_each(function: Callable[[str], T], paths: Sequence[str]) -> list[T]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
-from beam_jobs import splits
+from beam_jobs import parsing, splits, times
 from beam_jobs.presets import PRESETS
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
@@ -217,6 +217,10 @@ def check_options(options: Options) -> None:
         for name in ("users", "session_column", "label_column", "header", "no_quotes", "where"):
             if given[name] not in ((), NONE, False, ""):
                 raise ValueError(f"--format sequences has items alone, a sequence a line: {flag(name)} does not apply.")
+    if times.is_pattern(options.time_format):
+        times.check_pattern(options.time_format)
+    else:
+        check_choice("--time-format", options.time_format, ("auto", *parsing.TIME_FORMATS))
     for name, is_met, needed in (
         ("time_format", options.time_column != NONE, "--time-column"),
         ("positive_only", options.label_column != NONE, "--label-column"),

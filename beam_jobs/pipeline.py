@@ -60,7 +60,7 @@ class Plan:
     @property
     def units_per_second(self) -> int:
         """Of the events' times; 1 where they are just an order."""
-        return parsing.UNITS_PER_SECOND.get(self.events.time_format, 1)
+        return parsing.units_per_second(self.events.time_format)
 
 
 def make_plan(options: Options, output: str) -> Plan:

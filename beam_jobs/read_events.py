@@ -15,6 +15,7 @@ import functools
 import itertools
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -91,8 +92,10 @@ def _lines_at(block: Block, rows: np.ndarray) -> Iterator[bytes]:
 
 
 def _python_values(array: pa.Array) -> list:
-    if pa.types.is_timestamp(array.type):  # nanoseconds have no Python equal
-        array = array.cast(pa.timestamp("us", tz=array.type.tz), safe=False)
+    if pa.types.is_timestamp(array.type) and array.type.unit == "ns":  # these have no Python equal, but as text
+        nanoseconds, array = array.cast(pa.int64()), array.cast(pa.timestamp("us", tz=array.type.tz), safe=False)
+        if pc.any(pc.not_equal(pc.multiply(array.cast(pa.int64()), 1_000), nanoseconds)).as_py():
+            return nanoseconds.cast(pa.timestamp("ns")).cast(pa.string()).to_pylist()
     return array.to_pylist()
 
 
@@ -304,7 +307,10 @@ class ReadEvents(ReadRange):
         plain = batch.plain
         if self._where is None or not len(plain.lines):
             return batch
-        is_dropped = self._dropped(self._where.condition(plain.arrays[self.num_required :]), plain.taken)
+        is_row, items = plain.taken, plain.arrays[1]
+        if pa.types.is_string(items.type):  # of an empty line, which is no row, Arrow makes one of empty fields
+            is_row = is_row & pc.not_equal(items, "").fill_null(True).to_numpy(zero_copy_only=False)
+        is_dropped = self._dropped(self._where.condition(plain.arrays[self.num_required :]), is_row)
         if not is_dropped.any():
             return batch
         kept = ~is_dropped
@@ -439,8 +445,8 @@ def _rows_of(
     keys, values = zip(*events, strict=True)
     roles, users, sessions = zip(*keys, strict=True)
     times, positions, items, labels = zip(*values, strict=True)
-    floors = [time if isinstance(time, int) else int(time // 1) for time in times]
-    fractions = np.array([time - floor for time, floor in zip(times, floors, strict=True)], np.float64)
+    floors = [math.floor(time) for time in times]
+    fractions = np.array([float(time - floor) for time, floor in zip(times, floors, strict=True)], np.float64)
     columns: dict[str, np.ndarray] = {TIME: np.array(floors, np.int64), POSITION: np.array(positions, np.int64)}
     if fractions.any():
         columns[FRACTION] = fractions

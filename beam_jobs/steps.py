@@ -104,7 +104,9 @@ class Split(Counting):
         self._audit(sequences, starts, ends)
         if sequences.users is not None and has_record[0].any():
             self.tally.training_users += len(sequences.users.filter(pa.array(has_record[0])).unique())
-        left = dataclasses.replace(sequences.without(FRACTION), starts=starts, ends=ends).keep(ends.max(axis=0) > 0)
+        if POSITION not in sequences.columns:  # nothing asks for the order of events any more
+            sequences = sequences.without(FRACTION)
+        left = dataclasses.replace(sequences, starts=starts, ends=ends).keep(ends.max(axis=0) > 0)
         if len(left):
             yield bucket, left
 

@@ -19,7 +19,7 @@ from beam_jobs import examples, side_tables, storage
 from beam_jobs.counting import WRITING, Counting, Tally, timed
 from beam_jobs.storage import RecordFiles
 from beam_jobs.store import Store, Stored
-from beam_jobs.tables import LABEL, POSITION, TIME, ItemCounts, Sequences
+from beam_jobs.tables import FRACTION, LABEL, POSITION, TIME, ItemCounts, Sequences
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import Schema
@@ -145,13 +145,13 @@ class WriteSequences(Counting):
         for split, of_split in written.items():
             places = np.concatenate([places for places, _ in of_split])
             encoded = [example for _, some in of_split for example in some]
-            order = np.lexsort([places[:, 1], places[:, 0]]).tolist()
+            order = np.lexsort(places.T[::-1]).tolist()
             yield self._write(split, shard, [encoded[row] for row in order])
 
     def _encoded(
         self, numbered: Numbered, learned: dict[str, dict[str, Any]]
     ) -> Iterator[tuple[str, np.ndarray, list[bytes]]]:
-        """Of each split with records its name, uint64 [n, 2] that orders the records, and the records."""
+        """Of each split with records its name, uint64 [n, 2 or 3] that orders the records, and the records."""
         sequences = numbered.sequences
         assert sequences.starts is not None
         assert sequences.ends is not None
@@ -187,7 +187,7 @@ class WriteSequences(Counting):
             places = numbered.hashes[rows]
             if self._is_by_time:
                 newest = firsts + ends - 1
-                places = _moments(sequences.columns[TIME][newest], sequences.columns[POSITION][newest])
+                places = _moments(sequences, newest)
             yield split, places, examples.write_examples(pieces)
 
     def _values(self, sequences: Sequences, name: str) -> np.ndarray:
@@ -198,9 +198,13 @@ class WriteSequences(Counting):
         return values // self._units_per_second if name == schema_lib.TIMESTAMPS else values
 
 
-def _moments(times: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """uint64 [n, 2], which sort as the times do, equal times in the order of the input."""
-    return np.stack([times.view(np.uint64) ^ np.uint64(1 << 63), positions.astype(np.uint64)], axis=1)
+def _moments(sequences: Sequences, events: np.ndarray) -> np.ndarray:
+    """uint64 [n, 3], which sort as the times of these events do, equal times in the order of the input."""
+    times, positions = (sequences.columns[name][events] for name in (TIME, POSITION))
+    fractions = sequences.columns[FRACTION][events] if FRACTION in sequences.columns else np.zeros(len(events))
+    # The bits of floats that are not negative sort as these do.
+    parts = [times.view(np.uint64) ^ np.uint64(1 << 63), fractions.view(np.uint64), positions.astype(np.uint64)]
+    return np.stack(parts, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
