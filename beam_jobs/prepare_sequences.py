@@ -345,6 +345,7 @@ def summary(stats: dict[str, Any], output: str, seconds: float, of_parts: Mappin
         if part and part["rejected"]:
             reasons = ", ".join(f"{number:,} {reason}" for reason, number in part["rejected_by_reason"].items())
             lines.append(f"rejected: {part['rejected']:,} of {part['lines']:,} {what}: {reasons}")
+    lines += [f"warning: {sentence}" for sentence in stats["warnings"]]
     events = stats["input"]["events"]
     parts = ", ".join(f"{part} {of_part:.1f}" for part, of_part in of_parts.items())
     lines += [

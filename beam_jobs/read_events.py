@@ -423,7 +423,9 @@ class ReadEvents(ReadRange):
         for rows in tables:
             self.tally.events += len(rows)
             kept = _newest(rows, self._max_events)
-            self.tally.too_old += len(rows) - len(kept)
+            if len(kept) < len(rows):
+                self.tally.too_old += len(rows) - len(kept)
+                self.tally.noted_users.update(_without(rows, kept))
             yield from _by_bucket(kept, self._num_buckets)
 
 
@@ -474,6 +476,17 @@ def _newest(rows: EventRows, limit: int) -> EventRows:
     order = time_order(codes, columns[TIME], columns.get(FRACTION), columns[POSITION])
     newer = np.repeat(np.cumsum(counts), counts) - np.arange(len(rows))  # of a sequence, itself counted
     return _take(rows, np.sort(order[newer <= limit]))
+
+
+def _without(rows: EventRows, kept: EventRows) -> dict[str, int]:
+    """Events of each user (or session, where there are no users) that are not kept."""
+    names, of_kept = (part.sessions if part.users is None else part.users for part in (rows, kept))
+    assert names is not None
+    assert of_kept is not None
+    number = len(names.values)
+    gone = np.bincount(names.codes, minlength=number) - np.bincount(of_kept.codes, minlength=number)
+    places = np.flatnonzero(gone)
+    return dict(zip(names.values.take(pa.array(places)).to_pylist(), gone[places].tolist(), strict=True))
 
 
 def _take(rows: EventRows, places: np.ndarray) -> EventRows:

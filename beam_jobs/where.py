@@ -144,6 +144,12 @@ class _Token(NamedTuple):
     start: int
 
 
+def quoted(name: str) -> str:
+    """The name of a column as a condition has it."""
+    is_word = re.fullmatch(r"[^\W\d]\w*", name) and name.lower() not in _KEYWORDS
+    return name if is_word else '"' + name.replace('"', '""') + '"'
+
+
 class _Parser:
     """By recursive descent: a method for each rule of the grammar."""
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import seqrec_tf
-from beam_jobs import examples, side_tables, storage
+from beam_jobs import examples, oddities, side_tables, storage
 from beam_jobs.counting import WRITING, Counting, Tally, timed
 from beam_jobs.storage import RecordFiles
 from beam_jobs.store import Store, Stored
@@ -221,6 +221,7 @@ class Finish:
         num_files: Input files.
         max_rejected: Largest share of lines that may be rejected.
         tables: Which of items and users have files.
+        time_format: Of the events, "" where they have no time.
     """
 
     output: str
@@ -230,6 +231,7 @@ class Finish:
     num_files: int
     max_rejected: float
     tables: tuple[str, ...]
+    time_format: str
 
     def __call__(
         self,
@@ -239,6 +241,7 @@ class Finish:
         learned_of_users: dict[str, dict[str, Any]],
         tally: Tally,
         step_items: dict[str, tuple[int, int]],
+        odd_items: list[dict[str, int]],
         digests: dict[str, str],
         rejected_files: list[str],
     ) -> None:
@@ -257,6 +260,9 @@ class Finish:
         vocabulary_text = "".join(f"{item}\n" for item in vocabulary.items.to_pylist())
         counts_text = "".join(f"{number}\n" for number in vocabulary.counts.tolist())
         stats = self._stats(vocabulary, tally, step_items, lengths)
+        num_left = stats["steps"][-1]["events"]
+        odd = odd_items[0] if odd_items else {}
+        stats["warnings"] = oddities.warnings(tally, odd, num_left, self.options, self.time_format)
         stats["fingerprint"] = hashlib.sha256(
             json.dumps(
                 [schema.to_dict(), vocabulary_text, counts_text, learned, learned_of_users, sorted(digests.items())]
@@ -320,6 +326,7 @@ class Finish:
                 "files": self.num_files,
                 "events": tally.events,
                 "events_beyond_the_newest": tally.too_old,
+                **oddities.span(tally, self.time_format),
                 **rejected("events"),
                 **(
                     {"dropped_by_where": tally.dropped_by_where, "dropped_as_null": tally.dropped_as_null}
@@ -388,7 +395,15 @@ def emptiness(stats: Mapping[str, Any]) -> str:
     )
     dropped = stats["input"].get("dropped_by_where")
     first = f"--where: {dropped:,} of {stats['input']['lines']:,} lines dropped; " if dropped else ""
-    return f"No training sequence with a target is left. After each step: {first}{left}."
+    options, of_input = stats["options"], stats["input"]
+    period = ""
+    if options["split"] == "time" and "first_time" in of_input:
+        option = "valid_from" if options["valid_from"] else "test_from"
+        period = (
+            f" --{option.replace('_', '-')} {options[option]} leaves what is before it for training; the events are "
+            f"from {of_input['first_time']} to {of_input['last_time']}."
+        )
+    return f"No training sequence with a target is left. After each step: {first}{left}.{period}"
 
 
 def describe_lengths(lengths: collections.Counter[int]) -> dict[str, float]:

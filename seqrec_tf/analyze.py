@@ -91,9 +91,10 @@ def describe(folder: DatasetFolder, rows: np.ndarray, items: np.ndarray) -> dict
         lengths: Quantiles and mean, events a training sequence.
         popularity: `gini` of the items' events (0 all alike, 1 one item alone), and the share of the events that
             the most frequent 1 % and 10 % of the items have.
-        audits: From `stats.json`: ties and repeats; `items_without_training_events`; `targets_before_training_ends`,
-            the share of the events to predict, by split, that happened before the newest training event, which a
-            model knows and a service could not (None where events have no time).
+        audits: From `stats.json`: ties, repeats, and the warnings of `seqrec prepare`;
+            `items_without_training_events`; `targets_before_training_ends`, the share of the events to predict, by
+            split, that happened before the newest training event, which a model knows and a service could not (None
+            where events have no time).
     """
     stats = folder.stats
     counts = np.sort(np.bincount(items, minlength=folder.num_items + 1)[1:])[::-1]
@@ -116,6 +117,7 @@ def describe(folder: DatasetFolder, rows: np.ndarray, items: np.ndarray) -> dict
         "audits": {
             "ties": stats.get("ties"),
             "repeats": stats.get("repeats"),
+            "warnings": stats.get("warnings", []),
             # Also events of sequences of one event count, which are no training sequences.
             "items_without_training_events": folder.item_counts.count(0),
             "targets_before_training_ends": _targets_in_the_past(folder),
@@ -285,6 +287,7 @@ def report(figures: dict[str, Any]) -> str:
             f"{name:<14}{figure['frequent']:,} frequent {name} of neighbours (in {order['min_support']}+ sequences), "
             f"{figure['frequent_shuffled']:,.0f} when shuffled{surviving}"
         )
+    lines += [f"warning       {sentence}" for sentence in audits["warnings"]]
     if "model" in order:
         model = order["model"]
         for name in (f"ndcg@{_K}", f"hr@{_K}"):
