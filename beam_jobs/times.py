@@ -57,7 +57,8 @@ def pattern_parser(pattern: str) -> Callable[[Any], datetime.datetime]:
             raise ValueError(f"{value!r} is no text")
         text = value.strip()
         moment = datetime.datetime.strptime(text, pattern)
-        if text.isdigit() and not moment.strftime(pattern).startswith(text):
+        written = moment.strftime(pattern)
+        if text.isdigit() and text != written and not ("%f" in pattern and written.startswith(text)):
             raise ValueError(f"{value!r} has fewer digits than {pattern!r}")  # 12 of 14 could be cut in several ways
         return moment
 
