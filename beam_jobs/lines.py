@@ -355,19 +355,21 @@ def plain_json(
     if codecs.lookup(text_format.encoding).name != "utf-8":
         return Plain.nothing(wanted)
     texts = block.data.split(b"\n")
-    names = [name for name in wanted[:num_required] if name is not None]
-    optional = wanted[num_required:]
+    names, optional = [name for name in wanted[:num_required] if name is not None], wanted[num_required:]
+    required = set(names).difference(optional)
     values: list[list[Any]] = [[] for _ in (*names, *optional)]
     lines: list[np.ndarray] = []
     for start in range(0, len(block), _JSON_LINES_AT_ONCE):
         some = texts[start : min(start + _JSON_LINES_AT_ONCE, len(block))]
         try:
             rows = list(map(orjson.loads, some))
-            columns_of_rows = [[row[name] for row in rows] for name in names]
-            columns_of_rows += [[row.get(name) for row in rows] for name in optional]
+            columns_of_rows = [
+                [row[name] for row in rows] if name in required else [row.get(name) for row in rows]
+                for name in (*names, *optional)
+            ]
             of_rows = np.arange(start, start + len(rows))
-        except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
-            kept = [(number, row) for number, row in enumerate(map(_object, some), start) if _has_all(row, names)]
+        except (orjson.JSONDecodeError, KeyError, TypeError, IndexError, AttributeError):
+            kept = [(number, row) for number, row in enumerate(map(_object, some), start) if _has_all(row, required)]
             columns_of_rows = [[row.get(name) for _, row in kept] for name in (*names, *optional)]
             of_rows = np.array([number for number, _ in kept], np.int64)
         lines.append(of_rows)
@@ -395,7 +397,7 @@ def _object(text: bytes) -> Any:
         return None
 
 
-def _has_all(row: Any, names: Sequence[Any]) -> bool:
+def _has_all(row: Any, names: Iterable[Any]) -> bool:
     return isinstance(row, dict) and all(name in row for name in names)
 
 

@@ -148,7 +148,7 @@ def row_parser(
         columns: What to take.
         header: The names in the file's first line, None where it has none.
         num_required: How many of the columns, the first ones, a JSON object must have, None for all; what it lacks of
-            the others is null.
+            the others is null, also where one of the first is among these again.
     """
     if text_format.format == "jsonl":
         return _json_parser(columns, len(columns) if num_required is None else num_required)
@@ -196,7 +196,7 @@ def _refuse(reason: str, detail: str) -> Callable[[str], tuple]:
 
 
 def _json_parser(columns: Sequence[str | int | None], num_required: int) -> Callable[[str], tuple]:
-    required, optional = columns[:num_required], columns[num_required:]
+    optional = frozenset(columns[num_required:])
 
     def parse(text: str) -> tuple:
         try:
@@ -207,7 +207,7 @@ def _json_parser(columns: Sequence[str | int | None], num_required: int) -> Call
             raise LineError("bad JSON", "not an object")
         row[None] = None
         try:
-            return tuple([row[column] for column in required] + [row.get(column) for column in optional])
+            return tuple([row.get(column) if column in optional else row[column] for column in columns])
         except KeyError as error:
             raise LineError("missing key", str(error)) from None
 
