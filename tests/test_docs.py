@@ -38,6 +38,8 @@ NOT_HERE = {
     "python benchmarks/": "public data sets, and minutes to hours",
     "--strategy multi-worker": "several processes: tests/test_train.py starts them",
     "export TF_CONFIG=": "the command that it is for",
+    "seqrec tune": "minutes: tests/test_tune.py searches",
+    "search/best.toml": "what the search leaves",
     "seqrec serve": "to be interrupted: the fixture `server` serves the same",
     "--model ctr": "a second model, of features of users",
     "make ": "an installation",
@@ -191,13 +193,15 @@ def write_files(folder):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """The folder in which the commands run, with what README's first three have made: a shop, a run, a model."""
+    """The folder in which the commands run, with what README's first three have made, a shop, a run, a model, and
+    a run of popularity."""
     folder = tmp_path_factory.mktemp("docs")
     write_files(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for words in OF_FIXTURE:
             seqrec(*words, *(["--set", *SMALL] if words[0] == "train" else []))
+        seqrec("train", "--dataset", "shop", "--model", "poprec", "--output", "runs/poprec")
     return folder
 
 
@@ -314,12 +318,18 @@ def test_a_model_of_one_s_own_is_trained_evaluated_and_exported(place, monkeypat
 
 
 @pytest.mark.parametrize("block", blocks_of("toml"), ids=lambda block: block.place)
-def test_a_configuration_of_a_page_is_one(block):
+def test_a_configuration_of_a_page_is_one(block, tmp_path):
+    """Of a run, which names its model, or the space of a search."""
     from seqrec_tf import models
     from seqrec_tf.config import resolve
+    from seqrec_tf.tune import read_space
 
-    name = tomllib.loads(block.text)["model_name"]
-    resolve(name, models.find(name).config_class, toml=block.text)
+    name = tomllib.loads(block.text).get("model_name")
+    if name:
+        resolve(name, models.find(name).config_class, toml=block.text)
+    else:
+        (tmp_path / "space.toml").write_text(block.text)
+        assert read_space(str(tmp_path / "space.toml"))
 
 
 def test_every_block_has_a_language_that_is_looked_at_or_is_no_code():

@@ -93,10 +93,10 @@ def test_ties_are_said_in_words_where_they_are_most(prepare):
     sessions = prepare(text, "--session-column basket --user-column none --split last-days --test-days 0.001",
                        output="sessions")  # fmt: skip
     assert "Give a finer --time-column" in sessions.stats["warnings"][0]
-    from seqrec_tf import analyze
+    from seqrec_tf.evaluation import audits
 
     folder = outcome.folder
-    figures = analyze.describe(folder, *folder.training_events())
+    figures = audits.describe(folder, *folder.training_events())
     assert figures["audits"]["warnings"] == [said]
 
 
