@@ -180,6 +180,14 @@ def write_files(folder):
             for item in numbers
         ]
         write_csv(folder / f"{name}.csv", header, rows)
+    bought = [
+        (visit, sku, sku, 2, f"{at.month}/{at.day}/{at.year} {at.hour}:{at.minute:02d}", 2.55, customer, "Norway")
+        for customer, sku, at, visit, _ in events
+    ]
+    bought += [(f"C{row[0]}", row[1], row[2], -2, *row[4:]) for row in bought[:20]]  # cancelled
+    bought += [(*row[:6], "", row[7]) for row in bought[:20]]  # nobody knows who
+    header = ("InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country")
+    write_csv(folder / "online-retail.csv", header, bought)
     rows = [(f"c{customer}", ("no", "de")[customer % 2], 20 + customer) for customer in range(100)]
     write_csv(folder / "customers.csv", ("customer", "country", "age"), rows)
     (folder / "configs").symlink_to(ROOT / "configs")
