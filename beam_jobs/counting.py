@@ -64,7 +64,8 @@ class Tally:
         events_a_user: How many users (or sessions, where the data has no users) have so many events.
         noted_users: Events of those that stand out by their number, or by an id that may say "nothing".
         noted_sessions: Events of sessions of users whose id may say "nothing".
-        events_at_median: Events at the time that is the median of a bucket.
+        events_at_median: Events at the time that is the median of their bucket: where most events have one time, nearly
+            all of these.
         last_time: One number, of the newest event.
         minus_first_time: One number, of the oldest event, negative: the largest of several tallies counts.
         sequences: By step, sequences that are there after it.

@@ -55,8 +55,8 @@ def note(tally: Tally, sequences: Sequences, max_events: int) -> None:
         counts = np.bincount(coded.codes, sequences.lengths, minlength=len(coded.values)).astype(np.int64)
         tally.noted_sessions.update(_chosen(coded.values, counts, _is_odd(coded.values)))
     times = sequences.columns[TIME]
-    tally.last_time = (int(times.max()),)
-    tally.minus_first_time = (-int(times.min()),)
+    tally.last_time = max(tally.last_time, (int(times.max()),))
+    tally.minus_first_time = max(tally.minus_first_time, (-int(times.min()),))
     median = int(np.partition(times, len(times) // 2)[len(times) // 2])  # what most events have is the median
     tally.events_at_median[median] += int(np.count_nonzero(times == median))
 
@@ -141,7 +141,7 @@ def _about_times(tally: Tally, total: int, num_events: int, options: Mapping[str
     at, number = max(tally.events_at_median.items(), key=lambda pair: (pair[1], pair[0]), default=(0, 0))
     if number > _MOST * total:
         return [
-            f"{_of(number, total)} have one time, {_moment(at, time_format)}: their order is the file's. Give another "
+            f"At least {_of(number, total)} have one time, {_moment(at, time_format)}: their order is the file's. Give another "
             f"--time-column, or --time-column none if the file is in order.{_drop_time(options, at, time_format)}"
         ]
     targets, tied = tally.targets["test"], tally.targets_with_ties["test"]
