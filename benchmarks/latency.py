@@ -80,14 +80,13 @@ def percentiles(ask, seconds: float) -> tuple[float, float]:
     return tuple(1000 * np.percentile(times, [50, 99]))
 
 
-def served(num_items: int, batch: int, threads: int, seconds: float) -> tuple[float, ...]:
-    """The whole signature, which looks at every item: the share found is 1."""
-    import numpy as np
+def write_model(path: str, num_items: int) -> None:
+    """Write the model as `seqrec export` does, to a version folder."""
     import tensorflow as tf
 
     from seqrec_tf.exporting import serving_module
     from seqrec_tf.models import SASRec
-    from seqrec_tf.schema import HISTORY, RECOMMEND, Schema
+    from seqrec_tf.schema import EXTRA_FOLDER, RECOMMEND, SCHEMA_FILE, Schema
 
     schema = Schema(num_items=num_items)
     model = SASRec(SASRec.config_class(max_len=LENGTH, dim=DIM), schema)
@@ -98,7 +97,21 @@ def served(num_items: int, batch: int, threads: int, seconds: float) -> tuple[fl
             stream.writelines(f"item-{number}\n" for number in range(1, num_items + 1))
         module = serving_module.make_serving_module(model, dataset, vocabulary, k=K, exclude_history=True)
         signature = module.recommend.get_concrete_function(**serving_module.input_specs(model, None))
-        tf.saved_model.save(module, f"{folder}/1", signatures={RECOMMEND.name: signature})
+        tf.saved_model.save(module, path, signatures={RECOMMEND.name: signature})
+    os.makedirs(f"{path}/{EXTRA_FOLDER}")
+    with open(f"{path}/{EXTRA_FOLDER}/{SCHEMA_FILE}", "w") as stream:
+        stream.write(schema.to_json())
+
+
+def served(num_items: int, batch: int, threads: int, seconds: float) -> tuple[float, ...]:
+    """The whole signature, which looks at every item: the share found is 1."""
+    import numpy as np
+    import tensorflow as tf
+
+    from seqrec_tf.schema import HISTORY, RECOMMEND
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(f"{folder}/1", num_items)
         config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads)
         with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
             loaded = tf.compat.v1.saved_model.load(session, ["serve"], f"{folder}/1")

@@ -40,7 +40,7 @@ COMMANDS = {
     "runs": ("seqrec_tf.runs", "all runs of a folder in one table, with the options in which they differ"),
     "compare": ("seqrec_tf.compare", "two runs on the same events: which is better, by how much, and for whom"),
     "export": ("seqrec_tf.export", "a run to a SavedModel for TF Serving"),
-    "serve": ("serving.server", "a development REST server with TF Serving's contract"),
+    "serve": ("serving.server", "models over REST and gRPC, with TF Serving's contract, on one machine"),
     "recommend": ("serving.client", "ask a server (this one or TF Serving) for recommendations"),
 }
 
@@ -52,7 +52,7 @@ STATUSES = {
     WRONG_INPUT: "the arguments or the input are wrong",
     ANSWER_IS_NO: "the work is done, and its answer is no",
     INTERRUPTED: "interrupted",
-    STOPPED: "stopped by SIGTERM",
+    STOPPED: "stopped by SIGTERM, after saving",
 }
 
 # Errors that the user can mend; everything else is a failure of the work.
@@ -81,7 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean `{near[0]}`?" if near else f"choose one of {', '.join(COMMANDS)}."
         sys.stderr.write(f"seqrec: no command {name!r}; {hint}\n")
         return WRONG_INPUT
-    for variable, value in (("TF_CPP_MIN_LOG_LEVEL", "2"), ("GRPC_VERBOSITY", "ERROR")):
+    # Of several workers, TensorFlow logs as its own error what `train` says of a lost one in a sentence.
+    level = "3" if "TF_CONFIG" in os.environ else "2"
+    for variable, value in (("TF_CPP_MIN_LOG_LEVEL", level), ("GRPC_VERBOSITY", "ERROR")):
         os.environ.setdefault(variable, value)
     module = importlib.import_module(COMMANDS[name][0])
     parser = _parser(name, module, arguments)
@@ -147,7 +149,7 @@ def _run(name: str, module: ModuleType, args: argparse.Namespace) -> int:
             traceback.print_exc()
         wrong_input = isinstance(error, _INPUT_ERRORS)
         sys.stderr.write(f"seqrec {name}: {_sentence(error, wrong_input)}\n")
-        return WRONG_INPUT if wrong_input else WORK_FAILED
+        return getattr(error, "exit_status", WRONG_INPUT if wrong_input else WORK_FAILED)
     return DONE if status is None else status
 
 

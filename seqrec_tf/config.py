@@ -16,7 +16,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T")
 
@@ -81,10 +81,18 @@ class ModelConfig:
         max_len: Newest events of a sequence that the model sees.
     """
 
+    data_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Defaults of the section `data` that are others for this model."""
+
     max_len: int = 50
 
     def __post_init__(self):
         check_at_least("model.max_len", self.max_len, 1)
+
+    @property
+    def examples_a_sequence(self) -> int:
+        """Examples that a training sequence makes at most, each with a history of its own; 1 where it is one itself."""
+        return 1
 
     def sizes(self) -> Sizes:
         """How large the model is; here `dim` wide, and without blocks.
@@ -143,7 +151,9 @@ class DataConfig:
     """How records become batches.
 
     Attributes:
-        batch_size: Sequences a step, over all replicas; on average, where batches are of like length.
+        batch_size: Sequences a step, over all replicas; on average, where batches are of like length. 0, which is the
+            default of ranking models, stands for as many as make about 1,024 examples: a sequence makes up to
+            `model.max_targets` of them. A model whose sequences are one example each takes 128 then.
         eval_batch_size: Events to predict, each with its history, a step of validation.
         valid_sequences: Sequences that a validation looks at, the same each time, at random unless they lie in order
             of time; all where 0. For splits so large that to rank all items for each would take longer than an epoch.
@@ -162,7 +172,7 @@ class DataConfig:
     exclude_history: bool = True
 
     def __post_init__(self):
-        check_at_least("data.batch_size", self.batch_size, 1)
+        check_at_least("data.batch_size", self.batch_size, 0)
         check_at_least("data.eval_batch_size", self.eval_batch_size, 1)
         check_at_least("data.valid_sequences", self.valid_sequences, 0)
         check_choice("data.window", self.window, WINDOWS)
@@ -307,6 +317,7 @@ def resolve(
     for section in values:
         place = f"{toml_name}, line {_line_of(toml, section)}: " if f"[{section}]" in toml else ""
         check_choice(f"{place}The configuration section", section, sections)
+    values["data"] = {**model_config.data_defaults, **values.get("data", {})}
     parts: dict[str, Any] = {
         name: from_values(cls, values.get(name, {}), section=name, places=places) for name, cls in sections.items()
     }

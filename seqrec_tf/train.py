@@ -4,24 +4,25 @@ Example:
   seqrec train --dataset shop --model sasrec --output runs/sasrec --set train.epochs=50 model.dim=64
 
 The configuration is the model's defaults, overridden by --config FILE (TOML), overridden by --set. A run that was
-stopped goes on after its last whole epoch when the same command is given again, and on a CPU with as many cores ends
-with the figures it would have had.
+killed goes on after its last whole epoch when the same command is given again, one that SIGTERM stopped after its last
+step; on a CPU with as many cores it ends with the figures it would have had.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import pathlib
 import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from seqrec_tf import run_folder as run_lib
 from seqrec_tf.config import STRATEGIES, Config, DataConfig, ModelConfig, TrainConfig, computing_in, resolve
+from seqrec_tf.messages import next_command
 from seqrec_tf.options import config_class, help_of, model_names, module_of
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.run_folder import RunFolder
@@ -71,15 +72,17 @@ def more_help(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     named = argparse.ArgumentParser(add_help=False)
     named.add_argument("--model")
     model = named.parse_known_args([word for word in arguments if word not in ("-h", "--help")])[0].model
-    sections = [help_of("data", DataConfig), help_of("train", TrainConfig)]
+    sections, defaults = [], {}
     if model is None:
-        sections.insert(0, "Keys of [model]: seqrec train --help --model NAME, such as --model sasrec")
+        sections.append("Keys of [model]: seqrec train --help --model NAME, such as --model sasrec")
     else:
         try:
             cls = config_class(model) or _imported_options(model)
-            sections.insert(0, help_of("model", cls).replace("[model]", f"[model] of {model}", 1))
+            sections.append(help_of("model", cls).replace("[model]", f"[model] of {model}", 1))
+            defaults = cls.data_defaults
         except ValueError as error:
-            sections.insert(0, str(error))
+            sections.append(str(error))
+    sections += [help_of("data", DataConfig, defaults), help_of("train", TrainConfig)]
     parser.epilog = "\n\n".join(["Keys of --set and of the sections of --config, with their defaults:", *sections])
 
 
@@ -157,17 +160,24 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     Raises:
         FileExistsError: `output` holds a finished run, or an unfinished one of another model, data or dataset.
         ValueError: The training split is empty, the model cannot fit in memory, or validation would measure nothing.
-        RuntimeError: The loss became NaN or infinite.
+        RuntimeError: The loss became NaN or infinite, or another worker ended.
+        TrainingStoppedError: SIGTERM came; what is needed to go on is saved.
     """
     import keras
 
     from seqrec_tf import data, models
     from seqrec_tf.training.callbacks import RunKeeper
+    from seqrec_tf.training.fitting import Fitting
+    from seqrec_tf.training.progress import is_exploded
+    from seqrec_tf.training.stopping import StopRequest
 
-    log = log or (lambda line: sys.stdout.write(line + "\n"))
+    log = log or _say
     strategy = make_strategy(config.train.strategy)
     is_chief = strategy.cluster_resolver is None or _is_chief(strategy.cluster_resolver)
     shared = run_lib.local_path(output, "--output")
+    if not config.data.batch_size:  # the run folder keeps what it comes to
+        rows = data.sequences_a_batch(folder, config.model)
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=rows))
     changes = check_output(shared, config, folder)
     model_class = models.find(config.model_name)
     steps = data.steps_per_epoch(folder, config.data.batch_size)
@@ -182,34 +192,47 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
         check_labels_of_validation(model, folder, config.data.valid_sequences)
     # Only the chief writes the run folder; the others need a place of their own, but read the chief's checkpoints.
     place = contextlib.nullcontext(shared) if is_chief else tempfile.TemporaryDirectory(prefix="seqrec-worker-")
-    with place as folder_of_run:
+    with place as folder_of_run, StopRequest() as stop:
         path = pathlib.Path(folder_of_run)
         run_lib.begin(path, config, folder)
         has_validation = bool(folder.split_files("valid"))
-        keeper = RunKeeper(path, model, patience=config.train.patience, has_validation=has_validation)
-        first_epoch = _restore(keeper, shared / run_lib.CHECKPOINTS_FOLDER, config, strategy, changes=changes, log=log)
+        keeper = RunKeeper(path, model, patience=config.train.patience, has_validation=has_validation, stop=stop)
+        checkpoints = shared / run_lib.CHECKPOINTS_FOLDER
+        first_epoch = _restore(keeper, checkpoints, config, strategy, steps=steps, changes=changes, log=log)
         if not has_validation:
             log("There is no validation split: training never stops early, and the newest model is the best.")
         epochs = config.train.epochs if model.trainable_variables else 0
         if first_epoch < epochs and not keeper.has_lost_patience:
-            _fit(model, config, folder, keeper, strategy, epochs=range(first_epoch, epochs), log=log)
+            Fitting(model, config, folder, keeper, strategy, epochs=range(first_epoch, epochs), log=log).run()
         if not (path / run_lib.BEST_MODEL_FILE).exists():  # nothing to train, or ended before the first validation
             keeper.save_best()
         if not is_chief:
             return None
         keeper.finish()
         log(f"Best model: {path / run_lib.BEST_MODEL_FILE}" + keeper.best_line())
-        log(f"Next: seqrec evaluate --run {path}")
+        if keeper.best and is_exploded(keeper.best["loss"], keeper.epochs[0]["loss"]):
+            log(f"Warning: its loss was {keeper.best['loss']:.3g}, so it has learned nothing that is of use.")
+        log(next_command("evaluate", "--run", path).rstrip())
         return RunFolder(path)
 
 
-def _restore(keeper, checkpoints: pathlib.Path, config: Config, strategy, *, changes: list[str], log) -> int:
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()  # also where stdout is a file, which somebody may watch
+
+
+def _restore(
+    keeper, checkpoints: pathlib.Path, config: Config, strategy, *, steps: int, changes: list[str], log
+) -> int:
     """Go on from the newest checkpoint, if there is one, on all workers from the same; returns the epochs done."""
     first_epoch = keeper.restore(checkpoints)
     if config.train.strategy == "multi-worker":
-        check_all_start_at(first_epoch, strategy)
-    if first_epoch:
-        log(f"Going on after epoch {first_epoch} of at most {config.train.epochs}.")
+        check_all_start_at(first_epoch * steps + keeper.steps_done, strategy)
+    if first_epoch or keeper.steps_done:
+        after = (
+            f"step {keeper.steps_done:,} of epoch {first_epoch + 1}" if keeper.steps_done else f"epoch {first_epoch}"
+        )
+        log(f"Going on after {after} of at most {config.train.epochs}.")
         if changes:
             log(f"Changed since: {', '.join(changes)}.")
     return first_epoch
@@ -234,60 +257,6 @@ def _compiled_model(
     model.compile(optimizer=optimizer, steps_per_execution=1 if replicas > 1 else steps_at_once(steps))
     optimizer.build(model.trainable_variables)  # so that its state can be restored before the first step
     return model
-
-
-def _fit(model, config: Config, folder: DatasetFolder, keeper, strategy, *, epochs: range, log) -> None:
-    """Train a compiled model for some epochs, with a `callbacks.RunKeeper`."""
-    import keras
-
-    from seqrec_tf import data
-    from seqrec_tf.training.callbacks import Progress
-
-    def batches_of(split: str, **options):
-        def load(context=None):
-            batches = data.load(folder, model, split, **options)
-            return batches if context is None else data.replica_batches(batches, context)
-
-        is_multi_worker = config.train.strategy == "multi-worker"
-        return strategy.distribute_datasets_from_function(load) if is_multi_worker else load()
-
-    options, every = config.data, config.train.validate_every
-    steps, sequences = data.steps_per_epoch(folder, options.batch_size), folder.num_training_sequences
-    training = batches_of(
-        "train",
-        batch_size=options.batch_size,
-        sort_by_length=options.sort_by_length,
-        window=options.window,
-        seed=config.train.seed,
-        epochs=epochs,
-    )
-    validation = None
-    if keeper.has_validation:
-        validation = batches_of(
-            "valid",
-            batch_size=options.eval_batch_size,
-            exclude_history=options.exclude_history,
-            max_sequences=options.valid_sequences,
-        )
-    with warnings.catch_warnings():
-        # Keras warns when a dataset of unknown length ends, which is how every validation ends.
-        warnings.filterwarnings("ignore", message="Your input ran out of data")
-        model.fit(
-            training,
-            steps_per_epoch=steps,
-            initial_epoch=epochs.start,
-            epochs=epochs.stop,
-            validation_data=validation,
-            # The last epoch too, whatever the interval.
-            validation_freq=[*range(every, epochs.stop, every), epochs.stop],
-            shuffle=False,
-            verbose=0,
-            callbacks=[
-                keeper,
-                Progress(steps=steps, sequences=sequences, keeper=keeper, log=log),
-                keras.callbacks.TensorBoard(keeper.path / run_lib.TENSORBOARD_FOLDER, write_graph=False),
-            ],
-        )
 
 
 def steps_at_once(steps: int) -> int:

@@ -58,7 +58,7 @@ def test_help_imports_no_command():
         "import sys\n"
         "from seqrec_tf import cli\n"
         "status = cli.main(['--help'])\n"
-        "loaded = {'tensorflow', 'keras', 'numpy', 'apache_beam', 'werkzeug', 'beam_jobs', 'serving'}\n"
+        "loaded = {'tensorflow', 'keras', 'numpy', 'apache_beam', 'uvicorn', 'beam_jobs', 'serving'}\n"
         "sys.exit(' '.join(loaded & sys.modules.keys()) or status)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
@@ -154,6 +154,14 @@ def test_debug_shows_the_traceback_before_the_sentence(command, capsys):
     err = capsys.readouterr().err
     assert err.startswith("Traceback (most recent call last):")
     assert err.endswith("seqrec work: wrong\n")
+
+
+def test_an_error_may_have_an_exit_status_of_its_own(command, capsys):
+    error = RuntimeError("stopped, and saved")
+    error.exit_status = 143
+    command(fails_with(error))
+    assert cli.main(["work"]) == 143
+    assert capsys.readouterr().err == "seqrec work: stopped, and saved\n"
 
 
 def test_a_failure_of_the_work_exits_with_1_and_its_sentence(command, capsys):

@@ -16,7 +16,6 @@ import random
 import re
 import shlex
 import sys
-import threading
 import tomllib
 import urllib.request
 from typing import NamedTuple
@@ -206,17 +205,12 @@ def here(place, monkeypatch):
 def server(place):
     """The address at which the exported models are served."""
     from serving.model_store import ModelStore
-    from serving.server import RestApi, listen, make_http_server
+    from serving.server import running
 
     store = ModelStore(place / "models", report=lambda line: None)
     store.poll()
-    with listen("127.0.0.1", 0) as listener:
-        http = make_http_server(RestApi(store, log=lambda line: None), listener)
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{http.port}"
-    http.shutdown()
-    thread.join()
+    with running(store) as http:
+        yield f"http://127.0.0.1:{http.port}"
 
 
 @pytest.mark.parametrize("words", RUN_HERE.values(), ids=RUN_HERE)

@@ -216,6 +216,17 @@ def test_a_folder_that_is_no_saved_model_is_refused(shop, tmp_path, capsys):
     assert "broken cannot be loaded" in capsys.readouterr().err
 
 
+def test_an_encoder_that_needs_tensorflow_text_says_how_to_get_it(shop, saved, tmp_path, capsys):
+    """Here an operation that no package has: the saved one's name with another letter."""
+    dataset = shop(TITLES)
+    model = shutil.copytree(saved / "text", tmp_path / "tokenizing") / "saved_model.pb"
+    model.write_bytes(model.read_bytes().replace(b"StringLength", b"StringLengtX"))
+    assert embed(dataset, "--text-encoder", tmp_path / "tokenizing") == 2
+    error = capsys.readouterr().err
+    assert "needs TensorFlow's operation StringLengtX, which is not there" in error
+    assert "pip install 'seqrec_tf[text]'" in error
+
+
 def jpeg(colour):
     return tf.io.encode_jpeg(tf.fill([30, 20, 3], tf.constant(colour, tf.uint8)), quality=95).numpy()
 
