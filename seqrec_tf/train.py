@@ -17,8 +17,8 @@ import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from seqrec_tf import run_folder as run_lib
 from seqrec_tf.config import STRATEGIES, Config, DataConfig, ModelConfig, TrainConfig, computing_in, resolve
@@ -72,7 +72,8 @@ def more_help(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     named = argparse.ArgumentParser(add_help=False)
     named.add_argument("--model")
     model = named.parse_known_args([word for word in arguments if word not in ("-h", "--help")])[0].model
-    sections, defaults = [], {}
+    sections: list[str] = []
+    defaults: Mapping[str, Any] = {}
     if model is None:
         sections.append("Keys of [model]: seqrec train --help --model NAME, such as --model sasrec")
     else:
