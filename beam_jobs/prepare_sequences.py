@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import re
-import shlex
 import shutil
 import sys
 import tempfile
@@ -38,6 +37,7 @@ from beam_jobs.options import flag, output_exists, resolve
 from beam_jobs.pipeline import PrepareSequences, make_plan
 from beam_jobs.store import Store
 from seqrec_tf import schema as schema_lib
+from seqrec_tf.messages import next_command
 
 # What a dataset folder holds; --overwrite removes nothing else.
 _OF_A_DATASET = {
@@ -335,7 +335,7 @@ def summary(stats: dict[str, Any], output: str, seconds: float, of_parts: Mappin
     lines += [
         f"seconds of all workers: {parts} (moving tables is in the other three)" if parts else "",
         f"{output}: {events:,} events in {seconds:.1f} s ({events / max(seconds, 1e-9):,.0f} a second)",
-        f"next: seqrec train --dataset {shlex.quote(output)} --model sasrec --output RUN",
+        next_command("train", "--dataset", output, "--model", "sasrec", "--output", "RUN").rstrip(),
         "",
     ]
     return "\n".join(lines)

@@ -17,8 +17,8 @@ import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from seqrec_tf import run_folder as run_lib
 from seqrec_tf.config import STRATEGIES, Config, DataConfig, ModelConfig, TrainConfig, computing_in, resolve
@@ -72,15 +72,18 @@ def more_help(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     named = argparse.ArgumentParser(add_help=False)
     named.add_argument("--model")
     model = named.parse_known_args([word for word in arguments if word not in ("-h", "--help")])[0].model
-    sections = [help_of("data", DataConfig), help_of("train", TrainConfig)]
+    sections: list[str] = []
+    defaults: Mapping[str, Any] = {}
     if model is None:
-        sections.insert(0, "Keys of [model]: seqrec train --help --model NAME, such as --model sasrec")
+        sections.append("Keys of [model]: seqrec train --help --model NAME, such as --model sasrec")
     else:
         try:
             cls = config_class(model) or _imported_options(model)
-            sections.insert(0, help_of("model", cls).replace("[model]", f"[model] of {model}", 1))
+            sections.append(help_of("model", cls).replace("[model]", f"[model] of {model}", 1))
+            defaults = cls.data_defaults
         except ValueError as error:
-            sections.insert(0, str(error))
+            sections.append(str(error))
+    sections += [help_of("data", DataConfig, defaults), help_of("train", TrainConfig)]
     parser.epilog = "\n\n".join(["Keys of --set and of the sections of --config, with their defaults:", *sections])
 
 
