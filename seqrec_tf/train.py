@@ -13,23 +13,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import inspect
-import json
 import os
 import pathlib
-import shlex
 import sys
 import tempfile
-import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from seqrec_tf import run_folder as run_lib
-from seqrec_tf.config import STRATEGIES, Config, DataConfig, TrainConfig, computing_in
+from seqrec_tf.config import STRATEGIES, Config, DataConfig, ModelConfig, TrainConfig, computing_in, resolve
+from seqrec_tf.messages import next_command
+from seqrec_tf.options import config_class, help_of, model_names, module_of
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.run_folder import RunFolder
 from seqrec_tf.schema import LABELS
 from seqrec_tf.training.preflight import check_labels_of_validation, preflight
-from seqrec_tf.training.resume import check_all_start_at, check_output
+from seqrec_tf.training.resume import check_all_start_at, check_output, check_place
 
 if TYPE_CHECKING:
     from seqrec_tf.models.base import SequenceModel
@@ -43,17 +42,11 @@ _MOST_STEPS_AT_ONCE = 16
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--dataset", required=True, metavar="DATASET", help="folder made by `seqrec prepare`")
-    files = (pathlib.Path(__file__).parent / "models").glob("[!_]*.py")
-    models = sorted(file.stem for file in files if not file.stem.startswith("base"))
     parser.add_argument(
-        "--model", required=True, metavar="NAME", help=f"{', '.join(models)}; a dotted path names your own module"
-    )
-    parser.epilog = "\n".join(
-        [
-            "Keys of [model] are in the model's file, seqrec_tf/models/NAME.py, and what its configuration extends "
-            "(seqrec_tf/config.py, objective.py, layers/transformer.py, models/base_ranking.py); the others:",
-            *(f"\n[{section}]\n{_attributes(cls)}" for section, cls in (("data", DataConfig), ("train", TrainConfig))),
-        ]
+        "--model",
+        required=True,
+        metavar="NAME",
+        help=f"{', '.join(model_names())}; a dotted path names your own module",
     )
     parser.add_argument("--output", required=True, metavar="RUN", help="run folder to write, or to go on with")
     parser.add_argument("--config", metavar="FILE", help="TOML with sections [model], [data], [train]")
@@ -74,25 +67,71 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-report", action="store_true", help="do not write the page RUN/report.html at the end")
 
 
-def _attributes(cls: type) -> str:
-    """What a configuration class says of its fields, with their defaults."""
-    text = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2]
-    for field in dataclasses.fields(cls):
-        text = text.replace(f"{field.name}: ", f"{field.name} = {json.dumps(field.default)}: ", 1)
-    return textwrap.indent(textwrap.dedent(text), "  ")
+def more_help(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Add the keys of --set and --config to the help; those of a model where one is named."""
+    named = argparse.ArgumentParser(add_help=False)
+    named.add_argument("--model")
+    model = named.parse_known_args([word for word in arguments if word not in ("-h", "--help")])[0].model
+    sections = [help_of("data", DataConfig), help_of("train", TrainConfig)]
+    if model is None:
+        sections.insert(0, "Keys of [model]: seqrec train --help --model NAME, such as --model sasrec")
+    else:
+        try:
+            cls = config_class(model) or _imported_options(model)
+            sections.insert(0, help_of("model", cls).replace("[model]", f"[model] of {model}", 1))
+        except ValueError as error:
+            sections.insert(0, str(error))
+    parser.epilog = "\n\n".join(["Keys of --set and of the sections of --config, with their defaults:", *sections])
+
+
+def _imported_options(model: str) -> type[ModelConfig]:
+    """The options of a model, by importing it."""
+    from seqrec_tf import models
+
+    return models.find(model).config_class
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise an error for what is wrong with the arguments, as far as it can be told without TensorFlow."""
+    module_of(args.model)
+    check_place(run_lib.local_path(args.output, "--output"))
+    if args.strategy and any(setting.startswith("train.strategy=") for setting in args.set):
+        raise ValueError("--strategy and --set train.strategy are the same option: give one of them.")
+    options = config_class(args.model)
+    config = None if options is None else _resolve(args, options)
+    if (config.train.strategy if config else args.strategy) == "multi-worker":
+        check_cluster()
+    if "://" not in args.dataset:
+        folder = DatasetFolder(args.dataset)
+        if not folder.num_training_sequences:
+            raise no_training_sequences(folder)
+
+
+def _resolve(args: argparse.Namespace, options: type[ModelConfig]) -> Config:
+    toml = pathlib.Path(args.config).read_text(encoding="utf-8") if args.config else ""
+    settings = [*args.set, *([f'train.strategy="{args.strategy}"'] if args.strategy else [])]
+    return resolve(args.model, options, toml=toml, toml_name=args.config or "", settings=settings)
+
+
+def check_cluster() -> None:
+    """Raise a ValueError where nothing says which machines train together."""
+    if "TF_CONFIG" not in os.environ:
+        raise ValueError("--strategy multi-worker needs the environment variable TF_CONFIG on every machine.")
+
+
+def no_training_sequences(folder: DatasetFolder) -> ValueError:
+    """The error of a dataset without anything to learn from."""
+    return ValueError(f"{folder.path} has no training sequences. Prepare it with looser filters.")
 
 
 def run(args: argparse.Namespace) -> None:
     """Train as the arguments say."""
     from seqrec_tf import models
-    from seqrec_tf.config import resolve
     from seqrec_tf.learning import parallel
 
     folder = DatasetFolder(args.dataset)
-    toml = pathlib.Path(args.config).read_text(encoding="utf-8") if args.config else ""
-    settings = [*args.set, *([f'train.strategy="{args.strategy}"'] if args.strategy else [])]
     model_class = models.find(args.model)
-    config = resolve(args.model, model_class.config_class, toml=toml, toml_name=args.config or "", settings=settings)
+    config = _resolve(args, model_class.config_class)
     if config.train.strategy in ("auto", "none"):  # replicas do not take a batch in parts
         parallel.limit_threads(model_class.num_parts(config.model, folder.schema))
     finished = train(config, folder, args.output)
@@ -141,7 +180,7 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     model_class = models.find(config.model_name)
     steps = data.steps_per_epoch(folder, config.data.batch_size)
     if not steps:
-        raise ValueError(f"{folder.path} has no training sequences. Prepare it with looser filters.")
+        raise no_training_sequences(folder)
     log(preflight(model_class, config, folder, steps, strategy.num_replicas_in_sync))
 
     keras.utils.set_random_seed(config.train.seed)
@@ -171,7 +210,7 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
         log(f"Best model: {path / run_lib.BEST_MODEL_FILE}" + keeper.best_line())
         if keeper.best and is_exploded(keeper.best["loss"], keeper.epochs[0]["loss"]):
             log(f"Warning: its loss was {keeper.best['loss']:.3g}, so it has learned nothing that is of use.")
-        log(f"Next: {shlex.join(['seqrec', 'evaluate', '--run', str(path)])}")
+        log(next_command("evaluate", "--run", path).rstrip())
         return RunFolder(path)
 
 
@@ -231,8 +270,7 @@ def make_strategy(name: str):
     import tensorflow as tf
 
     if name == "multi-worker":
-        if "TF_CONFIG" not in os.environ:
-            raise ValueError("--strategy multi-worker needs the environment variable TF_CONFIG on every machine.")
+        check_cluster()
         return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "mirrored" or (name == "auto" and len(tf.config.list_logical_devices("GPU")) > 1):
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")

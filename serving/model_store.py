@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from seqrec_tf.messages import DATASET, MODEL, RUN, VERSION, kind_of
 from seqrec_tf.padding import NO_ITEM, NO_TIME
 from seqrec_tf.schema import CANDIDATES, EXTRA_FOLDER, RECOMMEND, SCHEMA_FILE, WARM_UP_FILE
 from serving.rest_json import StatusError, invalid_argument
@@ -27,6 +28,22 @@ DEFAULT_SIGNATURE = RECOMMEND.name
 _WARMUP_FILE = f"{EXTRA_FOLDER}/{WARM_UP_FILE}"
 _MAX_WARMUP_RECORDS = 1000
 _TIMEOUT_S = 30.0  # TF Serving's default for REST
+
+
+def check_models(path: str) -> None:
+    """Raise an error where a path is no folder of models, of which each version may be broken."""
+    kind = kind_of(path)
+    if kind in ("", "a file"):
+        raise FileNotFoundError(f"--models must name a folder, {path} is {kind or 'none: there is no such folder'}.")
+    if kind in (MODEL, VERSION):
+        folder = pathlib.Path(path).absolute().parent
+        above = folder if kind == MODEL else folder.parent
+        raise ValueError(f"--models must name the folder above MODELS/NAME, {path} is {kind}. Give --models {above}.")
+    if kind in (DATASET, RUN):
+        raise ValueError(
+            f"--models must name a folder of exported models, {path} is {kind}. Make one with `seqrec export --run RUN "
+            "--output MODELS/NAME`, and give --models MODELS."
+        )
 
 
 class LoadedModel:
@@ -269,6 +286,19 @@ class ModelStore:
     def names(self) -> Collection[str]:
         """Of the models being served."""
         return self._models.keys()
+
+    def why_nothing_is_served(self) -> str:
+        """A sentence on a folder without models, or with broken ones alone, which were reported one by one."""
+        if self._failed:
+            broken = ", ".join(str(path) for path in sorted(self._failed))
+            return (
+                f"No model could be served from {self._folder}: {broken} cannot be loaded, for the reason above. "
+                "Export it again with `seqrec export`, or copy the folder anew."
+            )
+        return (
+            f"No model could be served from {self._folder}: it must hold NAME/VERSION/ SavedModel folders. Make one "
+            f"with `seqrec export --run RUN --output {self._folder}/NAME`."
+        )
 
     def poll(self) -> None:
         """Load the versions that should be served and are not, one after the other; then unload those that should not.

@@ -25,12 +25,14 @@ from typing import Any
 
 import uvicorn
 
+from seqrec_tf.config import check_at_least
+from seqrec_tf.messages import next_command
 from serving import rest_json
 from serving.batching import Batcher
 from serving.http_protocol import LimitedProtocol
 from serving.limits import Limits
 from serving.metrics import Metrics
-from serving.model_store import DEFAULT_SIGNATURE, LoadedModel, ModelStore
+from serving.model_store import DEFAULT_SIGNATURE, LoadedModel, ModelStore, check_models
 from serving.request_log import RequestLog
 from serving.rest_api import RestApi
 
@@ -110,19 +112,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check(args: argparse.Namespace) -> None:
+    """Raise an error for what is wrong with the arguments, as far as it can be told without TensorFlow."""
+    check_models(args.models)
+    if not 0 <= args.port < 2**16:
+        raise ValueError(f"--port must be from 0 to 65535, got {args.port}.")
+    if args.model_config and not pathlib.Path(args.model_config).is_file():
+        raise FileNotFoundError(f"--model-config must name a file, {args.model_config} is none.")
+    at_least = {field.name: 1 for field in dataclasses.fields(Limits)} | dict.fromkeys(
+        ("max_batch_size", "num_batch_threads", "max_queued_rows"), 1
+    )
+    for name in ("header_timeout_s", "body_timeout_s", "keep_alive_timeout_s", "timeout_s", "shutdown_timeout_s"):
+        at_least[name] = 0
+    for name, least in (at_least | {"batch_timeout_us": 0, "log_share": 0}).items():
+        check_at_least(f"--{name.replace('_', '-')}", getattr(args, name), least)
+    if args.log_share > 1:
+        raise ValueError(f"--log-share must be at most 1, got {args.log_share}.")
+
+
 def run(args: argparse.Namespace) -> None:
     """Serve until SIGTERM, or until interrupted."""
-    check(args)
     limits = Limits(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Limits)})
     request_log = RequestLog(args.log_requests, share=args.log_share) if args.log_requests else None
     store = ModelStore(args.models, report=_write_line, config_file=args.model_config, timeout_s=args.timeout_s)
     listener = listen(args.host, args.port)
     store.poll()
     if not store.models:
-        raise ValueError(
-            f"No model could be served from {args.models}: it must hold NAME/VERSION/ SavedModel folders. Make one "
-            f"with `seqrec export --run RUN --output {args.models}/NAME`."
-        )
+        raise ValueError(store.why_nothing_is_served())
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     batching = {
         name: getattr(args, name) for name in ("max_batch_size", "batch_timeout_us", "max_queued_rows", "timeout_s")
@@ -142,35 +158,12 @@ def run(args: argparse.Namespace) -> None:
     server.run()
 
 
-def check(args: argparse.Namespace) -> None:
-    """Refuse options that make no server, as far as it can be told without TensorFlow.
-
-    Raises:
-        ValueError: One is out of its range.
-        FileNotFoundError: There is no such folder or file.
-    """
-    if not pathlib.Path(args.models).is_dir():
-        raise FileNotFoundError(f"--models must name a folder, {args.models} is none.")
-    if args.model_config and not pathlib.Path(args.model_config).is_file():
-        raise FileNotFoundError(f"--model-config must name a file, {args.model_config} is none.")
-    at_least = {field.name: 1 for field in dataclasses.fields(Limits)} | dict.fromkeys(
-        ("max_batch_size", "num_batch_threads", "max_queued_rows"), 1
-    )
-    for name in ("header_timeout_s", "body_timeout_s", "keep_alive_timeout_s", "timeout_s", "shutdown_timeout_s"):
-        at_least[name] = 0
-    for name, least in (at_least | {"batch_timeout_us": 0, "log_share": 0}).items():
-        if getattr(args, name) < least:
-            option = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{option} must be at least {least}, got {getattr(args, name)}.")
-    if args.log_share > 1:
-        raise ValueError(f"--log-share must be at most 1, got {args.log_share}.")
-
-
 def _say_what_is_served(server: Server, store: ModelStore, host: str) -> None:
     url = f"http://{_bracketed(host)}:{server.port}"
     sys.stdout.write(f"Serving {', '.join(sorted(store.models))} at {url} until interrupted. Try:\n")
     for name, model in sorted(store.models.items()):
         sys.stdout.write(f"  {example_curl(url, name, model)}\n")
+    sys.stdout.write(next_command("recommend", "--url", url, "--model", min(store.models), "--history", "A,B,C"))
     sys.stdout.flush()
 
 

@@ -12,6 +12,16 @@ from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import COMPLETED_FILE
 
 
+def check_place(path: pathlib.Path) -> None:
+    """Raise a FileExistsError where the run folder holds a finished run, or something else than a run."""
+    if (path / COMPLETED_FILE).exists() and (path / run_lib.CONFIG_FILE).exists():
+        raise FileExistsError(f"{path} holds a finished run. Choose another --output, or remove it.")
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file. Choose another --output.")
+    if path.exists() and any(path.iterdir()) and not (path / run_lib.CONFIG_FILE).exists():
+        raise FileExistsError(f"{path} holds something else than a run. Choose another --output.")
+
+
 def check_output(path: pathlib.Path, config: Config, folder: DatasetFolder) -> list[str]:
     """Make sure that the run folder is new, or holds this run unfinished.
 
@@ -23,12 +33,7 @@ def check_output(path: pathlib.Path, config: Config, folder: DatasetFolder) -> l
     Raises:
         FileExistsError: The folder holds something else.
     """
-    if (path / COMPLETED_FILE).exists():
-        raise FileExistsError(f"{path} holds a finished run. Choose another --output, or remove it.")
-    if not path.exists() or not any(path.iterdir()):
-        return []
-    if not (path / run_lib.CONFIG_FILE).exists():
-        raise FileExistsError(f"{path} holds something else than a run. Choose another --output.")
+    check_place(path)
     if not (path / run_lib.CHECKPOINTS_FOLDER).exists():
         return []  # it was stopped before its first epoch was done: nothing can be lost
     before = run_lib.read_config(path)

@@ -179,6 +179,9 @@ def test_a_mistyped_folder_of_images_leaves_the_vectors_that_there_were(shop, sa
     arguments = ["--image-encoder", saved / "image", "--image-size", SIZE, "--image-folder"]
     assert embed(dataset, *arguments, tmp_path) == 0
     before = vectors(dataset, "photo_vector")
+    assert embed(dataset, *arguments, tmp_path / "grye") == 2
+    assert f"--image-folder {tmp_path}/grye: there is no such folder." in capsys.readouterr().err
+    (tmp_path / "grye").mkdir()
     assert embed(dataset, *arguments, tmp_path / "grye") == 1
     assert "6 empty; 2 there is no such file." in capsys.readouterr().err
     assert vectors(dataset, "photo_vector") == before
