@@ -141,8 +141,9 @@ def _about_times(tally: Tally, total: int, num_events: int, options: Mapping[str
     at, number = max(tally.events_at_median.items(), key=lambda pair: (pair[1], pair[0]), default=(0, 0))
     if number > _MOST * total:
         return [
-            f"At least {_of(number, total)} have one time, {_moment(at, time_format)}: their order is the file's. Give another "
-            f"--time-column, or --time-column none if the file is in order.{_drop_time(options, at, time_format)}"
+            f"At least {_of(number, total)} have one time, {_moment(at, time_format)}: their order is the file's. Give "
+            "another --time-column, or --time-column none if the file is in order."
+            f"{_drop_time(options, at, time_format)}"
         ]
     targets, tied = tally.targets["test"], tally.targets_with_ties["test"]
     if tally.events_with_ties <= _MOST * num_events or (targets and tied <= _MOST * targets):

@@ -51,6 +51,7 @@ OTHER = {
     "users_columns": ["user_id,other"],
     "user_id_column": ["country"],
     "user_feature": ["country:text"],
+    "where": ["label > 0"],
     "duplicates": ["all"],
     "min_item_events": ["2"],
     "min_user_events": ["2"],
@@ -148,6 +149,14 @@ def read_by_the_steps(plan):
     return Watched.read
 
 
+def says_what_is(options, name, given):
+    """Whether an option says what a preset says already; a table with a delimiter of its own is any kind of table."""
+    value = getattr(options, name)
+    if name == "format" and options.delimiter and value in ("csv", "tsv"):
+        return given[-1] in ("csv", "tsv")
+    return value is True or value == given[-1]
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_no_option_is_ignored(mode, folder, monkeypatch):
     monkeypatch.chdir(folder)
@@ -164,7 +173,7 @@ def test_no_option_is_ignored(mode, folder, monkeypatch):
             _, after = planned([*words, *given])
         except (ValueError, FileNotFoundError):
             continue  # refused, with a sentence
-        if after == before:
+        if after == before and not says_what_is(plan.options, name, given):
             ignored.append(flag(name))
     assert sorted(ignored) == []
 
