@@ -23,7 +23,7 @@ from apache_beam.io.filesystems import FileSystems
 from beam_jobs import lines as lines_lib
 from beam_jobs import parsing, read_events, storage, times
 from beam_jobs.lines import Range
-from beam_jobs.options import FORMATS, NONE, Options, TableOptions, flag
+from beam_jobs.options import FORMATS, NONE, Options, TableOptions, flag, no_match
 from beam_jobs.parsing import Columns, EventParser, LineError, TextFormat
 from beam_jobs.where import Condition, Where
 from seqrec_tf import features
@@ -97,7 +97,7 @@ def find_files(patterns: Sequence[str], option: str) -> list[FileMetadata]:
         if is_local:
             matches = [FileMetadata(os.path.normpath(match.path), match.size_in_bytes) for match in matches]
         if not matches:
-            raise FileNotFoundError(f"{option} {pattern} matches no file.")
+            raise no_match(option, pattern)
         if len(matches) == 1 and os.path.isdir(matches[0].path):
             raise ValueError(
                 f"{option} {pattern} is a folder; give its files, for example '{pattern.rstrip('/')}/*.csv'."
@@ -113,6 +113,8 @@ def inspect_events(options: Options) -> EventsInput:
     for name in ("delimiter", "no_quotes", "header"):
         if format_ in ("jsonl", "parquet") and getattr(options, name):
             raise ValueError(f"{flag(name)} does not apply to --format {format_}.")
+    if format_ == "parquet" and options.encoding != Options.encoding:
+        raise ValueError("--encoding does not apply to --format parquet.")
     notes = [f"format {format_}"] if options.format == "auto" else []
     if not parts:
         raise ValueError(f"The input files are empty: {files[0].path}.")

@@ -13,7 +13,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -63,11 +63,8 @@ class Splitter:
     (start 3, end 4).
 
     Attributes:
-        options: Names of the options that this rule alone reads.
         boundary: What the rule needs to know of all sequences; None where that is nothing.
     """
-
-    options: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def of(cls, options: Any, time_format: str) -> Splitter:
@@ -117,7 +114,6 @@ class LeaveOneOut(Splitter):
     """
 
     valid_share: float = 1.0
-    options: ClassVar[tuple[str, ...]] = ("valid_share",)
 
     @classmethod
     def of(cls, options, time_format):
@@ -158,7 +154,6 @@ class ByTime(Splitter):
 
     valid_from: Moment
     test_from: Moment
-    options: ClassVar[tuple[str, ...]] = ("valid_from", "test_from")
 
     @classmethod
     def of(cls, options, time_format):
@@ -199,7 +194,6 @@ class LastDays(Splitter):
 
     valid: float
     test: float
-    options: ClassVar[tuple[str, ...]] = ("valid_days", "test_days")
 
     @classmethod
     def of(cls, options, time_format):
@@ -237,7 +231,6 @@ class ByFile(Splitter):
     """
 
     valid_sequences: int = 0
-    options: ClassVar[tuple[str, ...]] = ("test_input", "valid_input", "valid_sequences")
 
     @classmethod
     def of(cls, options, time_format):

@@ -28,12 +28,14 @@ import shlex
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from seqrec_tf import run_folder as run_lib
-from seqrec_tf.config import check_at_least
+from seqrec_tf.config import check_at_least, check_choice, read_toml, resolve
+from seqrec_tf.messages import next_command
+from seqrec_tf.options import config_class, module_of
+from seqrec_tf.records import DatasetFolder
 from seqrec_tf.run_folder import local_path, write_whole
 from seqrec_tf.runs import columns
 
@@ -64,20 +66,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draws; with one job the same search again")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Search, and show the best trials."""
+def check(args: argparse.Namespace) -> None:
+    """Raise an error for what is wrong with the arguments."""
     check_at_least("--trials", args.trials, 1)
     check_at_least("--jobs", args.jobs, 1)
+    check_at_least("--seed", args.seed, 0)
+    local_path(args.output, "--output")
+    names = read_space(args.space)
+    module_of(args.model)
+    if options := config_class(args.model):
+        toml = pathlib.Path(args.config).read_text(encoding="utf-8") if args.config else ""
+        config = resolve(args.model, options, toml=toml, toml_name=args.config or "", settings=args.set)
+        sections = dataclasses.asdict(config)
+        for name in names:
+            section, _, key = name.partition(".")
+            check_choice(f"{args.space}: the section of {name}", section, ("model", "data", "train"))
+            check_choice(f"{args.space}: the key of [{section}]", key, sections[section])
+    if "://" not in args.dataset:
+        DatasetFolder(args.dataset)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Search, and show the best trials."""
     space = read_space(args.space)
     words = ["--dataset", args.dataset, "--model", args.model, *(["--config", args.config] if args.config else [])]
     search = Search(local_path(args.output, "--output"), space, words, args.set, seed=args.seed)
     search.run(args.trials, jobs=args.jobs, log=lambda line: print(line, flush=True))  # noqa: T201
     best = search.finish()
     sys.stdout.write(table(search.trials(), space) + "\n" + _importance_line(search.importances()))
-    config = shlex.quote(str(search.path / BEST_FILE))
-    words = ["--dataset", args.dataset, "--model", args.model]
     sys.stdout.write(f"best: {search.path / TRIALS_FOLDER / best.name}\n")
-    sys.stdout.write(f"next: seqrec train {shlex.join(words)} --config {config} --output RUN\n")
+    words = ["--dataset", args.dataset, "--model", args.model, "--config", search.path / BEST_FILE]
+    sys.stdout.write(next_command("train", *words, "--output", "RUN"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,10 +135,7 @@ def read_space(path: str) -> dict[str, Range]:
     file = local_path(path, "--space")
     if not file.is_file():
         raise FileNotFoundError(f"--space {file}: there is no such file. `seqrec tune --help` shows one.")
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{file} is not valid TOML: {error}.") from error
+    values = read_toml(file.read_text(encoding="utf-8"), str(file))
     space = {name: _range(name, value, file) for name, value in _flat(values).items()}
     if not space:
         raise ValueError(f'{file} names no option. Give some, such as "model.dim" = [32, 64].')
