@@ -61,7 +61,7 @@ class Tally:
         dropped_by_where: Lines of events that `--where` does not want.
         dropped_as_null: Those of them where a null was what decided.
         too_old: Events beyond the newest --max-events of a sequence.
-        events_a_user: How many users (or sessions, where the data has no users) have so many events.
+        events_a_user: How many users (sessions, where the data has no users) have so many events, up to --max-events.
         noted_users: Events of those that stand out by their number, or by an id that may say "nothing".
         noted_sessions: Events of sessions of users whose id may say "nothing".
         events_at_median: Events at the time that is the median of their bucket: where most events have one time, nearly

@@ -40,8 +40,9 @@ class Order(Counting):
         """Order the sequences of one bucket."""
         bucket, parts = element
         sequences = group([self._store.take(part) for part in parts])
-        oddities.note(self.tally, sequences, self._max_events)
+        oddities.note_ids(self.tally, sequences, self._max_events)
         newest = sequences_lib.newest(sequences, self._max_events)
+        oddities.note_times(self.tally, newest)
         self.tally.too_old += len(sequences.items) - len(newest.items)
         if not self._keep_positions:
             newest = newest.without(POSITION)
