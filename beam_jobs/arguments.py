@@ -75,6 +75,12 @@ def _add_columns(group: Any) -> None:
         "auto: by the first lines; s, ms, us, ns: since 1970; order: any integer that grows with time",
         choices=("auto", *parsing.TIME_FORMATS),
     )
+    _option(
+        group,
+        "raw-ids",
+        "ids stay as they are; by default blanks around them go, accents are composed and, where all ids of a column "
+        "are numbers, 7.0 is 7",
+    )
     _option(group, "label-threshold", "smallest value that is positive (default: labels are 0 or 1)", type=float)
 
 

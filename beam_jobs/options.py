@@ -88,6 +88,7 @@ class Options:
     label_column: str = NONE
     time_format: str = "auto"
     label_threshold: float | None = None
+    raw_ids: bool = False
     positive_only: bool = False
     items: TableOptions = TableOptions("item", id_column="item_id")
     require_items: bool = False

@@ -39,7 +39,7 @@ from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
-from beam_jobs import storage, write_dataset
+from beam_jobs import normal_ids, storage, write_dataset
 from beam_jobs.arguments import add_arguments
 from beam_jobs.counting import PARTS
 from beam_jobs.options import flag, resolve
@@ -321,6 +321,7 @@ def summary(stats: dict[str, Any], output: str, seconds: float, of_parts: Mappin
         f"repeats: {repeats['repeated_events']:,} events of an item seen before in the sequence, "
         f"{repeats['targets_repeating_history']['test']:,} test targets among them",
     ]
+    lines += normal_ids.lines(stats["ids"])
     beyond = stats["input"]["events_beyond_the_newest"]
     if beyond:
         lines.append(f"too old: {beyond:,} events beyond the newest {stats['options']['max_events']:,} of a sequence")

@@ -28,7 +28,7 @@ from apache_beam.metrics import Metrics
 
 from beam_jobs import columns as columns_lib
 from beam_jobs import lines as lines_lib
-from beam_jobs import parsing, storage
+from beam_jobs import normal_ids, parsing, storage
 from beam_jobs.counting import NAMESPACE, READING, Counting, timed
 from beam_jobs.lines import Block, Plain, Range
 from beam_jobs.parsing import Columns, LineError, TextFormat
@@ -132,17 +132,25 @@ class ReadRange(Counting):
         columns: What to take from each line or record.
         store: Where tables go.
         num_buckets: How many buckets there are.
+        raw_ids: Whether ids stay as they are, instead of in the form of `normal_ids`.
     """
 
     _optional_keys = False
 
     def __init__(
-        self, text_format: TextFormat | None, columns: Sequence[str | int | None], store: Store, num_buckets: int
+        self,
+        text_format: TextFormat | None,
+        columns: Sequence[str | int | None],
+        store: Store,
+        num_buckets: int,
+        *,
+        raw_ids: bool,
     ):
         self._text_format = text_format
         self._columns = tuple(columns)
         self._store = store
         self._num_buckets = num_buckets
+        self._raw_ids = raw_ids
 
     def take(self, part: Range, batch: Batch) -> np.ndarray:
         """Hold the plain records of a batch; gives the numbers of those that `handle` must take."""
@@ -241,6 +249,7 @@ class ReadEvents(ReadRange):
         time_format: One of `parsing.TIME_FORMATS`, "" where events have no time.
         label_threshold: The smallest positive value; None where labels are 0 or 1.
         max_events: The newest events of a sequence that matter.
+        raw_ids: Whether ids stay as they are.
     """
 
     def __init__(
@@ -253,8 +262,9 @@ class ReadEvents(ReadRange):
         time_format: str = "",
         label_threshold: float | None = None,
         max_events: int,
+        raw_ids: bool = False,
     ):
-        super().__init__(text_format, tuple(columns), store, num_buckets)
+        super().__init__(text_format, tuple(columns), store, num_buckets, raw_ids=raw_ids)
         self._names = columns
         self._time_format = time_format
         self._label_threshold = label_threshold
@@ -349,7 +359,8 @@ class ReadEvents(ReadRange):
         if self._single:
             tables.append(_rows_of(self._single, self._names, self._lines_are_sequences))
             self._single = []
-        for rows in tables:
+        for as_read in tables:
+            rows = as_read if self._raw_ids else normal_ids.mend_events(as_read, self.tally)
             self.tally.events += len(rows)
             kept = _newest(rows, self._max_events)
             self.tally.too_old += len(rows) - len(kept)
@@ -458,6 +469,7 @@ class ReadTable(ReadRange):
         store: Where tables go.
         num_buckets: How many buckets there are.
         kinds: The kinds of the features that the others hold, so that fields that cannot be of them are rejected.
+        raw_ids: Whether ids stay as they are.
     """
 
     _optional_keys = True
@@ -470,8 +482,10 @@ class ReadTable(ReadRange):
         store: Store,
         num_buckets: int,
         kinds: Sequence[str] = (),
+        *,
+        raw_ids: bool = False,
     ):
-        super().__init__(text_format, (id_column, *columns), store, num_buckets)
+        super().__init__(text_format, (id_column, *columns), store, num_buckets, raw_ids=raw_ids)
         self._kinds = tuple(kinds)
 
     def start_bundle(self):
@@ -522,7 +536,9 @@ class ReadTable(ReadRange):
             arrays = tuple(pa.array(field, pa.string()) for field in zip(*fields, strict=True))
             tables.append(FieldRows(pa.array(ids, pa.string()), np.array(positions, np.int64), arrays))
             self._single = []
-        for rows in tables:
+        for as_read in tables:
+            one = part.role.removesuffix("s")
+            rows = as_read if self._raw_ids else normal_ids.mend_table(as_read, one, self.tally)
             buckets = bucket_of(rows.ids, self._num_buckets)
             for bucket in np.unique(buckets).tolist():
                 chosen = buckets == bucket

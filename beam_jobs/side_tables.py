@@ -15,7 +15,7 @@ from beam_jobs import examples
 from beam_jobs.counting import STEPS, WRITING, Counting, Tally, timed
 from beam_jobs.storage import RecordFiles
 from beam_jobs.store import Store, Stored
-from beam_jobs.tables import Coded, FieldRows, ItemCounts, Sequences, bucket_of
+from beam_jobs.tables import Coded, FieldRows, ItemCounts, Sequences, bucket_of, without_fractions
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import Feature
@@ -56,9 +56,10 @@ class FirstRows:
         tally.without_side_information[table] += len(ids) - int(has_events.sum())
 
 
-def first_rows(parts: Sequence[FieldRows], num_fields: int) -> FirstRows:
-    """The first row of each id."""
-    ids = Coded.of(pa.chunked_array([part.ids for part in parts], pa.string()))
+def first_rows(parts: Sequence[FieldRows], num_fields: int, *, drop_fractions: bool = False) -> FirstRows:
+    """The first row of each id, which is 7 in a row of 7.0 where fractions are dropped."""
+    arrays = [without_fractions(part.ids) if drop_fractions else part.ids for part in parts]
+    ids = Coded.of(pa.chunked_array(arrays, pa.string()))
     positions = np.concatenate([np.zeros(0, np.int64), *(part.positions for part in parts)])
     order = np.lexsort([positions, ids.codes])
     codes = ids.codes[order]
@@ -152,10 +153,11 @@ class FirstItems(beam.DoFn):
         self._required = tuple(required)
 
     @timed(STEPS)
-    def process(self, element: tuple[int, Iterable[Stored | None]]) -> Iterator[Any]:
-        """Look at the items of one bucket."""
+    def process(self, element: tuple[int, Iterable[Stored | None]], numeric: frozenset[str]) -> Iterator[Any]:
+        """Look at the items of one bucket; `numeric` is what `normal_ids.fractions_to_drop` has said."""
         bucket, parts = element
-        rows = first_rows([self._store.take(stored) for stored in parts if stored], len(self._features))
+        several = [self._store.take(stored) for stored in parts if stored]
+        rows = first_rows(several, len(self._features), drop_fractions="item" in numeric)
         is_complete = np.ones(len(rows.ids), bool)
         for feature, field in zip(self._features, rows.fields, strict=True):
             if feature.name in self._required:
@@ -183,10 +185,13 @@ class JoinUsers(Counting):
         self._features = tuple(of)
 
     @timed(STEPS)
-    def process(self, element: tuple[int, Mapping[str, Iterable[Stored]]]) -> Iterator[Any]:
-        """Join one bucket."""
+    def process(
+        self, element: tuple[int, Mapping[str, Iterable[Stored]]], numeric: frozenset[str]
+    ) -> Iterator[Any]:
+        """Join one bucket; `numeric` is what `normal_ids.fractions_to_drop` has said."""
         bucket, grouped = element
-        rows = first_rows([self._store.take(stored) for stored in grouped["rows"]], len(self._features))
+        of_users = [self._store.take(stored) for stored in grouped["rows"]]
+        rows = first_rows(of_users, len(self._features), drop_fractions="user" in numeric)
         several: list[Sequences] = [self._store.take(stored) for stored in grouped["sequences"]]  # one, or none
         names = [feature.name for feature in self._features]
         if not several:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import seqrec_tf
-from beam_jobs import examples, side_tables, storage
+from beam_jobs import examples, normal_ids, side_tables, storage
 from beam_jobs.counting import WRITING, Counting, Tally, timed
 from beam_jobs.storage import RecordFiles
 from beam_jobs.store import Store, Stored
@@ -248,6 +248,7 @@ class Finish:
             num_users=tally.training_users,
             item_features=features.with_sizes(self.schema.item_features, learned),
             user_features=features.with_sizes(self.schema.user_features, learned_of_users),
+            numeric_ids=normal_ids.numeric(tally, self.schema),
             max_len=max((length for counter in lengths.values() for length in counter), default=0),
         )
         vocabulary_text = "".join(f"{item}\n" for item in vocabulary.items.to_pylist())
@@ -327,6 +328,7 @@ class Finish:
                 }
                 for step in self.steps
             ],
+            "ids": normal_ids.described(tally),
             "ties": {
                 "events_sharing_a_time_with_a_neighbour": tally.events_with_ties,
                 "sequences_with_ties": tally.sequences_with_ties,

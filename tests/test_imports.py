@@ -17,6 +17,7 @@ OURS = ("seqrec_tf", "beam_jobs", "serving")
 CONTRACT = {
     "seqrec_tf",
     "seqrec_tf.config",
+    "seqrec_tf.ids",
     "seqrec_tf.schema",
     "seqrec_tf.records",
     "seqrec_tf.padding",
