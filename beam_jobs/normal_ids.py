@@ -116,7 +116,7 @@ def _is_plain(strings: pa.StringArray, one: str, tally: Tally) -> bool:
         return False
     if one not in tally.text_ids and not ids.is_number(strings[0].as_py()):
         _note_text(one, tally)
-    return one in tally.text_ids or (_ZERO <= least and most <= _NINE and not _has_leading_zero(strings))
+    return one in tally.text_ids or (least >= _ZERO and most <= _NINE and not _has_leading_zero(strings))
 
 
 def _has_leading_zero(strings: pa.StringArray) -> bool:

@@ -72,7 +72,8 @@ def _parquet_arrays(part: Range, columns: Sequence[str | int | None]) -> Iterato
         wanted = sorted({name for name in names if name is not None})
         groups = range(part.start, file.num_row_groups if part.end is None else part.end)
         for batch in file.iter_batches(batch_size=_PARQUET_ROWS_AT_ONCE, row_groups=list(groups), columns=wanted):
-            yield [pa.nulls(len(batch)) if name is None else batch.column(name) for name in names]
+            usual = {name: columns_lib.of_parquet(batch.column(name)) for name in wanted}
+            yield [pa.nulls(len(batch)) if name is None else usual[name] for name in names]
 
 
 def _python_rows(arrays: Iterable[pa.Array]) -> Iterator[tuple]:
@@ -90,7 +91,11 @@ def _lines_at(block: Block, rows: np.ndarray) -> Iterator[bytes]:
 def _python_values(array: pa.Array) -> list:
     if pa.types.is_timestamp(array.type):  # nanoseconds have no Python equal
         array = array.cast(pa.timestamp("us", tz=array.type.tz), safe=False)
-    return array.to_pylist()
+    values = array.to_pylist()
+    if pa.types.is_float32(array.type) or pa.types.is_float16(array.type):  # which integers are exact depends on it
+        kind = array.type.to_pandas_dtype()
+        values = [None if value is None else kind(value) for value in values]
+    return values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -588,7 +593,9 @@ def peek_table(
 
 def column_text(value: Any) -> str:
     """A value of an items or users file as text; LineError where it could not be written again."""
-    text = features.text_of(value)
+    if isinstance(value, bytes):
+        return parsing.text_of_bytes(value)
+    text = features.text_of(float(value) if isinstance(value, np.floating) else value)
     if not text.isprintable():
         try:
             text.encode()

@@ -185,9 +185,7 @@ class JoinUsers(Counting):
         self._features = tuple(of)
 
     @timed(STEPS)
-    def process(
-        self, element: tuple[int, Mapping[str, Iterable[Stored]]], numeric: frozenset[str]
-    ) -> Iterator[Any]:
+    def process(self, element: tuple[int, Mapping[str, Iterable[Stored]]], numeric: frozenset[str]) -> Iterator[Any]:
         """Join one bucket; `numeric` is what `normal_ids.fractions_to_drop` has said."""
         bucket, grouped = element
         of_users = [self._store.take(stored) for stored in grouped["rows"]]

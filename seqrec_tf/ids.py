@@ -5,8 +5,8 @@ Exports of one shop spell one id in several ways. All of these are the item `7`,
 
 - trimmed of blanks, as `str.strip` does;
 - composed (Unicode NFC), so that `é` is one character, however it was typed;
-- of a column that holds numbers alone, in every file: a whole number without a fraction. pandas writes `7.0` in a column
-  that lacks a value somewhere, Spark `1.2345678E7` where a number is large.
+- of a column that holds numbers alone, in every file: a whole number without a fraction. pandas writes `7.0` where a
+  column lacks a value somewhere, Spark `1.2345678E7` where a number is large.
 
 Leading zeros stay, and a column with such ids is text: `007` is not `7`. What an export has rounded stays as it is
 (`8.80012E+14`). Numbers of JSON and Parquet have types and need no guess: `of_value`.
@@ -76,7 +76,7 @@ def of_value(value: Any) -> str:
     if isinstance(value, FloatAsWritten) and _FRACTION.match(value.text):
         return _FRACTION.sub(WITHOUT_FRACTION, value.text)
     if abs(value) >= _EXACT_AS.get(type(value).__name__, EXACT_AS_FLOAT):
-        raise OverflowError("integers of this size are not exact as floats")
+        raise OverflowError("of integers so large several are one float; write ids as integers or text")
     return str(int(value))
 
 

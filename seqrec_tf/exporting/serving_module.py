@@ -7,14 +7,16 @@ here.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
+from seqrec_tf import features as features_lib
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.features import MISSING, UNKNOWN
+from seqrec_tf.ids import BLANKS_AROUND, FRACTION, WITHOUT_FRACTION, decomposed
 from seqrec_tf.learning.ranking import recommend
 from seqrec_tf.padding import NO_ITEM, one_column_at_least
 from seqrec_tf.records import user_fingerprint
@@ -139,16 +141,9 @@ class Recommender(tf.Module):
         self.item_of_line = tf.lookup.StaticHashTable(
             tf.lookup.TextFileInitializer(vocabulary, tf.int64, line, tf.string, whole), default_value=NO_ITEM
         )
+        self.line_of_spelling = _table(_other_spellings(vocabulary, model.schema), default=-1)
         self.categories = {
-            feature.name: tf.lookup.StaticHashTable(
-                tf.lookup.KeyValueTensorInitializer(
-                    [NO_ITEM, *settings.learned[feature.name]["values"]],
-                    [MISSING, *range(UNKNOWN + 1, feature.num_values)],
-                    tf.string,
-                    tf.int64,
-                ),
-                default_value=UNKNOWN,
-            )
+            feature.name: _table(_category_ids(settings.learned[feature.name]["values"]), default=UNKNOWN)
             for feature in user_features(model)
             if "values" in settings.learned[feature.name]
         }
@@ -175,7 +170,7 @@ class Recommender(tf.Module):
     def rank(self, **request):
         """The signature `schema.RANK`."""
         model = self._settings.model
-        candidates = self._ids(request.pop(CANDIDATES))
+        candidates = self._ids(self._normal(request.pop(CANDIDATES), "item"))
         _, inputs, num_unknown = self._read(request)
         item = tf.maximum(candidates, 1)
         is_cold = model.is_cold(inputs)[:, None]
@@ -185,16 +180,28 @@ class Recommender(tf.Module):
         is_there = (candidates != PADDING_ID) & tf.math.is_finite(scores)
         return {SCORES: tf.where(is_there, scores, tf.float32.min), NUM_UNKNOWN: num_unknown}
 
+    def _normal(self, names, of: str):
+        """Ids of items or users in the form that those of the dataset have, as far as core operations can make it."""
+        schema = self._settings.model.schema
+        if schema.id_form == schema_lib.RAW_IDS:
+            return names
+        names = tf.strings.regex_replace(names, BLANKS_AROUND, "")
+        return tf.strings.regex_replace(names, FRACTION, WITHOUT_FRACTION) if of in schema.numeric_ids else names
+
     def _ids(self, items):
-        return tf.cast(self.line_of_item.lookup(items) + 1, tf.int32)  # 0 where unknown or padding
+        lines = self.line_of_item.lookup(items)
+        if self.line_of_spelling is not None:
+            lines = tf.maximum(lines, self.line_of_spelling.lookup(items))
+        return tf.cast(lines + 1, tf.int32)  # 0 where unknown or padding
 
     def _read(self, request):
         """Ids of the history, what the model takes, and how many ids it does not know."""
-        ids = self._ids(request[HISTORY])  # [B, L]
+        history = self._normal(request[HISTORY], "item")
+        ids = self._ids(history)  # [B, L]
         is_known = ids != PADDING_ID
-        num_unknown = tf.reduce_sum(tf.cast(~is_known & (request[HISTORY] != NO_ITEM), tf.int32), axis=1)
+        num_unknown = tf.reduce_sum(tf.cast(~is_known & (history != NO_ITEM), tf.int32), axis=1)
         if self._settings.repeats != schema_lib.KEEP_REPEATS:
-            is_known = _without_repeats(request[HISTORY], ids, is_known, self._settings.repeats)
+            is_known = _without_repeats(ids, is_known, self._settings.repeats)
             ids = tf.where(is_known, ids, PADDING_ID)
         # Known ids to the right, in their order; the model has learned from the newest max_len.
         order = tf.argsort(tf.cast(is_known, tf.int32), axis=1, stable=True)
@@ -205,7 +212,7 @@ class Recommender(tf.Module):
 
         inputs = {ITEM_IDS: newest(ids)}
         if USER_ID in request:
-            inputs[USER_ID] = user_fingerprint(request[USER_ID])
+            inputs[USER_ID] = user_fingerprint(self._normal(request[USER_ID], "user"))
         if TIMESTAMP in request:
             inputs[TIMESTAMPS] = newest(request[HISTORY_TIMESTAMPS])
             inputs[TARGET_TIME] = request[TIMESTAMP]
@@ -222,6 +229,34 @@ class Recommender(tf.Module):
         return value[:, : feature.max_length] if feature.is_list else value
 
 
+def _table(values: Mapping[str, int], *, default: int):
+    """A lookup table, None where it would be empty."""
+    if not values:
+        return None
+    initializer = tf.lookup.KeyValueTensorInitializer(list(values), list(values.values()), tf.string, tf.int64)
+    return tf.lookup.StaticHashTable(initializer, default_value=default)
+
+
+def _other_spellings(vocabulary: str, schema: schema_lib.Schema) -> dict[str, int]:
+    """The lines of a vocabulary by the other spelling of the item, of those that have one: no operation composes."""
+    if schema.id_form == schema_lib.RAW_IDS:
+        return {}
+    with open(vocabulary, encoding="utf-8", newline="\n") as stream:
+        items = stream.read().split("\n")
+    spellings = {decomposed(item): line for line, item in enumerate(items) if not item.isascii()}
+    return {spelling: line for spelling, line in spellings.items() if spelling != items[line]}
+
+
+def _category_ids(values: Sequence[str]) -> dict[str, int]:
+    """The ids of categories by all that requests may hold for them; a category's own name comes first."""
+    spellings = {
+        spelling: number
+        for number, value in enumerate(values, start=UNKNOWN + 1)
+        for spelling in features_lib.spellings_of(value)
+    }
+    return {NO_ITEM: MISSING, **spellings, **{value: k for k, value in enumerate(values, start=UNKNOWN + 1)}}
+
+
 def _log_share(item_counts, num_items: int):
     """The logarithm of an item's share of the training events, [V - 1], from id 1 on; the lowest float32 for none."""
     counts = np.zeros(num_items)
@@ -230,20 +265,19 @@ def _log_share(item_counts, num_items: int):
         return np.maximum(np.log(counts / counts.sum()), np.finfo(np.float32).min)
 
 
-def _without_repeats(history, ids, is_known, repeats: str):
+def _without_repeats(ids, is_known, repeats: str):
     """Which events of a history are left when repeats are dropped as they were before training: bool [B, L].
 
     The first of repeats stays: of `a b b b a` consecutive ones leave `a b a`, all leave `a b`. Neighbours are those of
     the request: `a new a` has no consecutive repeat, though nobody knows the new item.
 
     Args:
-        history: string [B, L].
-        ids: int32 [B, L].
+        ids: int32 [B, L], 0 where nobody knows the item.
         is_known: bool [B, L], whether each is an item that the model knows.
         repeats: DROP_CONSECUTIVE_REPEATS or DROP_ALL_REPEATS.
     """
     if repeats == schema_lib.DROP_CONSECUTIVE_REPEATS:
-        is_repeat = history[:, 1:] == history[:, :-1]
+        is_repeat = ids[:, 1:] == ids[:, :-1]
         return is_known & ~tf.pad(is_repeat, [[0, 0], [1, 0]])[:, : tf.shape(ids)[1]]
     is_same = tf.linalg.band_part(ids[:, :, None] == ids[:, None, :], -1, 0)  # [B, L, L]
     return is_known & (tf.reduce_sum(tf.cast(is_same, tf.int32), axis=2) == 1)
