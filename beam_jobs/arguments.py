@@ -92,6 +92,12 @@ def _add_table(group: Any, one: str, example: str) -> None:
     _option(group, f"{one}s-no-quotes", "double quotes are ordinary characters")
     _option(group, f"{one}s-encoding", f"of the {one}s files")
     _option(group, f"{one}s-columns", "names of the columns, comma-separated, where the files have no header")
+    _option(
+        group,
+        f"{one}-columns",
+        f"make features of these columns alone, comma-separated, and of those of --{one}-feature (default: of all)",
+        metavar="NAME,NAME",
+    )
     _option(group, f"{one}-id-column", f"name of the column with the {one}'s id")
     _option(
         group,

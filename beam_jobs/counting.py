@@ -15,6 +15,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
+from beam_jobs.joins import Sample
 from beam_jobs.tables import ItemCounts, Sequences
 
 # Of Beam's metrics.
@@ -85,9 +86,11 @@ class Tally:
         conflicts: By table, ids with events whose rows differ.
         without_events: By table, ids that have rows alone.
         without_side_information: By table, ids that have events alone.
+        with_side_information: By table, ids that have events and rows.
+        unjoined: Some ids that have one of these alone, where few have both.
         text_ids: Which of "item", "user" and "session" have an id that is no number.
         mended_ids: Ids of rows that were not in normal form, by (one of these, what was mended).
-        examples: Of each of these the least.
+        examples: Of each of these the least; and of the conflicts of each table, (id, column, first value, other).
     """
 
     lines: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -111,6 +114,8 @@ class Tally:
     conflicts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     without_events: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     without_side_information: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    with_side_information: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    unjoined: Sample = dataclasses.field(default_factory=Sample)
     text_ids: set[str] = dataclasses.field(default_factory=set)
     mended_ids: collections.Counter[tuple[str, str]] = dataclasses.field(default_factory=collections.Counter)
     examples: Examples = dataclasses.field(default_factory=Examples)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import seqrec_tf
-from beam_jobs import examples, normal_ids, side_tables, storage
+from beam_jobs import examples, joins, normal_ids, side_tables, storage
 from beam_jobs.counting import WRITING, Counting, Tally, timed
 from beam_jobs.storage import RecordFiles
 from beam_jobs.store import Store, Stored
@@ -274,7 +274,7 @@ class Finish:
             (schema_lib.STATS_FILE, json.dumps(stats, indent=2, ensure_ascii=False) + "\n"),
         ):
             storage.write_text(f"{self.output}/{file}", text)
-        if not failures(stats) and not emptiness(stats):
+        if not failures(stats) and not emptiness(stats) and not joins.failure(stats):
             storage.write_text(f"{self.output}/{schema_lib.COMPLETED_FILE}", "")
 
     def _stats(
@@ -304,9 +304,14 @@ class Finish:
         described = {
             table: {
                 "without_side_information": tally.without_side_information[table],
+                "with_side_information": tally.with_side_information[table],
                 f"in_{table}_file_without_events": tally.without_events[table],
                 f"duplicates_in_{table}_file": tally.duplicates[table],
                 f"conflicting_in_{table}_file": tally.conflicts[table],
+                "conflict": dict(
+                    zip(("id", "column", "first", "other"), tally.examples.get((table, "conflict"), ()), strict=False)
+                ),
+                "unjoined": joins.unjoined(tally.unjoined, table),
             }
             for table in self.tables
         }
