@@ -337,8 +337,8 @@ def summary(stats: dict[str, Any], output: str, seconds: float, of_parts: Mappin
         if conflict := about.get("conflict"):
             lines.append(
                 f"{table} files: rows of {about[f'conflicting_in_{table}_file']:,} {table} disagree, such as "
-                f"{conflict['id']} ({conflict['column']} {conflict['first']!r}, later {conflict['other']!r}): the first "
-                "row wins, and a blank gives way to a value"
+                f"{conflict['id']} ({conflict['column']} {conflict['first']!r}, later {conflict['other']!r}): the "
+                "first row wins, and a blank gives way to a value"
             )
     of_input = stats["input"]
     for what, part in (
