@@ -24,7 +24,7 @@ from seqrec_tf.learning.objective import NextItemObjective, ObjectiveConfig
 from seqrec_tf.learning.parallel import in_parts, parts_for_cores
 from seqrec_tf.learning.ranking import rank_and_recommend
 from seqrec_tf.models.base_batches import liked_alone, negatives_avoid, newest_position
-from seqrec_tf.models.base_features import SideFeatures
+from seqrec_tf.models.base_features import SideFeatures, has_values, nothing_known
 from seqrec_tf.models.base_keras import KerasModel
 from seqrec_tf.schema import EXCLUDED, ITEM_IDS, PADDING_ID, SEEN, TARGET, USER_ID, Schema
 
@@ -203,7 +203,11 @@ class SequenceModel(SideFeatures, KerasModel):
             self.users.adapt(dataset.training_users())
         if self.item_features is not None:
             names = [feature.name for feature in self.item_features.features]
-            self.item_features.adapt(dataset.item_values(names), dataset.item_counts)
+            values = dataset.item_values(names)
+            for feature in self.item_features.features:
+                if not has_values(feature, values[feature.name]):
+                    raise ValueError(nothing_known("item", feature.name, dataset.path))
+            self.item_features.adapt(values, dataset.item_counts)
 
     # ==== What it may define: how it scores ====
 

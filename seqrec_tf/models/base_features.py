@@ -17,7 +17,20 @@ import numpy as np
 import tensorflow as tf
 
 from seqrec_tf.layers.feature_vectors import FeatureVectors, ItemFeatures, chosen_features
-from seqrec_tf.schema import Schema
+from seqrec_tf.schema import Feature, Schema
+
+
+def has_values(feature: Feature, values) -> bool:
+    """Whether any of some values of a feature, as `DatasetFolder.item_values` has them, is there."""
+    return bool(np.any(np.isfinite(values) if np.isnan(feature.missing) else values != feature.missing))
+
+
+def nothing_known(one: str, name: str, dataset: str) -> str:
+    """Why a feature that no item (or user) has is of no use to a model, in a sentence."""
+    return (
+        f"No {one} of {dataset} has a value of {name!r}, so a model cannot learn from it. Leave it out of "
+        f"model.{one}_features, or prepare the dataset with {one}s files that fill this column."
+    )
 
 
 class SideFeatures:

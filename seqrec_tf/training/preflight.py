@@ -61,6 +61,24 @@ def _memory_limit() -> int:
     return total
 
 
+def check_user_features(model: SequenceModel, folder: DatasetFolder) -> None:
+    """Raise a ValueError where the model reads a feature that no user of a training sequence has."""
+    import numpy as np
+
+    from seqrec_tf.models.base_features import nothing_known
+
+    for feature in model.user_features.features if model.user_features is not None else ():
+        learned = folder.learned_of_users[feature.name]
+        if feature.kind == "number":  # no number at all, or nothing but zeros, teaches the same
+            is_known = (learned["mean"], learned["deviation"]) != (0.0, 1.0) or any(
+                np.isfinite(batch[feature.name]).any() for batch in read_split(folder, "train", [feature.name])
+            )
+        else:
+            is_known = bool(learned["values"])
+        if not is_known:
+            raise ValueError(nothing_known("user", feature.name, folder.path))
+
+
 def check_labels_of_validation(model: SequenceModel, folder: DatasetFolder, max_sequences: int) -> None:
     """Raise a ValueError where validation would measure nothing: it ranks what was liked, and AUC needs both labels."""
     import tensorflow as tf
