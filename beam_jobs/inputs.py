@@ -27,6 +27,7 @@ from beam_jobs.options import FORMATS, NONE, Options, TableOptions, flag
 from beam_jobs.parsing import Columns, EventParser, LineError, TextFormat
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
+from seqrec_tf.ids import NULLS
 from seqrec_tf.schema import ITEM_ID, Feature
 
 _BY_EXTENSION = {
@@ -41,8 +42,6 @@ _DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "pipe": "|"
 _LINES_TO_PEEK = 100
 _ROWS_TO_PEEK = 1_000
 _FILES_AT_ONCE = 32
-# How files say, in the text of a value, that there is none.
-_NULLS = {"", "None", "NULL", "null", "NA", "N/A", "nan", "NaN", "\\N"}
 
 T = TypeVar("T")
 
@@ -447,7 +446,7 @@ def _check_sample(sample: Sequence[Sequence], path: str, parse: EventParser) -> 
     errors = []
     for values in sample:
         taken = (value for value, column in zip(values, parse.columns, strict=True) if column is not None)
-        if any(str(value) in _NULLS for value in taken):
+        if any(str(value) in NULLS for value in taken):
             continue
         try:
             parse(tuple(values), role="", position=0)

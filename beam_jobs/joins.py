@@ -10,6 +10,7 @@ Example: `sku-007` of the events and `7` of the items file have the 7 in common;
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -23,7 +24,7 @@ EVENTS, FILES, COLUMNS = "events", "files", "columns"
 # Below this share of ids with a row something is probably wrong.
 _FEW = 0.5
 
-_PARTS = re.compile(r"[^\W\d_]+|\d+")
+_NUMBERS, _LETTERS, _FRACTION = re.compile(r"\d+"), re.compile(r"[^\W\d_]+"), re.compile(r"\.0+$")
 
 # What is to be done, by what tells the ids apart.
 _REMEDIES = {
@@ -49,9 +50,14 @@ class Sample(dict[tuple[str, str], list[tuple[str, str]]]):
 
 
 def in_common(name: str) -> str:
-    """What the spellings of an id have in common: its last letters or digits."""
-    parts = _PARTS.findall(ids.without_fraction(ids.tidy(name)).casefold())
+    """What the spellings of an id have in common: its last number or, where it has none, its last letters."""
+    text = _without_fraction(name).casefold()
+    parts = _NUMBERS.findall(text) or _LETTERS.findall(text)
     return (parts[-1].lstrip("0") or "0") if parts else ""
+
+
+def _without_fraction(name: str) -> str:
+    return _FRACTION.sub("", ids.tidy(name))
 
 
 def _hash(text: str) -> str:
@@ -59,33 +65,34 @@ def _hash(text: str) -> str:
 
 
 def difference(ours: str, theirs: str) -> str:
-    """What tells two spellings of an id apart, in words."""
+    """What tells two spellings of an id apart, in words; empty where they may be of two ids."""
     for what, form in (
         ("blanks around them", str.strip),
         ("letters and accents apart, or in one", ids.tidy),
-        ("a fraction, as of 7.0", lambda text: ids.without_fraction(ids.tidy(text))),
+        ("a fraction, as of 7.0", _without_fraction),
         ("upper and lower case", lambda text: ids.tidy(text).casefold()),
-        ("leading zeros", lambda text: ids.without_fraction(ids.tidy(text)).lstrip("0")),
+        ("punctuation", lambda text: "".join(filter(str.isalnum, _without_fraction(text).casefold()))),
+        ("leading zeros", lambda text: _without_fraction(text).lstrip("0")),
     ):
         if form(ours) == form(theirs):
             return what
     longer, shorter = sorted([ours, theirs], key=len, reverse=True)
-    return f"the prefix {longer.removesuffix(shorter)!r}" if longer.endswith(shorter) else "how they are written"
+    if longer.endswith(shorter):
+        return f"the prefix {longer.removesuffix(shorter)!r}"
+    return f"the suffix {longer.removeprefix(shorter)!r}" if longer.startswith(shorter) else ""
 
 
 def unjoined(sample: Sample, table: str) -> dict[str, str]:
     """An id of the events and one of the files without a partner, for `stats.json`, and what tells them apart."""
     ours, theirs = sample.get((table, EVENTS), []), sample.get((table, FILES), [])
     if not ours or not theirs:
-        return {}
+        return {"in_events": ours[0][1]} if ours else {}
     columns = sample.get((table, COLUMNS), [])
-    partners = dict(reversed(theirs))
-    for key, name in ours:
-        if key in partners:
-            pair, differ = (name, partners[key]), difference(name, partners[key])
+    pair, differ = (ours[0][1], theirs[0][1]), ""
+    for (key, name), (other_key, other) in itertools.product(ours, theirs):
+        if key == other_key and (differ := difference(name, other)):
+            pair = name, other
             break
-    else:
-        pair, differ = (ours[0][1], theirs[0][1]), ""
     found = {"in_events": pair[0], "in_files": pair[1], "differ_by": differ}
     return found | ({"column_with_ids": columns[0][1]} if columns and not differ else {})
 
@@ -99,6 +106,8 @@ def sentence(stats: Mapping[str, Any], table: str) -> str:
         return ""
     one = table.removesuffix("s")
     how_many = f"Only {there:,} of {there + without:,} {table}" if there else f"None of the {without:,} {table}"
+    if "in_files" not in found:
+        return f"{how_many} of the events have a row in the {table} files; one that has none is {found['in_events']!r}."
     differ = found["differ_by"]
     remedy = _REMEDIES.get(differ, "Write them alike.")
     if column := found.get("column_with_ids"):

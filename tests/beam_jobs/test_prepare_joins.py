@@ -19,10 +19,11 @@ def spelled(spell):
         ("a{}", "A{}", "upper and lower case"),
         ("{}", "00{}", "leading zeros"),
         ("{}", "{} ", "blanks around them"),
-        ("v{}", "v{}.0", "how they are written"),
+        ("v{}", "v{}.0", "a fraction, as of 7.0"),
         ("{}.0", "{}", "a fraction, as of 7.0"),
-        ("v.{}", "v-{}", "how they are written"),
+        ("v.{}", "v-{}", "punctuation"),
         ("{}\u00e9", "{}e\u0301", "letters and accents apart, or in one"),
+        ("{}", "{}_no", "the suffix '_no'"),
         ("a{}x", "b{}y", ""),
     ],
 )
@@ -71,6 +72,14 @@ def test_files_that_describe_fewer_than_half_of_the_users_are_a_warning(prepare,
     assert "Warning: Only 1 of 3 users of the events have a row in the users files: the events have" in outcome.err
     assert "they differ by upper and lower case. Write them alike." in outcome.err
     assert outcome.stats["users"]["with_side_information"] == 1
+
+
+def test_files_that_hold_too_few_rows_are_a_warning_too(prepare, tmp_path):
+    (tmp_path / "items.csv").write_text("item_id,title\na,Tent\n")
+    outcome = prepare(THREE_USERS, f"--items {tmp_path / 'items.csv'}")
+    assert outcome.status == 0, outcome.err
+    warning = "Warning: Only 1 of 3 items of the events have a row in the items files; one that has none is "
+    assert any(f"{warning}{item!r}." in outcome.err for item in "bc")
 
 
 def test_the_sample_of_a_large_catalogue_finds_the_two_spellings_of_an_id():
