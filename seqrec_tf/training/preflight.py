@@ -8,6 +8,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING
 
+from seqrec_tf import features
 from seqrec_tf.config import Config
 from seqrec_tf.records import DatasetFolder, read_split
 from seqrec_tf.schema import LABELS, TARGET_START
@@ -65,8 +66,6 @@ def check_user_features(model: SequenceModel, folder: DatasetFolder) -> None:
     """Raise a ValueError where the model reads a feature that no user of a training sequence has."""
     import numpy as np
 
-    from seqrec_tf.models.base_features import nothing_known
-
     for feature in model.user_features.features if model.user_features is not None else ():
         learned = folder.learned_of_users[feature.name]
         if feature.kind == "number":  # no number at all, or nothing but zeros, teaches the same
@@ -76,7 +75,7 @@ def check_user_features(model: SequenceModel, folder: DatasetFolder) -> None:
         else:
             is_known = bool(learned["values"])
         if not is_known:
-            raise ValueError(nothing_known("user", feature.name, folder.path))
+            raise ValueError(features.nothing_known("user", feature.name, folder.path))
 
 
 def check_labels_of_validation(model: SequenceModel, folder: DatasetFolder, max_sequences: int) -> None:
