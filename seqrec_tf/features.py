@@ -165,14 +165,6 @@ def infer(column: Iterable[str]) -> str:
     return "category" if repeats else "text"
 
 
-def nothing_known(one: str, name: str, dataset: str) -> str:
-    """Why a feature that no item (or user) has is of no use to a model, in a sentence."""
-    return (
-        f"No {one} of {dataset} has a value of {name!r}, so a model cannot learn from it. Leave it out of "
-        f"model.{one}_features, or prepare the dataset with {one}s files that fill this column."
-    )
-
-
 @dataclasses.dataclass
 class Learner:
     """What one column teaches; learners of parts of the items merge, in any order, to that of all of them.

@@ -17,14 +17,14 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf import config as config_lib
-from seqrec_tf import features, padding
+from seqrec_tf import padding
 from seqrec_tf.config import ItemFeaturesConfig, ModelConfig
 from seqrec_tf.learning import metrics
 from seqrec_tf.learning.objective import NextItemObjective, ObjectiveConfig
 from seqrec_tf.learning.parallel import in_parts, parts_for_cores
 from seqrec_tf.learning.ranking import rank_and_recommend
 from seqrec_tf.models.base_batches import liked_alone, negatives_avoid, newest_position
-from seqrec_tf.models.base_features import SideFeatures, has_values
+from seqrec_tf.models.base_features import SideFeatures
 from seqrec_tf.models.base_keras import KerasModel
 from seqrec_tf.schema import EXCLUDED, ITEM_IDS, PADDING_ID, SEEN, TARGET, USER_ID, Schema
 
@@ -203,11 +203,7 @@ class SequenceModel(SideFeatures, KerasModel):
             self.users.adapt(dataset.training_users())
         if self.item_features is not None:
             names = [feature.name for feature in self.item_features.features]
-            values = dataset.item_values(names)
-            for feature in self.item_features.features:
-                if not has_values(feature, values[feature.name]):
-                    raise ValueError(features.nothing_known("item", feature.name, dataset.path))
-            self.item_features.adapt(values, dataset.item_counts)
+            self.item_features.adapt(dataset.item_values(names), dataset.item_counts)
 
     # ==== What it may define: how it scores ====
 

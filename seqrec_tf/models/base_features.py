@@ -17,12 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from seqrec_tf.layers.feature_vectors import FeatureVectors, ItemFeatures, chosen_features
-from seqrec_tf.schema import Feature, Schema
-
-
-def has_values(feature: Feature, values) -> bool:
-    """Whether any of some values of a feature, as `DatasetFolder.item_values` has them, is there."""
-    return bool(np.any(np.isfinite(values) if np.isnan(feature.missing) else values != feature.missing))
+from seqrec_tf.schema import Schema
 
 
 class SideFeatures:

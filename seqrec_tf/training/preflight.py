@@ -8,7 +8,6 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING
 
-from seqrec_tf import features
 from seqrec_tf.config import Config
 from seqrec_tf.records import DatasetFolder, read_split
 from seqrec_tf.schema import LABELS, TARGET_START
@@ -62,10 +61,16 @@ def _memory_limit() -> int:
     return total
 
 
-def check_user_features(model: SequenceModel, folder: DatasetFolder) -> None:
-    """Raise a ValueError where the model reads a feature that no user of a training sequence has."""
+def check_features(model: SequenceModel, folder: DatasetFolder) -> None:
+    """Raise a ValueError where a model reads a feature that no item, or no user of a training sequence, has."""
     import numpy as np
 
+    unknown = []
+    if model.item_features is not None:
+        for feature, table in zip(model.item_features.features, model.item_features.tables, strict=True):
+            values = np.asarray(table)
+            if not (np.isfinite(values) if np.isnan(feature.missing) else values != feature.missing).any():
+                unknown.append(("item", feature.name))
     for feature in model.user_features.features if model.user_features is not None else ():
         learned = folder.learned_of_users[feature.name]
         if feature.kind == "number":  # no number at all, or nothing but zeros, teaches the same
@@ -75,7 +80,12 @@ def check_user_features(model: SequenceModel, folder: DatasetFolder) -> None:
         else:
             is_known = bool(learned["values"])
         if not is_known:
-            raise ValueError(features.nothing_known("user", feature.name, folder.path))
+            unknown.append(("user", feature.name))
+    for one, name in unknown:
+        raise ValueError(
+            f"No {one} of {folder.path} has a value of {name!r}, so a model cannot learn from it. Leave it out of "
+            f"model.{one}_features, or prepare the dataset with {one}s files that fill this column."
+        )
 
 
 def check_labels_of_validation(model: SequenceModel, folder: DatasetFolder, max_sequences: int) -> None:
