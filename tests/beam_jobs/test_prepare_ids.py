@@ -41,16 +41,19 @@ def test_numbers_that_came_as_floats_are_the_same_users_and_items(prepare):
 
 
 def test_a_column_with_one_id_that_is_no_number_is_text(prepare):
-    outcome = prepare([events(["1", "2.0"], ["7", "7.0", "8"]), events(["2"], ["x", "7", "8"])])
-    assert sorted(outcome.folder.item_ids) == ["7", "7.0", "8", "x"]
-    assert {row["user_id"] for row in outcome.records("train")} == {"1", "2"}
+    outcome = prepare([events(["1", "2.0"], ["7", "7.0", "8", "9"]), events(["2"], ["x", "7", "8"], at=4)])
+    assert sorted(outcome.folder.item_ids) == ["7", "7.0", "8", "9", "x"]
+    assert {row["user_id"]: row["items"] for row in outcome.records("test")} == {
+        "1": ["7", "7.0", "8", "9"],
+        "2": ["7", "7.0", "8", "9", "x", "7", "8"],
+    }
     assert outcome.folder.schema.numeric_ids == ("user",)
     assert [row["of"] for row in outcome.stats["ids"]] == ["user"]
 
 
 def test_leading_zeros_stay(prepare):
-    outcome = prepare(events("uv", ["007", "7", "8"]))
-    assert sorted(outcome.folder.item_ids) == ["007", "7", "8"]
+    outcome = prepare(events("uv", ["007", "7", "8", "7.0"]))
+    assert sorted(outcome.folder.item_ids) == ["007", "7", "7.0", "8"]
     assert outcome.stats["ids"] == []
 
 
@@ -68,7 +71,7 @@ def test_blanks_and_accents_make_no_second_user(prepare):
 
 
 def test_raw_ids_stay_as_they_are(prepare):
-    outcome = prepare(events(["1", "1 ", "1.0"], ["a", "b ", "c"]), "--raw-ids")
+    outcome = prepare(events(["1", "1 ", "1.0"], ["a", "b ", "c", "d"]), "--raw-ids")
     assert [row["user_id"] for row in outcome.records("test")] == ["1", "1 ", "1.0"]
     assert "b " in outcome.folder.item_ids
     assert (outcome.folder.schema.id_form, outcome.folder.schema.numeric_ids) == ("raw", ())
@@ -89,8 +92,8 @@ def test_items_and_users_files_spell_ids_in_their_own_way(prepare, tmp_path):
 
 def test_an_items_file_with_codes_makes_items_text(prepare, tmp_path):
     (tmp_path / "items.csv").write_text("item_id,price\n1,2\n1.0,3\n01,4\n")
-    outcome = prepare(events("uv", ["1", "1.0", "2"]), f"--items {tmp_path / 'items.csv'}")
-    assert sorted(outcome.folder.item_ids) == ["1", "1.0", "2"]
+    outcome = prepare(events("uv", ["1", "1.0", "2", "01"]), f"--items {tmp_path / 'items.csv'}")
+    assert sorted(outcome.folder.item_ids) == ["01", "1", "1.0", "2"]
 
 
 def test_floats_that_may_be_several_users_are_kept_apart_by_their_text_or_rejected(prepare, tmp_path):
@@ -101,7 +104,7 @@ def test_floats_that_may_be_several_users_are_kept_apart_by_their_text_or_reject
     )
     outcome = prepare(lines, suffix=".jsonl")
     assert [row["user_id"] for row in outcome.records("test")] == ["9007199254740992", "9007199254740993"]
-    table = pa.table({"user_id": [2.0**53 - 1] * 3 + [2.0**53] * 2, "item_id": list("abcde"), "timestamp": range(5)})
+    table = pa.table({"user_id": [2.0**53 - 1] * 4 + [2.0**53] * 2, "item_id": list("abcdef"), "timestamp": range(6)})
     parquet.write_table(table, tmp_path / "floats.parquet")
     outcome = prepare([], f"--input {tmp_path / 'floats.parquet'} --max-rejected 1", output="from_floats")
     assert outcome.stats["input"]["rejected_by_reason"] == {"user id is a float too large to be exact": 2}
@@ -146,7 +149,7 @@ TABLE = {
 TYPES = {
     "integers": {},
     "floats": dict.fromkeys(["user_id", "item_id", "timestamp"], pa.float64()),
-    "decimals": dict.fromkeys(["user_id", "item_id"], pa.decimal128(20, 2)),
+    "decimals": dict.fromkeys(["user_id", "item_id"], pa.decimal128(21, 2)),
     "narrow": {"user_id": pa.int8(), "item_id": pa.float32(), "liked": pa.int8()},
     "unsigned": dict.fromkeys(["user_id", "item_id", "timestamp"], pa.uint64()),
     "text": dict.fromkeys(["user_id", "item_id", "timestamp"], pa.string()),
@@ -216,9 +219,9 @@ def test_side_features_are_read_alike_from_csv_json_and_parquet(prepare, tmp_pat
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "items.parquet")
     kinds = "--item-feature price:number on_sale:category brand:category"
     found = [
-        prepare(events("uv", [1, 2, 3]), f"--items {tmp_path}/items.{suffix} {kinds}", output=f"from_{suffix}")
+        prepare(events("uv", [1, 3, 2, 3]), f"--items {tmp_path}/items.{suffix} {kinds}", output=f"from_{suffix}")
         for suffix in ("csv", "jsonl", "parquet")
     ]
     assert [str(outcome.item_rows()) for outcome in found] == [str(found[0].item_rows())] * 3
-    assert found[0].folder.learned_of_items["on_sale"]["values"] == ["true"]  # of items with training events: 1 alone
-    assert [row[0] for row in found[0].item_rows()] == ["1", "2", "3"]
+    assert found[0].folder.learned_of_items["on_sale"]["values"] == ["true"]  # of items with training events
+    assert [row[0] for row in found[0].item_rows()] == ["1", "3", "2"]

@@ -64,10 +64,8 @@ def test_the_column_that_has_the_ids_is_named(prepare, tmp_path):
 
 
 def test_files_that_describe_fewer_than_half_of_the_users_are_a_warning(prepare, tmp_path):
-    (tmp_path / "users.csv").write_text("user_id,country\nu,no\nW,se\nV,dk\n")
-    outcome = prepare(
-        THREE_USERS, f"--users {tmp_path / 'users.csv'}", "--split time --test-from 9 --time-format order"
-    )
+    (tmp_path / "users.csv").write_text("user_id,country\nu0,no\nU1,se\nU2,dk\n")
+    outcome = prepare(spelled(str), f"--users {tmp_path / 'users.csv'} --user-feature country:category")
     assert outcome.status == 0, outcome.err
     assert "Warning: Only 1 of 3 users of the events have a row in the users files: the events have" in outcome.err
     assert "they differ by upper and lower case. Write them alike." in outcome.err
