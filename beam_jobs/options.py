@@ -38,6 +38,7 @@ class TableOptions:
         no_quotes: Whether double quotes are ordinary characters.
         encoding: How the bytes of text files are text, such as utf-8.
         columns: Names of the columns, where the files have no header.
+        take: `--item-columns` or `--user-columns`, the columns to make features of; all where empty.
         id_column: `--item-id-column` or `--user-id-column`.
         feature: `--item-feature` or `--user-feature`, each NAME:KIND.
     """
@@ -49,6 +50,7 @@ class TableOptions:
     no_quotes: bool = False
     encoding: str = "utf-8"
     columns: str = ""
+    take: str = ""
     id_column: str = ""
     feature: tuple[str, ...] = ()
 
@@ -56,6 +58,8 @@ class TableOptions:
         """The name of a field's option: items_format of format, item_id_column of id_column."""
         if field == "files":
             return f"{self.one}s"
+        if field == "take":
+            return f"{self.one}_columns"
         return f"{self.one}_{field}" if field in ("id_column", "feature") else f"{self.one}s_{field}"
 
     @property
@@ -94,6 +98,7 @@ class Options:
     label_column: str = NONE
     time_format: str = "auto"
     label_threshold: float | None = None
+    raw_ids: bool = False
     positive_only: bool = False
     where: str = ""
     items: TableOptions = TableOptions("item", id_column="item_id")

@@ -30,7 +30,7 @@ from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
-from beam_jobs import storage, write_dataset
+from beam_jobs import joins, normal_ids, storage, write_dataset
 from beam_jobs.beam_arguments import unknown_option
 from beam_jobs.counting import PARTS
 from beam_jobs.options import flag, output_exists, resolve
@@ -80,6 +80,8 @@ def run(args: argparse.Namespace) -> None:
     finally:
         if is_local:
             shutil.rmtree(partial, ignore_errors=True)
+    for warning in joins.warnings(stats):
+        sys.stderr.write(f"Warning: {warning}\n")
     sys.stdout.write(summary(stats, output, time.monotonic() - started, seconds))
 
 
@@ -251,7 +253,7 @@ def _read_stats(folder: str) -> dict[str, Any]:
 
 
 def _check_result(stats: dict[str, Any], partial: str, output: str, *, is_local: bool) -> None:
-    failures, emptiness = write_dataset.failures(stats), write_dataset.emptiness(stats)
+    failures, emptiness = write_dataset.failures(stats), write_dataset.emptiness(stats) or joins.failure(stats)
     if not failures and not emptiness:
         return
     rejected, kept = f"{partial}/{schema_lib.REJECTED_FOLDER}", ""
@@ -305,6 +307,7 @@ def summary(stats: dict[str, Any], output: str, seconds: float, of_parts: Mappin
         f"repeats: {repeats['repeated_events']:,} events of an item seen before in the sequence, "
         f"{repeats['targets_repeating_history']['test']:,} test targets among them",
     ]
+    lines += normal_ids.lines(stats["ids"])
     if dropped := stats["input"].get("dropped_by_where"):
         nulls = stats["input"]["dropped_as_null"]
         lines.append(
@@ -320,6 +323,12 @@ def summary(stats: dict[str, Any], output: str, seconds: float, of_parts: Mappin
             lines.append(
                 f"{table} files: {about['without_side_information']:,} {table} have no row, "
                 f"{about[f'in_{table}_file_without_events']:,} rows have no events"
+            )
+        if conflict := about.get("conflict"):
+            lines.append(
+                f"{table} files: rows of {about[f'conflicting_in_{table}_file']:,} {table} disagree, such as "
+                f"{conflict['id']} ({conflict['column']} {conflict['first']!r}, later {conflict['other']!r}): the "
+                "first row wins, and a blank gives way to a value"
             )
     of_input = stats["input"]
     for what, part in (
