@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from beam_jobs import parsing, splits
-from beam_jobs.options import FORMATS, Options
+from beam_jobs.options import FORMATS, MULTILINE, Options
 from beam_jobs.presets import PRESETS
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
@@ -49,6 +49,12 @@ def _add_files(group: Any) -> None:
     _option(group, "delimiter", "between fields: any text, or tab, space, comma, pipe, semicolon (default: by format)")
     _option(group, "no-quotes", "double quotes are ordinary characters")
     _option(group, "encoding", "of text files")
+    _option(
+        group,
+        "multiline",
+        "quoted fields may hold line breaks; a file is then read by one worker (auto: where its beginning has such)",
+        choices=MULTILINE,
+    )
     _option(group, "header", "the first line of each file names the columns, though they are given by number")
     _option(group, "max-rejected", "largest share of lines that may be rejected", type=float)
     _option(group, "num-shards", "files of each split (default: by size)", type=int)
@@ -85,6 +91,7 @@ def _add_table(group: Any, one: str, example: str) -> None:
     _option(group, f"{one}s-delimiter", "between fields (default: by format)")
     _option(group, f"{one}s-no-quotes", "double quotes are ordinary characters")
     _option(group, f"{one}s-encoding", f"of the {one}s files")
+    _option(group, f"{one}s-multiline", "quoted fields may hold line breaks", choices=MULTILINE)
     _option(group, f"{one}s-columns", "names of the columns, comma-separated, where the files have no header")
     _option(group, f"{one}-id-column", f"name of the column with the {one}'s id")
     _option(

@@ -18,6 +18,7 @@ from seqrec_tf.config import check_choice
 
 NONE = "none"
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "sequences")
+MULTILINE = ("auto", "yes", "no")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class TableOptions:
         delimiter: Between fields.
         no_quotes: Whether double quotes are ordinary characters.
         encoding: How the bytes of text files are text, such as utf-8.
+        multiline: Whether quoted fields may hold line breaks, one of `MULTILINE`.
         columns: Names of the columns, where the files have no header.
         id_column: `--item-id-column` or `--user-id-column`.
         feature: `--item-feature` or `--user-feature`, each NAME:KIND.
@@ -42,6 +44,7 @@ class TableOptions:
     delimiter: str = ""
     no_quotes: bool = False
     encoding: str = "utf-8"
+    multiline: str = "auto"
     columns: str = ""
     id_column: str = ""
     feature: tuple[str, ...] = ()
@@ -80,6 +83,7 @@ class Options:
     delimiter: str = ""
     no_quotes: bool = False
     encoding: str = "utf-8"
+    multiline: str = "auto"
     header: bool = False
     user_column: str = "user_id"
     item_column: str = "item_id"

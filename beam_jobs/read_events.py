@@ -120,6 +120,15 @@ class Batch:
         is_other[self.plain.lines[taken]] = False
         return np.flatnonzero(is_other)
 
+    def lines_before(self, number: int) -> int:
+        """How many lines (in Parquet: records) are before one of the records."""
+        return number if self.block is None else self.block.lines_before(number)
+
+    @property
+    def num_lines(self) -> int:
+        """How many lines (in Parquet: records) the records are."""
+        return len(self.positions) if self.block is None else self.block.num_lines
+
 
 class ReadRange(Counting):
     """Ranges to (bucket, stored table); what cannot be read goes to the output REJECTED.
@@ -161,7 +170,7 @@ class ReadRange(Counting):
         """Read one range."""
         kind = part.role if part.role in ("items", "users") else "events"
         rejected: list[tuple[int, str, str, str]] = []
-        num_lines = 0
+        num_lines = num_records = 0
         for batch in self._batches(part):
             others = self.take(part, batch)
             positions = (batch.positions[others] + (part.rank << _RANK_SHIFT)).tolist()
@@ -171,18 +180,19 @@ class ReadRange(Counting):
                     if values is not None:
                         self.handle(part, position, values)
                 except LineError as bad:
-                    rejected.append((num_lines + number, bad.reason, bad.detail, _raw_text(record)))
+                    rejected.append((num_lines + batch.lines_before(number), bad.reason, bad.detail, _raw_text(record)))
                     self.tally.rejected[kind, bad.reason] += 1
                     Metrics.counter(NAMESPACE, f"rejected {kind}: {bad.reason}").inc()
                     if len(rejected) >= REJECTED_HELD:
                         yield beam.pvalue.TaggedOutput(REJECTED, (part.number, rejected))
                         rejected = []
-            num_lines += len(batch.positions)
+            num_lines += batch.num_lines
+            num_records += len(batch.positions)
             for bucket, table in self.flush(part):
                 yield bucket, self._store.put(table)
         if rejected:
             yield beam.pvalue.TaggedOutput(REJECTED, (part.number, rejected))
-        self.tally.lines[kind] += num_lines
+        self.tally.lines[kind] += num_records
         yield beam.pvalue.TaggedOutput(LINES, (part.number, num_lines))
         _LOGGER.info("read %s%s: %d lines", part.path, f" from byte {part.start}" if part.start else "", num_lines)
 
@@ -213,7 +223,7 @@ class ReadRange(Counting):
         def parse(line: bytes) -> Sequence[Any] | None:
             return None if text_format.is_blank(line) else parse_row(text_format.decode(line))
 
-        for block in lines_lib.read_blocks(part):
+        for block in lines_lib.read_blocks(part, text_format):
             first = int(has_header and block.offset == 0)
             plain = Plain.nothing(self._columns)
             if text_format.format == "csv":
@@ -557,8 +567,8 @@ def peek_table(
     parse = parsing.row_parser(text_format, columns, lines_lib.read_header(part.path, text_format), optional_keys=True)
     has_header = text_format.has_header and text_format.format == "csv"
     offset = 0
-    with lines_lib.open_binary(part.path) as stream:
-        for place, line in enumerate(itertools.islice(lines_lib.without_mark(stream), number)):
+    with lines_lib.open_records(part.path, text_format) as records:
+        for place, line in enumerate(itertools.islice(records, number)):
             if part.end is not None and offset >= part.end:
                 return
             offset += len(line)
