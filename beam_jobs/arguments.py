@@ -45,7 +45,12 @@ def _add_files(group: Any) -> None:
     _option(group, "input", "events files or patterns; a folder, with --preset", nargs="+", metavar="FILE")
     _option(group, "output", "dataset folder to write")
     _option(group, "overwrite", "replace the folder: a local one when the new one is complete, a remote one at once")
-    _option(group, "format", "auto: by extension; sequences: a line is one, of item ids", choices=("auto", *FORMATS))
+    _option(
+        group,
+        "format",
+        "auto: by extension; sequences: a line is one, of item ids; with --user-column 0, after the user's",
+        choices=("auto", *FORMATS),
+    )
     _option(group, "delimiter", "between fields: any text, or tab, space, comma, pipe, semicolon (default: by format)")
     _option(group, "no-quotes", "double quotes are ordinary characters")
     _option(group, "encoding", "of text files")

@@ -120,6 +120,7 @@ def inspect_events(options: Options) -> EventsInput:
         raise ValueError(f"The input files are empty: {files[0].path}.")
     columns, text_format, time_format = Columns(item=0), None, ""
     if format_ == "sequences":
+        columns = Columns(user=0 if options.user_column == "0" else None, item=0)
         text_format = _text_format(format_, options.delimiter or " ", options.encoding, quoted=False)
         _first_with_records(parts, text_format, given)
     else:

@@ -19,6 +19,11 @@ from seqrec_tf.config import check_choice
 NONE = "none"
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "sequences")
 MULTILINE = ("auto", "yes", "no")
+# Options that say nothing of files with a sequence a line.
+_NOT_OF_SEQUENCES = (
+    *("session_column", "label_column", "item_column", "time_column", "time_format"),
+    *("header", "no_quotes", "multiline"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +176,8 @@ def resolve(args: argparse.Namespace) -> Options:
         if option in given and is_other(given[option]):
             known.pop(dependent, None)
     values = known | given
+    if values.get("format") == "sequences":  # so has no columns, unless one is given
+        values = dict.fromkeys(("user_column", "item_column", "time_column"), NONE) | values
     for name, default in defaults.items():
         if isinstance(default, tuple) and name in values:
             values[name] = tuple(values[name])
@@ -215,11 +222,8 @@ def check_options(options: Options) -> None:
         raise ValueError("Give --user-column or --session-column: something must say which events belong together.")
     if options.format != "sequences" and options.item_column == NONE:
         raise ValueError("Give --item-column: what the events are about.")
-    if options.format == "sequences":  # an item after the other, and nothing beside them
-        given = options.by_name
-        for name in ("users", "session_column", "label_column", "header", "no_quotes"):
-            if given[name] not in ((), NONE, False):
-                raise ValueError(f"--format sequences has items alone, a sequence a line: {flag(name)} does not apply.")
+    if options.format == "sequences":
+        _check_sequences(options)
     for name, is_met, needed in (
         ("time_format", options.time_column != NONE, "--time-column"),
         ("positive_only", options.label_column != NONE, "--label-column"),
@@ -236,6 +240,24 @@ def check_options(options: Options) -> None:
         if getattr(options, name) != getattr(Options, name) and not is_met:
             raise ValueError(f"{flag(name)} needs {needed}.")
     _check_splits(options)
+
+
+def _check_sequences(options: Options) -> None:
+    """Refuse what says nothing of lines of one sequence each: item ids, perhaps after the user's."""
+    given = options.by_name
+    if options.user_column not in (NONE, "0"):
+        raise ValueError(
+            f"--format sequences has the user's id first in each line (--user-column 0) or nowhere (none), got "
+            f"--user-column {options.user_column}."
+        )
+    for name in _NOT_OF_SEQUENCES:
+        if given[name] not in (NONE, False, "auto"):
+            raise ValueError(
+                f"--format sequences has a sequence a line: item ids in their order, perhaps after the user's "
+                f"(--user-column 0). {flag(name)} does not apply."
+            )
+    if options.users.files and options.user_column != "0":
+        raise ValueError("--users needs --user-column 0: lines of --format sequences that begin with the user's id.")
 
 
 def _check_splits(options: Options) -> None:

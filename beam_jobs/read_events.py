@@ -323,21 +323,28 @@ class ReadEvents(ReadRange):
         items, lines, lengths = lines_lib.plain_sequences(batch.block, self._text_format)
         items, fits = columns_lib.ids(items)
         line_of = np.repeat(np.arange(len(lines)), lengths)
-        taken = np.ones(len(lines), bool)
+        starts = np.cumsum(lengths) - lengths
+        has_users = self._names.user is not None
+        taken = lengths > int(has_users)
         taken[line_of[~fits]] = False
         is_other = np.ones(len(batch.positions), bool)
         is_other[lines[taken]] = False
         if taken.any():
             positions = batch.positions[lines] + (part.rank << _RANK_SHIFT)
-            names = pa.array([_sequence_name(position) for position in positions.tolist()])
+            names = (
+                items.take(pa.array(starts))
+                if has_users
+                else pa.array([_sequence_name(position) for position in positions.tolist()])
+            )
             # Every id takes a byte at least, so these positions are unique.
-            places = np.arange(len(line_of)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-            chosen = taken[line_of]
+            places = np.arange(len(line_of)) - np.repeat(starts, lengths)
+            chosen = taken[line_of] & (places >= int(has_users))
             line_of, places = line_of[chosen], places[chosen]
+            sequences = Coded.of(names.take(pa.array(line_of)))
             rows = EventRows(
                 part.role,
-                None,
-                Coded.of(names.take(pa.array(line_of))),
+                sequences if has_users else None,
+                None if has_users else sequences,
                 items.filter(pa.array(chosen)),
                 {TIME: np.zeros(len(line_of), np.int64), POSITION: positions[line_of] + places},
             )
@@ -347,9 +354,16 @@ class ReadEvents(ReadRange):
     def handle(self, part: Range, position: int, values: Sequence[Any]) -> None:
         """Hold the events of one record."""
         if self._lines_are_sequences:
-            items = [parsing.parse_id(value, "item id") for value in values]
-            key = parsing.Key(part.role, "", _sequence_name(position))
-            self._single += [(key, parsing.Event(0, position + place, item, None)) for place, item in enumerate(items)]
+            if not values:  # a line of blanks
+                return
+            key, first = parsing.Key(part.role, "", _sequence_name(position)), 0
+            if self._names.user is not None:
+                key, first = parsing.Key(part.role, parsing.parse_id(values[0], "user id"), ""), 1
+            items = [parsing.parse_id(value, "item id") for value in values[first:]]
+            if not items:
+                raise LineError("no item id", "a user's id, and nothing after it")
+            events = enumerate(items, start=position + first)
+            self._single += [(key, parsing.Event(0, place, item, None)) for place, item in events]
         else:
             self._single.append(self._parse_event(values, role=part.role, position=position))  # type: ignore[arg-type]
 
@@ -384,10 +398,11 @@ def _rows_of(
         columns[FRACTION] = fractions
     if names.label is not None:
         columns[LABEL] = np.array(labels, np.int8)
+    has_sessions = names.session is not None or (lines_are_sequences and names.user is None)
     return EventRows(
         roles[0],
         Coded.of(pa.array(users, pa.string())) if names.user is not None else None,
-        Coded.of(pa.array(sessions, pa.string())) if names.session is not None or lines_are_sequences else None,
+        Coded.of(pa.array(sessions, pa.string())) if has_sessions else None,
         pa.array(items, pa.string()),
         columns,
     )
