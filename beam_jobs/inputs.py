@@ -78,9 +78,10 @@ class EventsInput:
 
 @dataclasses.dataclass(frozen=True)
 class TableInput:
-    """The items or users files: what to read, the features that come of it, what was inferred."""
+    """The items or users files: what to read, its size, the features that come of it, what was inferred."""
 
     parts: tuple[Range, ...]
+    num_bytes: int
     text_format: TextFormat | None
     id_column: str | int
     columns: tuple[str | int, ...]
@@ -278,6 +279,7 @@ def inspect_table(options: Options, one: str, *, first_number: int) -> TableInpu
         notes.insert(0, _WITH_LINE_BREAKS.format(path=path, option=flag(table.option("multiline"))))
     return TableInput(
         tuple(_whole_files(parts, text_format)),
+        _plain_bytes(files),
         text_format,
         id_column,
         tuple(others.values()),

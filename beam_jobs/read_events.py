@@ -10,13 +10,14 @@ result.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import itertools
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -32,6 +33,7 @@ from beam_jobs import parsing, storage
 from beam_jobs.counting import NAMESPACE, READING, Counting, timed
 from beam_jobs.lines import Block, Plain, Range
 from beam_jobs.parsing import Columns, LineError, TextFormat
+from beam_jobs.progress import READ_ALL, READ_SOME
 from beam_jobs.store import Store
 from beam_jobs.tables import (
     FRACTION,
@@ -50,6 +52,8 @@ REJECTED_HELD = 1_000
 # A position is the file's rank and the byte offset (in Parquet: the record) in one integer.
 _RANK_SHIFT = 44
 _PARQUET_ROWS_AT_ONCE = 1 << 18
+# Rejected lines go to one file as long as they are no more than this.
+_REJECTED_FILE_BYTES = 64 << 20
 
 REJECTED, LINES = "rejected", "lines"
 
@@ -134,7 +138,7 @@ class ReadRange(Counting):
     """Ranges to (bucket, stored table); what cannot be read goes to the output REJECTED.
 
     Outputs beside the main one: REJECTED, (range number, [(index, reason, detail, text), ...]); LINES, (range number,
-    lines); TALLY.
+    (lines, bytes of those that were rejected)); TALLY.
 
     Args:
         text_format: How lines are written, None for Parquet.
@@ -170,7 +174,8 @@ class ReadRange(Counting):
         """Read one range."""
         kind = part.role if part.role in ("items", "users") else "events"
         rejected: list[tuple[int, str, str, str]] = []
-        num_lines = num_records = 0
+        num_lines = num_records = num_bytes = 0
+        where = f"{part.path} from byte {part.start}" if part.start and not part.is_parquet else part.path
         for batch in self._batches(part):
             others = self.take(part, batch)
             positions = (batch.positions[others] + (part.rank << _RANK_SHIFT)).tolist()
@@ -180,7 +185,9 @@ class ReadRange(Counting):
                     if values is not None:
                         self.handle(part, position, values)
                 except LineError as bad:
-                    rejected.append((num_lines + batch.lines_before(number), bad.reason, bad.detail, _raw_text(record)))
+                    row = (num_lines + batch.lines_before(number), bad.reason, bad.detail, _raw_text(record))
+                    rejected.append(row)
+                    num_bytes += sum(map(len, row[1:]))
                     self.tally.rejected[kind, bad.reason] += 1
                     Metrics.counter(NAMESPACE, f"rejected {kind}: {bad.reason}").inc()
                     if len(rejected) >= REJECTED_HELD:
@@ -188,13 +195,14 @@ class ReadRange(Counting):
                         rejected = []
             num_lines += batch.num_lines
             num_records += len(batch.positions)
+            _LOGGER.info(READ_SOME, where, batch.num_lines, len(batch.block.data) if batch.block else 0)
             for bucket, table in self.flush(part):
                 yield bucket, self._store.put(table)
         if rejected:
             yield beam.pvalue.TaggedOutput(REJECTED, (part.number, rejected))
         self.tally.lines[kind] += num_records
-        yield beam.pvalue.TaggedOutput(LINES, (part.number, num_lines))
-        _LOGGER.info("read %s%s: %d lines", part.path, f" from byte {part.start}" if part.start else "", num_lines)
+        yield beam.pvalue.TaggedOutput(LINES, (part.number, (num_lines, num_bytes)))
+        _LOGGER.info(READ_ALL, where, 0, 0)
 
     def _batches(self, part: Range) -> Iterator[Batch]:
         if self._text_format is None:
@@ -613,8 +621,41 @@ def _raw_text(record: bytes | tuple) -> str:
     return json.dumps(record, default=str)
 
 
+class Place(NamedTuple):
+    """Where the rejected lines of a range go, and where it stands.
+
+    Attributes:
+        file: Number of the file that they go to.
+        lines_before: Lines of its own file before the range.
+    """
+
+    file: int
+    lines_before: int
+
+
+def places_of(ranges: Mapping[int, tuple[int, int]], parts: Sequence[Range]) -> dict[int, Place]:
+    """Number of a range to its place, from the lines of each and the bytes of those that were rejected.
+
+    Files are as many as the bytes ask for, and their lines in the order of the input.
+    """
+    places: dict[int, Place] = {}
+    lines_before: collections.Counter[int] = collections.Counter()
+    num_bytes = 0
+    for part in sorted(parts, key=lambda part: part.number):
+        num_lines, of_rejected = ranges[part.number]
+        places[part.number] = Place(num_bytes // _REJECTED_FILE_BYTES, lines_before[part.first_number])
+        lines_before[part.first_number] += num_lines
+        num_bytes += of_rejected
+    return places
+
+
+def by_file(number: int, rejected: list, places: Mapping[int, Place]) -> tuple[int, tuple[int, list]]:
+    """Rejected lines of a range by the number of the file that they go to."""
+    return places[number].file, (number, rejected)
+
+
 class WriteRejected(beam.DoFn):
-    """(range number, lists of rejected lines) to one JSON lines file a range, with line numbers of the whole file.
+    """(number of a file, (range number, rejected lines)s) to a JSON lines file, with line numbers of the input's files.
 
     Args:
         folder: Where the files go.
@@ -625,21 +666,24 @@ class WriteRejected(beam.DoFn):
         self._folder = folder
         self._parts = {part.number: part for part in parts}
 
-    def process(self, element: tuple[int, Iterable[list]], lines: dict[int, int]) -> Iterator[str]:
+    def process(self, element: tuple[int, Iterable[tuple[int, list]]], places: Mapping[int, Place]) -> Iterator[str]:
         """Write one file."""
-        number, lists = element
-        part = self._parts[number]
-        lines_before = sum(lines[k] for k in range(part.first_number, number))
-        with storage.create(f"{self._folder}/part-{number:05d}.jsonl") as stream:
-            for index, reason, detail, text in itertools.chain.from_iterable(sorted(lists)):
-                place = lines_before + index
-                row = {
-                    "file": part.path,
-                    "line": None if part.is_parquet else place + 1,
-                    **({"record": part.first_record + index} if part.is_parquet else {}),
-                    "reason": reason,
-                    "detail": detail,
-                    "text": text,
-                }
-                stream.write(json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
-        yield part.path
+        file, rejected = element
+        path = f"{self._folder}/part-{file:05d}.jsonl"
+        with storage.create(path) as stream:
+            for number, rows in sorted(rejected):
+                for row in rows:
+                    text = json.dumps(self._row(self._parts[number], places[number], *row), ensure_ascii=False)
+                    stream.write(text.encode(errors="backslashreplace") + b"\n")
+        yield path
+
+    @staticmethod
+    def _row(part: Range, place: Place, index: int, reason: str, detail: str, text: str) -> dict[str, Any]:
+        return {
+            "file": part.path,
+            "line": None if part.is_parquet else place.lines_before + index + 1,
+            **({"record": part.first_record + index} if part.is_parquet else {}),
+            "reason": reason,
+            "detail": detail,
+            "text": text,
+        }

@@ -143,7 +143,7 @@ def test_features_of_users_are_in_their_records_and_learned_from_training_users_
         "conflicting_in_users_file": 1,
     }
     assert [(row["line"], row["reason"]) for row in outcome.rejected()] == [(7, "empty user id")]
-    assert "users files: 1 users have no row, 1 rows have no events" in outcome.out
+    assert "1 users have no row in the users files, 1 rows have no events" in outcome.out
 
 
 def test_users_without_records_have_no_events(prepare, tmp_path):
