@@ -205,10 +205,13 @@ class ReadRange(Counting):
         _LOGGER.info(READ_ALL, where, 0, 0)
 
     def _batches(self, part: Range) -> Iterator[Batch]:
-        if self._text_format is None:
-            yield from self._parquet_batches(part)
-        else:
-            yield from self._text_batches(part, self._text_format)
+        try:
+            if self._text_format is None:
+                yield from self._parquet_batches(part)
+            else:
+                yield from self._text_batches(part, self._text_format)
+        except (pa.ArrowException, OSError) as error:
+            raise RuntimeError(f"{part.path} cannot be read: {' '.join(str(error).split())}") from error
 
     def _parquet_batches(self, part: Range) -> Iterator[Batch]:
         place = part.first_record

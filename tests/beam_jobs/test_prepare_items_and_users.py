@@ -177,3 +177,12 @@ def test_users_files_that_cannot_be_joined_are_refused(prepare, tmp_path, option
     outcome = prepare(THREE_USERS, "--users", str(tmp_path / "users.csv"), options)
     assert outcome.status == 2
     assert message in outcome.err
+
+
+def test_many_small_items_files_become_one_file(prepare, tmp_path):
+    for number, item in enumerate("abcdefghi"):
+        (tmp_path / f"items-{number}.csv").write_text(f"item_id,title\n{item},{item.upper()}\n")
+    outcome = prepare(THREE_USERS, f"--items {tmp_path}/items-*.csv --item-feature title:text")
+    assert outcome.status == 0, outcome.err
+    assert len(list((outcome.output / "items").iterdir())) == 1
+    assert outcome.item_rows() == [("a", "A"), ("b", "B"), ("c", "C")]
