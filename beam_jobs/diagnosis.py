@@ -48,7 +48,7 @@ _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe", "::": "
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What the options say of the files: `names` are those of the options, which items and users files have their own.
+    """What the options say of some files.
 
     Attributes:
         format: One of `options.FORMATS`.
@@ -80,8 +80,9 @@ def check_kind(path: str, given: Given) -> None:
             raise ValueError(f"{path} is not gzipped, though its name ends in .gz; give it one without .gz.")
         with lines_lib.open_binary(path) as stream:
             head = stream.read(4096)
+    is_binary = min(head) < ord("\t")
     for magic, what, cure in _KINDS:
-        if head.startswith(magic) and not (magic == _PARQUET and not given.is_text):
+        if is_binary and head.startswith(magic) and not (magic == _PARQUET and not given.is_text):
             if magic == b"PK\x03\x04" and (b"[Content_Types].xml" in head or b"xl/" in head):
                 what, cure = "an Excel workbook", "save its sheet as CSV UTF-8"
             raise ValueError(f"{path} is {what}; {cure.format(format=f'{given.prefix}format')}.")

@@ -113,8 +113,8 @@ def inspect_events(options: Options) -> EventsInput:
     """Look at the events files."""
     files, given, parts = _events_files(options)
     format_ = given.format
-    for name in ("delimiter", "no_quotes", "header"):
-        if format_ in ("jsonl", "parquet") and getattr(options, name):
+    for name in ("delimiter", "no_quotes", "header", "multiline"):
+        if format_ in ("jsonl", "parquet") and getattr(options, name) != getattr(Options, name):
             raise ValueError(f"{flag(name)} does not apply to --format {format_}.")
     notes = [f"format {format_}"] if options.format == "auto" else []
     if not parts:
@@ -243,6 +243,8 @@ def inspect_table(options: Options, one: str, *, first_number: int) -> TableInpu
     files = find_files(table.files, f"--{one}s")
     format_ = _format(table.format, [file.path for file in files], f"--{one}s-format")
     given = Given(format_, table.encoding, f"--{one}s-", options.max_rejected)
+    if format_ in ("jsonl", "parquet") and table.multiline != TableOptions.multiline:
+        raise ValueError(f"{flag(table.option('multiline'))} does not apply to --{one}s-format {format_}.")
     _check_kinds(files, given)
     parts = cut_files(
         files,

@@ -7,7 +7,6 @@ its line: that one is rejected, and the lines after it are records of their own.
 
 from __future__ import annotations
 
-import csv
 import itertools
 from collections.abc import Iterable, Iterator
 
@@ -111,6 +110,8 @@ def line_with_breaks(head: bytes, text_format: TextFormat) -> int:
     A stray quote is not taken for one that opens a field: the record must have as many fields as the first, and no line
     within it may have so many.
     """
+    if b'"' not in head:
+        return 0
     delimiter = _delimiter(text_format)
     start, number, num_fields = 0, 1, 0
     while start < len(head):
@@ -119,19 +120,26 @@ def line_with_breaks(head: bytes, text_format: TextFormat) -> int:
             end = record_end(head, start, delimiter)
             if end > line_end and _is_one_record(head[start:end], text_format, num_fields):
                 return number
-        num_fields = num_fields or head[start:line_end].count(delimiter) + 1
+        num_fields = num_fields or _num_fields(head[start:line_end], text_format)
         start, number = line_end, number + 1
     return 0
 
 
 def _is_one_record(data: bytes, text_format: TextFormat, num_fields: int) -> bool:
     """Whether some lines are one record rather than several with a stray quote each."""
-    try:
-        fields = next(csv.reader([text_format.decode(data)], delimiter=text_format.delimiter, strict=True))
-    except (LineError, csv.Error):
+    of_record = _num_fields(data, text_format)
+    if not of_record or of_record != (num_fields or of_record):
         return False
-    of_lines = [line.count(_delimiter(text_format)) + 1 for line in data.split(b"\n")[1:-2]]
-    return len(fields) == (num_fields or len(fields)) and (len(fields) == 1 or len(fields) not in of_lines)
+    within = data.split(b"\n")[1:-2]
+    return of_record == 1 or of_record not in [_num_fields(line, text_format) for line in within]
+
+
+def _num_fields(data: bytes, text_format: TextFormat) -> int:
+    """How many fields a record has; 0 where it is none."""
+    try:
+        return len(text_format.split(text_format.decode(data)))
+    except LineError:
+        return 0
 
 
 def _delimiter(text_format: TextFormat) -> bytes:

@@ -58,17 +58,12 @@ def _remarks(stats: Mapping[str, Any], output: str) -> Iterator[tuple[str, str]]
     options, of_input = stats["options"], stats["input"]
     items, ties, repeats = stats["items"], stats["ties"], stats["repeats"]
     rejected = f"{output}/{schema_lib.REJECTED_FOLDER}/"
-    for what, part in (
-        ("lines", of_input),
-        *((f"lines of {table} files", of_input.get(f"{table}_file")) for table in ("items", "users")),
-    ):
+    for files, part in (("input", of_input), *((table, of_input.get(f"{table}_file")) for table in ("items", "users"))):
         if part and part["rejected"]:
             share = part["rejected"] / part["lines"]
-            yield (
-                "rejected",
-                f"{part['rejected']:,} of {part['lines']:,} {what} ({share:.2%}): {write_dataset.reasons(part)}",
-            )
-            if hint := write_dataset.hint(part):
+            of_files = f"{part['rejected']:,} of {part['lines']:,} lines of the {files} files ({share:.2%})"
+            yield "rejected", f"{of_files}: {write_dataset.reasons(part)}"
+            if hint := write_dataset.hint(part, files):
                 yield "", hint
             yield "", f"they are in {rejected}"
     if beyond := of_input["events_beyond_the_newest"]:

@@ -32,8 +32,8 @@ _LOGGER = logging.getLogger(__name__)
 _COLUMN_OF = {schema_lib.TIMESTAMPS: TIME, schema_lib.LABELS: LABEL}
 # What may read lines that were rejected for a reason.
 _HINTS = {
-    "quotes do not match": "Give --multiline yes if quoted fields hold line breaks, --no-quotes if quotes are letters.",
-    "broken encoding": "If the files are in another encoding, name it, such as --encoding cp1252.",
+    "quotes do not match": "Give {0}multiline yes if fields hold line breaks, {0}no-quotes if quotes are letters.",
+    "broken encoding": "If the files are in another encoding, name it, such as {0}encoding cp1252.",
 }
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
@@ -372,7 +372,7 @@ def failures(stats: Mapping[str, Any]) -> list[str]:
     of_input = stats["input"]
     for what, part in (("input", of_input), *((one, of_input.get(f"{one}_file")) for one in ("items", "users"))):
         if part and part["rejected"] > max_rejected * part["lines"]:
-            advice = hint(part)
+            advice = hint(part, what)
             sentences.append(
                 f"{part['rejected']:,} of {part['lines']:,} lines of the {what} files "
                 f"({part['rejected'] / part['lines']:.1%}) were rejected, more than --max-rejected {max_rejected:g} "
@@ -386,12 +386,10 @@ def reasons(rejected: Mapping[str, Any]) -> str:
     return ", ".join(f"{number:,} {reason}" for reason, number in rejected["rejected_by_reason"].items())
 
 
-def hint(rejected: Mapping[str, Any]) -> str:
+def hint(rejected: Mapping[str, Any], files: str) -> str:
     """What may read lines that were rejected, by the most frequent reason that an option mends; "" where none does."""
-    for reason in rejected["rejected_by_reason"]:
-        if reason in _HINTS:
-            return _HINTS[reason]
-    return ""
+    prefix = f"--{files}-" if files in ("items", "users") else "--"
+    return next((_HINTS[reason].format(prefix) for reason in rejected["rejected_by_reason"] if reason in _HINTS), "")
 
 
 def emptiness(stats: Mapping[str, Any]) -> str:

@@ -85,7 +85,7 @@ def test_an_option_that_would_read_what_was_rejected_is_named(prepare):
     text = log(*good, header="user_id,item_id,timestamp,note\n") + 'u,z,9,"open\n'
     outcome = prepare(text)
     assert outcome.status == 1
-    assert "Give --multiline yes if quoted fields hold line breaks" in outcome.err
+    assert "Give --multiline yes if fields hold line breaks" in outcome.err
     assert "Give --multiline yes" in prepare(text, "--max-rejected 0.5").out
 
 
