@@ -211,7 +211,7 @@ class PrepareSequences(beam.PTransform):
         rejected_files = (
             [source[REJECTED] for source in sources.values()]
             | "All rejected" >> beam.Flatten()
-            | "Rejected of a file" >> beam.MapTuple(read_events.by_file, AsSingleton(places))
+            | "Rejected of a file" >> beam.Map(read_events.by_file, AsSingleton(places))
             | "Rejected by file" >> beam.GroupByKey()
             | "Write rejected"
             >> beam.ParDo(

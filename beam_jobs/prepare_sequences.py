@@ -239,7 +239,6 @@ def local_runner(options: PipelineOptions) -> fn_runner.FnApiRunner:
         direct.direct_running_mode = "multi_processing"  # Beam's default mode ignores the number of workers
     sdk = options.view_as(WorkerOptions)
     sdk.default_sdk_harness_log_level = sdk.default_sdk_harness_log_level or "WARNING"
-    sdk.sdk_harness_log_level_overrides = {"beam_jobs": "INFO"} | (sdk.sdk_harness_log_level_overrides or {})
     encoded = portable_runner.JobServiceHandle.encode_pipeline_options(options.get_all_options())
     provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
     return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))

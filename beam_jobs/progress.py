@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-# How readers and writers say what they did, to whoever watches; workers in other processes send the text of it.
+# How readers and writers say what they did, to whoever watches. Those in other processes are not heard.
 READ_SOME, READ_ALL, WRITTEN = (
     "reading %s: %d lines, %d bytes",
     "read %s: %d lines, %d bytes",
@@ -48,7 +48,7 @@ class Progress(logging.Handler):
             self._ranges_left -= read[1] == "read"
             if read[1] == "read" and not self._ranges_left:
                 sys.stderr.write(f"{_CLEAR if self._is_terminal else ''}{self._done()}\n")
-                self._shown = 0.0
+                self._shown = 0.0 if self._is_terminal else time.monotonic()
                 return
             self._show(self._reading())
         elif written := _WRITTEN.search(text):
@@ -91,7 +91,7 @@ def shown(handler: logging.Handler) -> Iterator[None]:
     root, ours = logging.getLogger(), logging.getLogger("beam_jobs")
     levels = root.level, ours.level
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    # What workers in other processes say comes by the root, with what Beam warns of its own model.
+    # Beam warns there that it cannot tell the memory of its model.
     others = root.handlers[:]
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)

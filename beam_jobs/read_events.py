@@ -652,9 +652,9 @@ def places_of(ranges: Mapping[int, tuple[int, int]], parts: Sequence[Range]) -> 
     return places
 
 
-def by_file(number: int, rejected: list, places: Mapping[int, Place]) -> tuple[int, tuple[int, list]]:
-    """Rejected lines of a range by the number of the file that they go to."""
-    return places[number].file, (number, rejected)
+def by_file(rejected: tuple[int, list], places: Mapping[int, Place]) -> tuple[int, tuple[int, list]]:
+    """(range number, rejected lines) by the number of the file that they go to."""
+    return places[rejected[0]].file, rejected
 
 
 class WriteRejected(beam.DoFn):

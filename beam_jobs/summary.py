@@ -70,18 +70,17 @@ def _remarks(stats: Mapping[str, Any], output: str) -> Iterator[tuple[str, str]]
         yield "too old", f"{beyond:,} events beyond the newest {options['max_events']:,} of a sequence (--max-events)"
     if alone := stats["training_sequences_of_one_event"]:
         yield "training", f"{alone:,} sequences of one event have nothing to predict and are left out"
-    of_items = f"{items['vocabulary']:,}, {items['without_training_events']:,} of them without training events"
+    untrained = items["without_training_events"]
+    of_items = f"{items['vocabulary']:,}, " + (f"{untrained:,} of them without" if untrained else "all with")
+    of_items += " training events"
     if dropped := items["dropped_as_unseen"]:
         of_items += f"; {dropped:,} more were dropped as unseen"
     yield "items", of_items
     for table in ("items", "users"):
         about = stats.get(table, {})
-        if "without_side_information" in about:
-            yield (
-                table,
-                f"{about['without_side_information']:,} {table} have no row in the {table} files, "
-                f"{about[f'in_{table}_file_without_events']:,} rows have no events",
-            )
+        lacking = about.get("without_side_information", 0), about.get(f"in_{table}_file_without_events", 0)
+        if any(lacking):
+            yield table, f"{lacking[0]:,} {table} have no row in the {table} files, {lacking[1]:,} rows have no events"
     if tied := ties["events_sharing_a_time_with_a_neighbour"]:
         targets, of_all = ties["targets_with_ties"]["test"], stats["splits"]["test"]["targets"]
         yield (

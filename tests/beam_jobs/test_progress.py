@@ -48,14 +48,6 @@ def test_a_terminal_shows_the_rate_and_the_time_left(capsys, clock, monkeypatch)
     )
 
 
-def test_what_workers_in_other_processes_say_is_understood(capsys, clock):
-    """Beam passes it on as the text of a protocol buffer."""
-    handler = Progress(["a.csv"], 1, 0)
-    for message in (READ_SOME % ("a.csv", 3, 30), READ_ALL % ("a.csv", 0, 0)):
-        say(handler, f'severity: INFO\nmessage: "{message}"\nlog_location: "read_events.py:212"\n')
-    assert capsys.readouterr().err == "read a.csv: 3 lines in 0.0 s\n"
-
-
 def test_the_summary_calls_sequences_what_they_are_and_ends_with_what_to_run(prepare):
     def words(*options, **how):
         outcome = prepare(*options, output="my shop", **how)
