@@ -80,6 +80,8 @@ def check_kind(path: str, given: Given) -> None:
             raise ValueError(f"{path} is not gzipped, though its name ends in .gz; give it one without .gz.")
         with lines_lib.open_binary(path) as stream:
             head = stream.read(4096)
+    if not head:
+        return
     is_binary = min(head) < ord("\t")
     for magic, what, cure in _KINDS:
         if is_binary and head.startswith(magic) and not (magic == _PARQUET and not given.is_text):

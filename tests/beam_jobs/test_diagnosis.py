@@ -114,7 +114,11 @@ def test_the_usual_causes_are_named_with_the_way_out(tmp_path, name, content, wh
     ("content", "options", "what"),
     [
         (CSV, {"encoding": "utf-16"}, "is not utf-16, but UTF-8 perhaps; leave out --encoding"),
-        (HEADER + 'u,i,978300000,"two\nlines"\n' * 9, {"multiline": "no"}, "line 2: a quoted field holds a line break"),
+        (
+            "user_id,item_id,timestamp,note\n" + 'u,i,978300000,"two\nlines"\n' * 9,
+            {"multiline": "no"},
+            "line 2: a quoted field holds a line break",
+        ),
         (CSV.replace(",", ";"), {"user_column": "0", "item_column": "1", "time_column": "2"}, "--delimiter semicolon"),
         (CSV.replace("user_id", "who"), {}, "has no column 'user_id' (--user-column); did you mean 'item_id'?"),
         (CSV.replace("9783", "soon"), {}, "are neither numbers nor ISO 8601"),

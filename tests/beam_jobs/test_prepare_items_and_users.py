@@ -6,6 +6,7 @@ import re
 import pytest
 from small_logs import THREE_USERS, log
 
+from beam_jobs import pipeline
 from seqrec_tf import schema
 
 
@@ -44,12 +45,14 @@ def test_quotes_in_items_files_may_be_letters(prepare, tmp_path):
     assert prepare(THREE_USERS, options).item_rows()[0] == ("a", '"Great" expectations')
 
 
-def test_many_items_are_in_several_files_in_the_order_of_their_ids(prepare, tmp_path):
+def test_many_items_are_in_several_files_in_the_order_of_their_ids(prepare, tmp_path, monkeypatch):
     items = [f"i{number:02d}" for number in range(30)]
     (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"{item},t {item} x\n" for item in items))
     events = log(*(f"u{user} {item} {user + n}" for user in range(3) for n, item in enumerate(items[user:])))
     options = f"--items {tmp_path / 'items.csv'} --item-feature title:text"
-    whole, cut = prepare(events, options, output="whole"), prepare(events, options, "--range-bytes 40")
+    whole = prepare(events, options, output="whole")
+    monkeypatch.setattr(pipeline, "_SHARD_BYTES", 100)
+    cut = prepare(events, options, "--range-bytes 40")
     assert len(whole.folder.item_files()) == 1
     assert len(cut.folder.item_files()) > 2
     assert cut.item_rows() == whole.item_rows()
