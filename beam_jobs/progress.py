@@ -10,11 +10,8 @@ import time
 from collections.abc import Iterator, Sequence
 
 # How readers and writers say what they did, to whoever watches. Those in other processes are not heard.
-READ_SOME, READ_ALL, WRITTEN = (
-    "reading %s: %d lines, %d bytes",
-    "read %s: %d lines, %d bytes",
-    "wrote %s: %d records",
-)
+READ_SOME, READ_ALL = "reading %s: %d lines, %d bytes", "read %s: %d lines, %d bytes"
+WRITTEN = "wrote %s: %d records"
 _READ = re.compile(r"(reading|read) .*: (\d+) lines, (\d+) bytes")
 _WRITTEN = re.compile(r"wrote .*: (\d+) records")
 _SECONDS_BETWEEN, _SECONDS_BETWEEN_LINES = 0.2, 60.0
