@@ -102,6 +102,8 @@ class TextFormat:
         has_header: Whether the first line of every file names its columns.
         num_columns: Fields of every line where there is no header to tell, 0 otherwise.
         quoted: Whether a field may stand in double quotes.
+        multiline: Whether a quoted field may hold line breaks, so that a record may be several lines.
+        stored_as: The encoding of the files where they are read as if they were in `encoding`; "" where they are.
     """
 
     format: str
@@ -110,6 +112,8 @@ class TextFormat:
     has_header: bool = False
     num_columns: int = 0
     quoted: bool = True
+    multiline: bool = False
+    stored_as: str = ""
 
     def is_blank(self, line: bytes) -> bool:
         """Whether a line holds nothing, not even empty fields between tabs."""
@@ -124,7 +128,8 @@ class TextFormat:
         try:
             return next(csv.reader([text], delimiter=self.delimiter, strict=True))
         except csv.Error as error:
-            raise LineError("quotes do not match", f"{error}; a quoted field may not contain a line break") from None
+            advice = "" if self.multiline else "; if the field goes on in the next line, give --multiline yes"
+            raise LineError("quotes do not match", f"{error}{advice}") from None
 
     def decode(self, line: bytes) -> str:
         """The text of a line without its end."""

@@ -40,8 +40,6 @@ _SHARD_BYTES = 64 << 20
 # One bucket of users for so much of it: some 200 MB while it is worked on. A record of Parquet counts as a line.
 _BUCKET_BYTES = 64 << 20
 _LINE_BYTES = 24
-# Ranges of the items files whose items go to one file.
-_PARTS_A_SHARD = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +58,19 @@ class Plan:
     @property
     def num_item_shards(self) -> int:
         """Files of items, and buckets."""
-        return -(-len(self.tables["items"].parts) // _PARTS_A_SHARD)
+        return -(-self.tables["items"].num_bytes // _SHARD_BYTES) or 1
 
     @property
     def parts(self) -> tuple[Range, ...]:
         """All ranges."""
         return sum((table.parts for table in self.tables.values()), self.events.parts)
+
+    @property
+    def num_bytes(self) -> int:
+        """What there is to read; 0 where the ranges do not tell their bytes."""
+        if any(part.is_parquet for part in self.parts):
+            return 0
+        return self.events.num_bytes + sum(table.num_bytes for table in self.tables.values())
 
     @property
     def units_per_second(self) -> int:
@@ -209,14 +214,21 @@ class PrepareSequences(beam.PTransform):
         if made.items is not None:
             files_of_items, learned_of_items = self._item_files(made.items["main"], made.vocabulary, counted)
             digests.append(files_of_items)
+        places = (
+            [source[LINES] for source in sources.values()]
+            | "All lines" >> beam.Flatten()
+            | "Lines of ranges" >> beam.combiners.ToDict()
+            | "Places of ranges" >> beam.Map(read_events.places_of, plan.parts)
+        )
         rejected_files = (
             [source[REJECTED] for source in sources.values()]
             | "All rejected" >> beam.Flatten()
-            | "Rejected by range" >> beam.GroupByKey()
+            | "Rejected of a file" >> beam.Map(read_events.by_file, AsSingleton(places))
+            | "Rejected by file" >> beam.GroupByKey()
             | "Write rejected"
             >> beam.ParDo(
                 read_events.WriteRejected(f"{plan.output}/{schema_lib.REJECTED_FOLDER}", plan.parts),
-                AsDict([source[LINES] for source in sources.values()] | "All lines" >> beam.Flatten()),
+                AsSingleton(places),
             )
         )
         finish = write_dataset.Finish(

@@ -10,14 +10,15 @@ result.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import itertools
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -33,6 +34,7 @@ from beam_jobs import normal_ids, parsing, storage
 from beam_jobs.counting import NAMESPACE, READING, Counting, timed
 from beam_jobs.lines import Block, Plain, Range
 from beam_jobs.parsing import Columns, LineError, TextFormat
+from beam_jobs.progress import READ_ALL, READ_SOME
 from beam_jobs.store import Store
 from beam_jobs.tables import (
     FRACTION,
@@ -54,6 +56,8 @@ _RECORDS_AT_ONCE = 10_000
 # A position is the file's rank and the byte offset (in Parquet: the record) in one integer.
 _RANK_SHIFT = 44
 _PARQUET_ROWS_AT_ONCE = 1 << 18
+# Rejected lines go to one file as long as they are no more than this.
+_REJECTED_FILE_BYTES = 64 << 20
 
 REJECTED, LINES = "rejected", "lines"
 
@@ -134,6 +138,15 @@ class Batch:
         is_other[self.plain.lines[taken]] = False
         return np.flatnonzero(is_other)
 
+    def lines_before(self, number: int) -> int:
+        """How many lines (in Parquet: records) are before one of the records."""
+        return number if self.block is None else self.block.lines_before(number)
+
+    @property
+    def num_lines(self) -> int:
+        """How many lines (in Parquet: records) the records are."""
+        return len(self.positions) if self.block is None else self.block.num_lines
+
 
 class ReadRange(Counting):
     """Ranges to (bucket, stored table); what cannot be read goes to the output REJECTED.
@@ -142,7 +155,7 @@ class ReadRange(Counting):
         num_required: How many of the columns, the first ones, each object of JSON must have.
 
     Outputs beside the main one: REJECTED, (range number, [(index, reason, detail, text), ...]); LINES, (range number,
-    lines); TALLY.
+    (lines, bytes of those that were rejected)); TALLY.
 
     Args:
         text_format: How lines are written, None for Parquet.
@@ -193,7 +206,8 @@ class ReadRange(Counting):
         """Read one range."""
         kind = part.role if part.role in ("items", "users") else "events"
         rejected: list[tuple[int, str, str, str]] = []
-        num_lines = 0
+        num_lines = num_records = num_bytes = 0
+        where = f"{part.path} from byte {part.start}" if part.start and not part.is_parquet else part.path
         for batch in map(self.select, self._batches(part)):
             others = self.take(part, batch)
             positions = (batch.positions[others] + (part.rank << _RANK_SHIFT)).tolist()
@@ -204,20 +218,24 @@ class ReadRange(Counting):
                         raise values
                     self.handle(part, position, values)
                 except LineError as bad:
-                    rejected.append((num_lines + number, bad.reason, bad.detail, _raw_text(record)))
+                    row = (num_lines + batch.lines_before(number), bad.reason, bad.detail, _raw_text(record))
+                    rejected.append(row)
+                    num_bytes += sum(map(len, row[1:]))
                     self.tally.rejected[kind, bad.reason] += 1
                     Metrics.counter(NAMESPACE, f"rejected {kind}: {bad.reason}").inc()
                     if len(rejected) >= REJECTED_HELD:
                         yield beam.pvalue.TaggedOutput(REJECTED, (part.number, rejected))
                         rejected = []
-            num_lines += len(batch.positions)
+            num_lines += batch.num_lines
+            num_records += len(batch.positions)
+            _LOGGER.info(READ_SOME, where, batch.num_lines, len(batch.block.data) if batch.block else 0)
             for bucket, table in self.flush(part):
                 yield bucket, self._store.put(table)
         if rejected:
             yield beam.pvalue.TaggedOutput(REJECTED, (part.number, rejected))
-        self.tally.lines[kind] += num_lines
-        yield beam.pvalue.TaggedOutput(LINES, (part.number, num_lines))
-        _LOGGER.info("read %s%s: %d lines", part.path, f" from byte {part.start}" if part.start else "", num_lines)
+        self.tally.lines[kind] += num_records
+        yield beam.pvalue.TaggedOutput(LINES, (part.number, (num_lines, num_bytes)))
+        _LOGGER.info(READ_ALL, where, 0, 0)
 
     def _wanted_of(
         self, batch: Batch, records: Iterator[tuple[int, int, Any]]
@@ -230,10 +248,13 @@ class ReadRange(Counting):
                     yield record, values
 
     def _batches(self, part: Range) -> Iterator[Batch]:
-        if self._text_format is None:
-            yield from self._parquet_batches(part)
-        else:
-            yield from self._text_batches(part, self._text_format)
+        try:
+            if self._text_format is None:
+                yield from self._parquet_batches(part)
+            else:
+                yield from self._text_batches(part, self._text_format)
+        except (pa.ArrowException, OSError) as error:
+            raise RuntimeError(f"{part.path} cannot be read: {' '.join(str(error).split())}") from error
 
     def _parquet_batches(self, part: Range) -> Iterator[Batch]:
         place = part.first_record
@@ -256,7 +277,7 @@ class ReadRange(Counting):
         def parse(line: bytes) -> Sequence[Any] | None:
             return None if text_format.is_blank(line) else parse_row(text_format.decode(line))
 
-        for block in lines_lib.read_blocks(part):
+        for block in lines_lib.read_blocks(part, text_format):
             first = int(has_header and block.offset == 0)
             plain = Plain.nothing(self._columns)
             if text_format.format == "csv":
@@ -399,21 +420,28 @@ class ReadEvents(ReadRange):
         items, lines, lengths = lines_lib.plain_sequences(batch.block, self._text_format)
         items, fits = columns_lib.ids(items)
         line_of = np.repeat(np.arange(len(lines)), lengths)
-        taken = np.ones(len(lines), bool)
+        starts = np.cumsum(lengths) - lengths
+        has_users = self._names.user is not None
+        taken = lengths > int(has_users)
         taken[line_of[~fits]] = False
         is_other = np.ones(len(batch.positions), bool)
         is_other[lines[taken]] = False
         if taken.any():
             positions = batch.positions[lines] + (part.rank << _RANK_SHIFT)
-            names = pa.array([_sequence_name(position) for position in positions.tolist()])
+            names = (
+                items.take(pa.array(starts))
+                if has_users
+                else pa.array([_sequence_name(position) for position in positions.tolist()])
+            )
             # Every id takes a byte at least, so these positions are unique.
-            places = np.arange(len(line_of)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-            chosen = taken[line_of]
+            places = np.arange(len(line_of)) - np.repeat(starts, lengths)
+            chosen = taken[line_of] & (places >= int(has_users))
             line_of, places = line_of[chosen], places[chosen]
+            sequences = Coded.of(names.take(pa.array(line_of)))
             rows = EventRows(
                 part.role,
-                None,
-                Coded.of(names.take(pa.array(line_of))),
+                sequences if has_users else None,
+                None if has_users else sequences,
                 items.filter(pa.array(chosen)),
                 {TIME: np.zeros(len(line_of), np.int64), POSITION: positions[line_of] + places},
             )
@@ -423,9 +451,16 @@ class ReadEvents(ReadRange):
     def handle(self, part: Range, position: int, values: Sequence[Any]) -> None:
         """Hold the events of one record."""
         if self._lines_are_sequences:
-            items = [parsing.parse_id(value, "item id") for value in values]
-            key = parsing.Key(part.role, "", _sequence_name(position))
-            self._single += [(key, parsing.Event(0, position + place, item, None)) for place, item in enumerate(items)]
+            if not values:  # a line of blanks
+                return
+            key, first = parsing.Key(part.role, "", _sequence_name(position)), 0
+            if self._names.user is not None:
+                key, first = parsing.Key(part.role, parsing.parse_id(values[0], "user id"), ""), 1
+            items = [parsing.parse_id(value, "item id") for value in values[first:]]
+            if not items:
+                raise LineError("no item id", "a user's id, and nothing after it")
+            events = enumerate(items, start=position + first)
+            self._single += [(key, parsing.Event(0, place, item, None)) for place, item in events]
         else:
             values = tuple(values[: self.num_required])
             self._single.append(self._parse_event(values, role=part.role, position=position))
@@ -471,10 +506,11 @@ def _rows_of(
         columns[FRACTION] = fractions
     if names.label is not None:
         columns[LABEL] = np.array(labels, np.int8)
+    has_sessions = names.session is not None or (lines_are_sequences and names.user is None)
     return EventRows(
         roles[0],
         Coded.of(pa.array(users, pa.string())) if names.user is not None else None,
-        Coded.of(pa.array(sessions, pa.string())) if names.session is not None or lines_are_sequences else None,
+        Coded.of(pa.array(sessions, pa.string())) if has_sessions else None,
         pa.array(items, pa.string()),
         columns,
     )
@@ -669,8 +705,8 @@ def peek_table(
     parse = parsing.row_parser(text_format, columns, lines_lib.read_header(part.path, text_format), num_required=0)
     has_header = text_format.has_header and text_format.format == "csv"
     offset = 0
-    with lines_lib.open_binary(part.path) as stream:
-        for place, line in enumerate(itertools.islice(lines_lib.without_mark(stream), number)):
+    with lines_lib.open_records(part.path, text_format) as records:
+        for place, line in enumerate(itertools.islice(records, number)):
             if part.end is not None and offset >= part.end:
                 return
             offset += len(line)
@@ -702,8 +738,41 @@ def _raw_text(record: bytes | tuple) -> str:
     return json.dumps(record, default=str)
 
 
+class Place(NamedTuple):
+    """Where the rejected lines of a range go, and where it stands.
+
+    Attributes:
+        file: Number of the file that they go to.
+        lines_before: Lines of its own file before the range.
+    """
+
+    file: int
+    lines_before: int
+
+
+def places_of(ranges: Mapping[int, tuple[int, int]], parts: Sequence[Range]) -> dict[int, Place]:
+    """Number of a range to its place, from the lines of each and the bytes of those that were rejected.
+
+    Files are as many as the bytes ask for, and their lines in the order of the input.
+    """
+    places: dict[int, Place] = {}
+    lines_before: collections.Counter[int] = collections.Counter()
+    num_bytes = 0
+    for part in sorted(parts, key=lambda part: part.number):
+        num_lines, of_rejected = ranges[part.number]
+        places[part.number] = Place(num_bytes // _REJECTED_FILE_BYTES, lines_before[part.first_number])
+        lines_before[part.first_number] += num_lines
+        num_bytes += of_rejected
+    return places
+
+
+def by_file(rejected: tuple[int, list], places: Mapping[int, Place]) -> tuple[int, tuple[int, list]]:
+    """(range number, rejected lines) by the number of the file that they go to."""
+    return places[rejected[0]].file, rejected
+
+
 class WriteRejected(beam.DoFn):
-    """(range number, lists of rejected lines) to one JSON lines file a range, with line numbers of the whole file.
+    """(number of a file, (range number, rejected lines)s) to a JSON lines file, with line numbers of the input's files.
 
     Args:
         folder: Where the files go.
@@ -714,21 +783,24 @@ class WriteRejected(beam.DoFn):
         self._folder = folder
         self._parts = {part.number: part for part in parts}
 
-    def process(self, element: tuple[int, Iterable[list]], lines: dict[int, int]) -> Iterator[str]:
+    def process(self, element: tuple[int, Iterable[tuple[int, list]]], places: Mapping[int, Place]) -> Iterator[str]:
         """Write one file."""
-        number, lists = element
-        part = self._parts[number]
-        lines_before = sum(lines[k] for k in range(part.first_number, number))
-        with storage.create(f"{self._folder}/part-{number:05d}.jsonl") as stream:
-            for index, reason, detail, text in itertools.chain.from_iterable(sorted(lists)):
-                place = lines_before + index
-                row = {
-                    "file": part.path,
-                    "line": None if part.is_parquet else place + 1,
-                    **({"record": part.first_record + index} if part.is_parquet else {}),
-                    "reason": reason,
-                    "detail": detail,
-                    "text": text,
-                }
-                stream.write(json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
-        yield part.path
+        file, rejected = element
+        path = f"{self._folder}/part-{file:05d}.jsonl"
+        with storage.create(path) as stream:
+            for number, rows in sorted(rejected):
+                for row in rows:
+                    text = json.dumps(self._row(self._parts[number], places[number], *row), ensure_ascii=False)
+                    stream.write(text.encode(errors="backslashreplace") + b"\n")
+        yield path
+
+    @staticmethod
+    def _row(part: Range, place: Place, index: int, reason: str, detail: str, text: str) -> dict[str, Any]:
+        return {
+            "file": part.path,
+            "line": None if part.is_parquet else place.lines_before + index + 1,
+            **({"record": part.first_record + index} if part.is_parquet else {}),
+            "reason": reason,
+            "detail": detail,
+            "text": text,
+        }

@@ -6,6 +6,7 @@ import re
 import pytest
 from small_logs import THREE_USERS, log
 
+from beam_jobs import pipeline
 from seqrec_tf import schema
 
 
@@ -44,12 +45,14 @@ def test_quotes_in_items_files_may_be_letters(prepare, tmp_path):
     assert prepare(THREE_USERS, options).item_rows()[0] == ("a", '"Great" expectations')
 
 
-def test_many_items_are_in_several_files_in_the_order_of_their_ids(prepare, tmp_path):
+def test_many_items_are_in_several_files_in_the_order_of_their_ids(prepare, tmp_path, monkeypatch):
     items = [f"i{number:02d}" for number in range(30)]
     (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"{item},t {item} x\n" for item in items))
     events = log(*(f"u{user} {item} {user + n}" for user in range(3) for n, item in enumerate(items[user:])))
     options = f"--items {tmp_path / 'items.csv'} --item-feature title:text"
-    whole, cut = prepare(events, options, output="whole"), prepare(events, options, "--range-bytes 40")
+    whole = prepare(events, options, output="whole")
+    monkeypatch.setattr(pipeline, "_SHARD_BYTES", 100)
+    cut = prepare(events, options, "--range-bytes 40")
     assert len(whole.folder.item_files()) == 1
     assert len(cut.folder.item_files()) > 2
     assert cut.item_rows() == whole.item_rows()
@@ -146,7 +149,7 @@ def test_features_of_users_are_in_their_records_and_learned_from_training_users_
         "unjoined": {},
     }
     assert [(row["line"], row["reason"]) for row in outcome.rejected()] == [(7, "empty user id")]
-    assert "users files: 1 users have no row, 1 rows have no events" in outcome.out
+    assert "1 users have no row in the users files, 1 rows have no events" in outcome.out
 
 
 def test_users_without_records_have_no_events(prepare, tmp_path):
@@ -180,3 +183,12 @@ def test_users_files_that_cannot_be_joined_are_refused(prepare, tmp_path, option
     outcome = prepare(THREE_USERS, "--users", str(tmp_path / "users.csv"), options)
     assert outcome.status == 2
     assert message in outcome.err
+
+
+def test_many_small_items_files_become_one_file(prepare, tmp_path):
+    for number, item in enumerate("abcdefghi"):
+        (tmp_path / f"items-{number}.csv").write_text(f"item_id,title\n{item},{item.upper()}\n")
+    outcome = prepare(THREE_USERS, f"--items {tmp_path}/items-*.csv --item-feature title:text")
+    assert outcome.status == 0, outcome.err
+    assert len(list((outcome.output / "items").iterdir())) == 1
+    assert outcome.item_rows() == [("a", "A"), ("b", "B"), ("c", "C")]
