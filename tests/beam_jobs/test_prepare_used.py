@@ -36,6 +36,7 @@ OTHER = {
     "label_column": ["click"],
     "time_format": ["us"],
     "label_threshold": ["0.5"],
+    "where": ["item_id = 'a'"],
     "items": ["items2.csv"],
     "items_format": ["tsv"],
     "items_delimiter": ["pipe"],
