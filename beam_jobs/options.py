@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import fnmatch
+import glob
 import os
 from typing import Any
 
-from apache_beam.io.filesystems import FileSystems
-
-from beam_jobs import splits
+from beam_jobs import parsing, times
 from beam_jobs.presets import PRESETS
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
@@ -22,8 +21,15 @@ MULTILINE = ("auto", "yes", "no")
 # Options that say nothing of files with a sequence a line.
 _NOT_OF_SEQUENCES = (
     *("session_column", "label_column", "item_column", "time_column", "time_format"),
-    *("header", "no_quotes", "multiline"),
+    *("header", "no_quotes", "multiline", "where"),
 )
+# The rules of `splits.RULES`, each with the options that it alone reads.
+SPLIT_OPTIONS = {
+    "leave-one-out": ("valid_share",),
+    "time": ("valid_from", "test_from"),
+    "last-days": ("valid_days", "test_days"),
+    "files": ("test_input", "valid_input", "valid_sequences"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +104,7 @@ class Options:
     time_format: str = "auto"
     label_threshold: float | None = None
     positive_only: bool = False
+    where: str = ""
     items: TableOptions = TableOptions("item", id_column="item_id")
     require_items: bool = False
     require_item_features: str = ""
@@ -157,7 +164,7 @@ def resolve(args: argparse.Namespace) -> Options:
 
         def is_there(name: str) -> bool:
             if folder is not None:
-                return bool(FileSystems.match([f"{folder}/{name}"])[0].metadata_list)
+                return has_match(os.path.join(folder, name))
             return any(fnmatch.fnmatch(path.rsplit("/", 1)[-1], name) for path in inputs)
 
         layouts = PRESETS[args.preset]
@@ -199,7 +206,40 @@ def flag(name: str) -> str:
 def _is_folder(path: str) -> bool:
     if "://" not in path:
         return os.path.isdir(path)
-    return not FileSystems.exists(path) and bool(FileSystems.match([path.rstrip("/") + "/*"])[0].metadata_list)
+    from apache_beam.io.filesystems import FileSystems
+
+    return not FileSystems.exists(path) and has_match(path.rstrip("/") + "/*")
+
+
+def has_match(pattern: str) -> bool:
+    """Whether a file has this path or matches this pattern."""
+    if "://" not in pattern:
+        return bool(glob.glob(pattern, recursive=True, include_hidden=True)) or os.path.exists(pattern)
+    from apache_beam.io.filesystems import FileSystems
+
+    return bool(FileSystems.match([pattern])[0].metadata_list)
+
+
+def no_match(option: str, pattern: str) -> FileNotFoundError:
+    """The error of files that are not there."""
+    return FileNotFoundError(f"{option} {pattern} matches no file.")
+
+
+def check_local_files(options: Options) -> None:
+    """Raise an error for a local input that is not there, or an output that is; what is remote only Beam can tell."""
+    for name in ("input", "valid_input", "test_input", "items", "users"):
+        for pattern in options.by_name[name]:
+            # A ** is not the same to Beam.
+            if "://" not in pattern and "**" not in pattern and not has_match(pattern):
+                raise no_match(flag(name), pattern)
+    output = options.output.rstrip("/")
+    if "://" not in output and os.path.exists(output) and not options.overwrite:
+        raise output_exists(output)
+
+
+def output_exists(output: str) -> FileExistsError:
+    """The error of a folder that is there already."""
+    return FileExistsError(f"{output} exists already; choose another --output or replace it with --overwrite.")
 
 
 def check_options(options: Options) -> None:
@@ -224,21 +264,31 @@ def check_options(options: Options) -> None:
         raise ValueError("Give --item-column: what the events are about.")
     if options.format == "sequences":
         _check_sequences(options)
+    if times.is_pattern(options.time_format):
+        times.check_pattern(options.time_format)
+    else:
+        check_choice("--time-format", options.time_format, ("auto", *parsing.TIME_FORMATS))
     for name, is_met, needed in (
         ("time_format", options.time_column != NONE, "--time-column"),
         ("positive_only", options.label_column != NONE, "--label-column"),
         ("label_threshold", options.label_column != NONE, "--label-column"),
+        (
+            "filter_rounds",
+            options.min_item_events > 1 or options.min_user_events > 1,
+            "--min-item-events or --min-user-events",
+        ),
         ("require_items", options.items.files, "--items"),
         ("require_item_features", options.items.files, "--items"),
         ("users", options.user_column != NONE, "--user-column"),
         *(
             (name, options.split == split, f"--split {split}")
-            for split, rule in splits.RULES.items()
-            for name in rule.options
+            for split, names in SPLIT_OPTIONS.items()
+            for name in names
         ),
     ):
         if getattr(options, name) != getattr(Options, name) and not is_met:
             raise ValueError(f"{flag(name)} needs {needed}.")
+    _check_header(options)
     _check_splits(options)
 
 
@@ -251,13 +301,23 @@ def _check_sequences(options: Options) -> None:
             f"--user-column {options.user_column}."
         )
     for name in _NOT_OF_SEQUENCES:
-        if given[name] not in (NONE, False, "auto"):
+        if given[name] not in (NONE, False, "auto", ""):
             raise ValueError(
                 f"--format sequences has a sequence a line: item ids in their order, perhaps after the user's "
                 f"(--user-column 0). {flag(name)} does not apply."
             )
     if options.users.files and options.user_column != "0":
         raise ValueError("--users needs --user-column 0: lines of --format sequences that begin with the user's id.")
+
+
+def _check_header(options: Options) -> None:
+    columns = (options.user_column, options.item_column, options.time_column, options.session_column)
+    named = [column for column in (*columns, options.label_column) if column != NONE and not column.isdigit()]
+    if options.header and named:
+        raise ValueError(
+            f"--header is for columns that are given by number; {named[0]} is a name, so the first line names the "
+            "columns anyway. Leave it out."
+        )
 
 
 def _check_splits(options: Options) -> None:

@@ -1,19 +1,10 @@
-"""Raw events to a dataset folder of TFRecords, with Apache Beam.
-
-Reads CSV, TSV, JSON lines, Parquet or sequences (plain or gzip, local or remote, files or patterns), orders the events
-of every user (or session) by time, filters, splits and writes what `seqrec train` reads. Equal times keep the order of
-the input. Lines that cannot be used go to `rejected/`, each with its reason.
-
-Example:
-  seqrec prepare --input events.csv --user-column customer --item-column sku --time-column at --output shop
-"""
+"""Runs the Beam job of `seqrec prepare`, whose arguments `prepare.py` reads: the folder, the runner, the summary."""
 
 from __future__ import annotations
 
 import argparse
 import collections
 import contextlib
-import difflib
 import json
 import logging
 import os
@@ -40,19 +31,14 @@ from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from beam_jobs import storage, write_dataset
-from beam_jobs.arguments import add_arguments
+from beam_jobs.beam_arguments import unknown_option
 from beam_jobs.counting import PARTS
-from beam_jobs.options import flag, resolve
+from beam_jobs.options import flag, output_exists, resolve
 from beam_jobs.pipeline import PrepareSequences, make_plan
 from beam_jobs.progress import Progress, shown
 from beam_jobs.store import Store
 from beam_jobs.summary import summary
 from seqrec_tf import schema as schema_lib
-
-__all__ = ["NEEDS_TENSORFLOW", "TAKES_BEAM_OPTIONS", "add_arguments", "run"]
-
-TAKES_BEAM_OPTIONS = True
-NEEDS_TENSORFLOW = False
 
 # What a dataset folder holds; --overwrite removes nothing else.
 _OF_A_DATASET = {
@@ -65,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     """Prepare a dataset folder."""
     started = time.monotonic()
     options = resolve(args)
-    pipeline_options = beam_options(getattr(args, "beam_options", None) or [], "prepare", vars(args))
+    pipeline_options = beam_options(args.beam_options, "prepare", vars(args))
     paths = ("input", "valid_input", "test_input", "items", "users")
     given = options.by_name
     check_reachable(pipeline_options, {"output": [options.output], **{name: given[name] for name in paths}})
@@ -73,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     is_local = "://" not in output
     is_there = _exists(output)
     if is_there and not options.overwrite:
-        raise FileExistsError(f"{output} exists already; choose another --output or replace it with --overwrite.")
+        raise output_exists(output)
     # A local folder gets its name when it is whole. A remote one has no rename; there COMPLETED, written last, tells.
     partial = f"{output}.partial-{uuid.uuid4().hex[:8]}" if is_local else output
     plan = make_plan(options, partial)
@@ -116,10 +102,7 @@ def beam_options(arguments: Sequence[str], command: str, ours: Iterable[str] = (
         group._add_argparse_args(parser)
     unknown = parser.parse_known_args(list(arguments))[1]
     if unknown:
-        names = [flag(name) for name in ours]
-        near = difflib.get_close_matches(unknown[0].replace("_", "-").split("=")[0], names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        raise ValueError(f"{unknown[0]} is an option neither of seqrec {command} nor of Beam{hint}")
+        raise unknown_option(unknown[0], command, ours)
     return PipelineOptions(list(arguments))
 
 

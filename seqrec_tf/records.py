@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
+import os
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from seqrec_tf import padding
 from seqrec_tf import schema as schema_lib
+from seqrec_tf.messages import DATASET, RUN, kind_of, not_expected, parse_json
 from seqrec_tf.schema import Feature, Schema
 
 COMPRESSION = "GZIP"
@@ -104,44 +105,61 @@ class DatasetFolder:
 
     def __init__(self, path: str | pathlib.Path):
         self.path = str(path).rstrip("/")
+        make = f"Make it with `seqrec prepare --input FILES --output {self.path}`."
         if not self._exists(schema_lib.COMPLETED_FILE):
-            state = "is not finished" if self._exists(schema_lib.SCHEMA_FILE) else "is not a dataset folder"
-            raise FileNotFoundError(
-                f"{self.path} {state}: it has no {schema_lib.COMPLETED_FILE} file. Make it with "
-                f"`seqrec prepare --input FILES --output {self.path}`."
-            )
+            if self._exists(schema_lib.SCHEMA_FILE):
+                raise FileNotFoundError(
+                    f"{self.path} is not finished: it has no {schema_lib.COMPLETED_FILE} file. {make}"
+                )
+            raise not_expected(self.path, DATASET, make=make)
+        if self.is_local and kind_of(self.path) == RUN:  # which has such a file too
+            raise not_expected(self.path, DATASET, make=make)
 
     def file(self, name: str) -> str:
         """Path of a file of this folder."""
         return f"{self.path}/{name}"
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine, where no TensorFlow is needed to look into it."""
+        return "://" not in self.path
+
     def _exists(self, name: str) -> bool:
+        if self.is_local:
+            return os.path.exists(self.file(name))
         import tensorflow as tf
 
         return tf.io.gfile.exists(self.file(name))
 
     def _names(self, folder: str) -> list[str]:
         """What a folder of this folder holds, sorted; nothing where there is none."""
+        path = self.file(folder)
+        if self.is_local:
+            return sorted(os.listdir(path)) if os.path.isdir(path) else []
         import tensorflow as tf
 
-        path = self.file(folder)
         names = tf.io.gfile.listdir(path) if tf.io.gfile.isdir(path) else []  # no glob, to which [ is no letter
         return sorted(name.rstrip("/") for name in names)
 
     def read_text(self, name: str) -> str:
         """Content of a text file of this folder."""
-        import tensorflow as tf
-
         if not self._exists(name):
             raise FileNotFoundError(f"{self.file(name)} is missing: the folder was not copied as a whole.")
+        if self.is_local:
+            return pathlib.Path(self.file(name)).read_bytes().decode("utf-8")  # as it is: no other line ends
+        import tensorflow as tf
+
         with tf.io.gfile.GFile(self.file(name)) as stream:
             return stream.read()
+
+    def _read_json(self, name: str) -> Any:
+        return parse_json(self.read_text(name), self.file(name))
 
     @functools.cached_property
     def schema(self) -> Schema:
         """What the records hold, and the vectors that were made of them since."""
         file = schema_lib.SCHEMA_FILE
-        schema = Schema.from_json(self.read_text(file), called=f"The schema {self.file(file)}")
+        schema = Schema.from_dict(self._read_json(file), called=f"The schema {self.file(file)}")
         vectors = (
             Feature(schema_lib.vector_name(column), "float32", (about["dim"],), f"by {about['encoder']}", "vector")
             for column, about in self.vectors.items()
@@ -155,7 +173,7 @@ class DatasetFolder:
             name: f"{schema_lib.VECTORS_FOLDER}/{name}/{schema_lib.ENCODER_FILE}"
             for name in self._names(schema_lib.VECTORS_FOLDER)
         }
-        return {name: json.loads(self.read_text(file)) for name, file in files.items() if self._exists(file)}
+        return {name: self._read_json(file) for name, file in files.items() if self._exists(file)}
 
     @property
     def encoders(self) -> dict[str, str]:
@@ -165,7 +183,7 @@ class DatasetFolder:
     @functools.cached_property
     def stats(self) -> dict[str, Any]:
         """The content of `stats.json`."""
-        return json.loads(self.read_text(schema_lib.STATS_FILE))
+        return self._read_json(schema_lib.STATS_FILE)
 
     @property
     def fingerprint(self) -> str:
@@ -190,12 +208,12 @@ class DatasetFolder:
     @functools.cached_property
     def learned_of_items(self) -> dict[str, dict[str, Any]]:
         """What was learned of the features of items: name to what `features.Encoder` takes."""
-        return json.loads(self.read_text(schema_lib.FEATURES_FILE)) if self.schema.item_features else {}
+        return self._read_json(schema_lib.FEATURES_FILE) if self.schema.item_features else {}
 
     @functools.cached_property
     def learned_of_users(self) -> dict[str, dict[str, Any]]:
         """What was learned of the features of users: name to what `features.Encoder` takes."""
-        return json.loads(self.read_text(schema_lib.USER_FEATURES_FILE)) if self.schema.user_features else {}
+        return self._read_json(schema_lib.USER_FEATURES_FILE) if self.schema.user_features else {}
 
     @functools.cached_property
     def item_ids(self) -> list[str]:

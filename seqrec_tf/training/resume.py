@@ -12,6 +12,16 @@ from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import COMPLETED_FILE
 
 
+def check_place(path: pathlib.Path) -> None:
+    """Raise a FileExistsError where the run folder holds a finished run, or something else than a run."""
+    if (path / COMPLETED_FILE).exists() and (path / run_lib.CONFIG_FILE).exists():
+        raise FileExistsError(f"{path} holds a finished run. Choose another --output, or remove it.")
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file. Choose another --output.")
+    if path.exists() and any(path.iterdir()) and not (path / run_lib.CONFIG_FILE).exists():
+        raise FileExistsError(f"{path} holds something else than a run. Choose another --output.")
+
+
 def check_output(path: pathlib.Path, config: Config, folder: DatasetFolder) -> list[str]:
     """Make sure that the run folder is new, or holds this run unfinished.
 
@@ -23,12 +33,7 @@ def check_output(path: pathlib.Path, config: Config, folder: DatasetFolder) -> l
     Raises:
         FileExistsError: The folder holds something else.
     """
-    if (path / COMPLETED_FILE).exists():
-        raise FileExistsError(f"{path} holds a finished run. Choose another --output, or remove it.")
-    if not path.exists() or not any(path.iterdir()):
-        return []
-    if not (path / run_lib.CONFIG_FILE).exists():
-        raise FileExistsError(f"{path} holds something else than a run. Choose another --output.")
+    check_place(path)
     if not (path / run_lib.CHECKPOINTS_FOLDER).exists():
         return []  # it was stopped before its first epoch was done: nothing can be lost
     before = run_lib.read_config(path)
@@ -72,12 +77,24 @@ def _differences(before: Config, now: Config, section: str, only: Sequence[str] 
     ]
 
 
-def check_all_start_at(first_epoch: int, strategy) -> None:
-    """Raise a RuntimeError where the workers have found different checkpoints."""
+def newest_within(folder: pathlib.Path, epochs: int) -> str | None:
+    """The checkpoint that a stop has left within the epoch after so many; None where there is none.
+
+    Args:
+        folder: Of the checkpoints. `within-2-340` was written in the third epoch, after 340 of its steps.
+        epochs: Epochs that the newest other checkpoint has; one within an earlier epoch is of no use.
+    """
+    found = [tuple(map(int, file.stem.split("-")[1:])) for file in folder.glob("within-*.index")]
+    newest = max(found, default=(-1, 0))
+    return str(folder / f"within-{newest[0]}-{newest[1]}") if newest[0] >= epochs else None
+
+
+def check_all_start_at(step: int, strategy) -> None:
+    """Raise a RuntimeError where the workers have found different checkpoints, of other steps."""
     import tensorflow as tf
 
-    total = strategy.reduce("SUM", strategy.run(lambda: tf.constant(first_epoch)), axis=None)
-    if int(total) != first_epoch * strategy.num_replicas_in_sync:
+    total = strategy.reduce("SUM", strategy.run(lambda: tf.constant(step, tf.int64)), axis=None)
+    if int(total) != step * strategy.num_replicas_in_sync:
         raise RuntimeError(
             "The workers see different checkpoints. --output must be on a file system that all of them share."
         )
