@@ -221,7 +221,7 @@ def _sample(
         for path, names in zip(paths, _of_each(_parquet_names, paths), strict=True):
             with diagnosis.explained(path, None, given, tuple(columns)):
                 _check_columns(columns, names, path)
-            _check_where(more, names, path)
+                _check_where(more, names, path)
         records = read_events.read_parquet(parts[0], (*columns, *more))
         return parts[0].path, None, _wanted(list(itertools.islice(records, number)), where)
     text_format = _text_format(

@@ -214,21 +214,16 @@ class PrepareSequences(beam.PTransform):
         if made.items is not None:
             files_of_items, learned_of_items = self._item_files(made.items["main"], made.vocabulary, counted)
             digests.append(files_of_items)
-        places = (
-            [source[LINES] for source in sources.values()]
-            | "All lines" >> beam.Flatten()
-            | "Lines of ranges" >> beam.combiners.ToDict()
-            | "Places of ranges" >> beam.Map(read_events.places_of, plan.parts)
-        )
+        ranges = AsDict([source[LINES] for source in sources.values()] | "All lines" >> beam.Flatten())
         rejected_files = (
             [source[REJECTED] for source in sources.values()]
             | "All rejected" >> beam.Flatten()
-            | "Rejected of a file" >> beam.Map(read_events.by_file, AsSingleton(places))
+            | "Rejected of a file" >> beam.ParDo(read_events.ByFile(plan.parts), ranges)
             | "Rejected by file" >> beam.GroupByKey()
             | "Write rejected"
             >> beam.ParDo(
                 read_events.WriteRejected(f"{plan.output}/{schema_lib.REJECTED_FOLDER}", plan.parts),
-                AsSingleton(places),
+                ranges,
             )
         )
         finish = write_dataset.Finish(

@@ -766,9 +766,26 @@ def places_of(ranges: Mapping[int, tuple[int, int]], parts: Sequence[Range]) -> 
     return places
 
 
-def by_file(rejected: tuple[int, list], places: Mapping[int, Place]) -> tuple[int, tuple[int, list]]:
-    """(range number, rejected lines) by the number of the file that they go to."""
-    return places[rejected[0]].file, rejected
+class ByFile(beam.DoFn):
+    """(range number, rejected lines) by the number of the file that they go to.
+
+    Args:
+        parts: All ranges.
+    """
+
+    def __init__(self, parts: Sequence[Range]):
+        self._parts = parts
+
+    def start_bundle(self):
+        """Look at the ranges once."""
+        self._places: dict[int, Place] = {}
+
+    def process(
+        self, element: tuple[int, list], ranges: Mapping[int, tuple[int, int]]
+    ) -> Iterator[tuple[int, tuple[int, list]]]:
+        """Name the file of some lines."""
+        self._places = self._places or places_of(ranges, self._parts)
+        yield self._places[element[0]].file, element
 
 
 class WriteRejected(beam.DoFn):
@@ -783,9 +800,12 @@ class WriteRejected(beam.DoFn):
         self._folder = folder
         self._parts = {part.number: part for part in parts}
 
-    def process(self, element: tuple[int, Iterable[tuple[int, list]]], places: Mapping[int, Place]) -> Iterator[str]:
+    def process(
+        self, element: tuple[int, Iterable[tuple[int, list]]], ranges: Mapping[int, tuple[int, int]]
+    ) -> Iterator[str]:
         """Write one file."""
         file, rejected = element
+        places = places_of(ranges, tuple(self._parts.values()))
         path = f"{self._folder}/part-{file:05d}.jsonl"
         with storage.create(path) as stream:
             for number, rows in sorted(rejected):

@@ -10,8 +10,6 @@ from beam_jobs import normal_ids, write_dataset
 from beam_jobs.options import NONE
 from seqrec_tf import schema as schema_lib
 
-_NAME = 9
-
 
 def summary(stats: Mapping[str, Any], output: str, seconds: float, of_parts: Mapping[str, float]) -> str:
     """The sizes after each step and of each split, what is worth knowing of them, and what to run next.
@@ -30,7 +28,7 @@ def summary(stats: Mapping[str, Any], output: str, seconds: float, of_parts: Map
     for name, split in stats["splits"].items():
         median = split["length"].get("p50", 0)
         lines.append(f"{name:<32}{split['sequences']:>12,}{split['targets']:>12,}{median:>14,}")
-    lines += ["", *(f"{name:<{_NAME}} {text}" for name, text in _remarks(stats, output)), ""]
+    lines += ["", *(f"{name}: {text}" if name else f"  {text}" for name, text in _remarks(stats, output)), ""]
     events = stats["input"]["events"]
     parts = ", ".join(f"{part} {of_part:.1f}" for part, of_part in of_parts.items())
     folder = shlex.quote(output)
@@ -66,12 +64,15 @@ def _remarks(stats: Mapping[str, Any], output: str) -> Iterator[tuple[str, str]]
             if hint := write_dataset.hint(part, files):
                 yield "", hint
             yield "", f"they are in {rejected}"
-    if beyond := of_input["events_beyond_the_newest"]:
-        yield "too old", f"{beyond:,} events beyond the newest {options['max_events']:,} of a sequence (--max-events)"
     if dropped := of_input.get("dropped_by_where"):
         nulls = of_input["dropped_as_null"]
-        of_nulls = f"; for {nulls:,} of them a field that it reads is empty, or no number" if nulls else ""
-        yield "--where", f"{dropped:,} of {of_input['lines']:,} lines dropped{of_nulls}"
+        yield (
+            "--where",
+            f"{dropped:,} of {of_input['lines']:,} lines dropped"
+            + (f"; for {nulls:,} of them a field that it reads is empty, or no number" if nulls else ""),
+        )
+    if beyond := of_input["events_beyond_the_newest"]:
+        yield "too old", f"{beyond:,} events beyond the newest {options['max_events']:,} of a sequence (--max-events)"
     for line in normal_ids.lines(stats["ids"]):
         name, _, text = line.partition(": ")
         yield name, text
@@ -109,5 +110,4 @@ def _remarks(stats: Mapping[str, Any], output: str) -> Iterator[tuple[str, str]]
             f"{repeated:,} events are of an item seen before in the sequence, {targets:,} of {of_all:,} test targets "
             "among them",
         )
-    for sentence in stats["warnings"]:
-        yield "warning", sentence
+    yield from (("warning", sentence) for sentence in stats["warnings"])
