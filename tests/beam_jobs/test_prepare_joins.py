@@ -100,7 +100,7 @@ def test_rows_that_disagree_are_shown_and_blanks_give_way(prepare, tmp_path):
     assert outcome.item_rows() == [("a", "Tent", "1"), ("b", "Lamp", ""), ("c", "", "")]
     assert outcome.stats["items"]["conflicting_in_items_file"] == 1
     assert (
-        "items files: rows of 1 items disagree, such as a (title 'Tent', later 'Mat'): the first row wins, and a blank "
+        "rows of 1 items disagree, such as a (title 'Tent', later 'Mat'): the first row wins, and a blank "
         "gives way to a value" in outcome.out
     )
 
