@@ -36,7 +36,7 @@ from apache_beam.pvalue import AsList, TaggedOutput
 
 from beam_jobs import prepare_sequences, storage
 from beam_jobs.options import flag
-from seqrec_tf import records
+from seqrec_tf import manifest, records
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.records import DatasetFolder
 
@@ -97,7 +97,8 @@ def run(args: argparse.Namespace) -> None:
         )
     for job in jobs:
         started = time.monotonic()
-        prepare_sequences.run_pipeline("Embed" >> EmbedItems(job), options)
+        with folder.manifest.explaining(folder.manifest.below(schema_lib.ITEMS_FOLDER)):
+            prepare_sequences.run_pipeline("Embed" >> EmbedItems(job), options)
         _check_result(job)
         sys.stdout.write(summary(job, time.monotonic() - started))
 
@@ -115,6 +116,7 @@ class Job:
         image_size: Pixels; 0 for texts.
         image_folder: What image paths are relative to.
         num_items: Items of the dataset.
+        item_files: Where they are.
         old_files: Vectors that there are already, of the same encoder.
         name: What the names of the new files begin with.
     """
@@ -127,6 +129,7 @@ class Job:
     image_size: int
     image_folder: str
     num_items: int
+    item_files: tuple[str, ...]
     old_files: tuple[str, ...]
     name: str
 
@@ -201,6 +204,7 @@ def make_job(
         image_size,
         image_folder,
         folder.num_items,
+        tuple(folder.item_files()),
         old_files,
         uuid.uuid4().hex[:8],
     )
@@ -226,11 +230,8 @@ class EmbedItems(beam.PTransform):
         job = self._job
         fields = (
             begin
-            | "Items"
-            >> beam.io.ReadFromTFRecord(
-                f"{job.dataset}/{schema_lib.ITEMS_FOLDER}/*{records.RECORD_SUFFIX}",
-                compression_type=CompressionTypes.GZIP,
-            )
+            | "Items" >> beam.Create(job.item_files)
+            | "Read items" >> beam.io.ReadAllFromTFRecord(compression_type=CompressionTypes.GZIP)
             | "Parse" >> beam.Map(_item_and_field, job.feature)
         )
         old = (
@@ -348,40 +349,38 @@ class _ToRecord(beam.DoFn):
 
 
 class _WriteVectors(beam.DoFn):
-    """(shard, [(item, record), ...]) to a file; gives (its name, vectors, smallest length, greatest length)."""
+    """(shard, [(item, record), ...]) to a file; gives (its name, what was written, its smallest and greatest length)."""
 
     def __init__(self, job: Job, num_shards: int):
         self._job = job
         self._num_shards = num_shards
 
-    def process(self, element) -> Iterator[tuple[str, int, float, float]]:
+    def process(self, element) -> Iterator[tuple[str, manifest.File, float, float]]:
         """Write one file."""
         shard, pairs = element
         ordered = [record for _, record in sorted(pairs)]
         lengths = [float(np.linalg.norm(_example(record)[schema_lib.VECTOR])) for record in ordered]
         name = f"{self._job.name}-{records.shard_name(shard, self._num_shards)}"
-        storage.write_records(f"{self._job.output}/{name}", ordered)
-        yield name, len(ordered), min(lengths), max(lengths)
+        file = storage.write_records(f"{self._job.output}/{name}", ordered)
+        yield name, file, min(lengths), max(lengths)
 
 
 def _finish(
     job: Job,
-    written: Sequence[tuple[str, int, float, float]],
+    written: Sequence[tuple[str, manifest.File, float, float]],
     rejected: Sequence[tuple[str, str]],
     num_reused: int,
 ) -> None:
-    """Write what was rejected and, last, the file that names the vectors; then remove those that it replaces.
+    """Write what was rejected and, last, the manifest of the vectors; then remove those that it replaces.
 
     Where there are no vectors, what was there stays as it was.
     """
     rows = [{"item": item, "reason": reason} for item, reason in sorted(rejected)]
     if not FileSystems.exists(job.output):
         FileSystems.mkdirs(job.output)
-    storage.write_text(
-        f"{job.output}/{job.rejected_file}", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    )
-    files = sorted(name for name, *_ in written)
-    if not files:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    storage.write_text(f"{job.output}/{job.rejected_file}", text)
+    if not written:
         return
     description = {
         "feature": job.feature,
@@ -389,20 +388,20 @@ def _finish(
         "identity": job.identity,
         "dim": job.dim,
         "image_size": job.image_size,  # 0 of texts
-        "vectors": sum(number for _, number, *_ in written),
+        "vectors": sum(file.records or 0 for _, file, *_ in written),
         "reused": num_reused,
         "rejected": len(rejected),
         # Lengths of the vectors: both 1 where the encoder normalises.
         "shortest": min(low for *_, low, _ in written),
         "longest": max(high for *_, high in written),
-        "files": files,
+        "files": manifest.as_dict({name: file for name, file, *_ in written}),
         "rejected_file": job.rejected_file,
     }
     path = f"{job.output}/{schema_lib.ENCODER_FILE}"
     if "://" in path and not path.startswith("gs://") and FileSystems.exists(path):
         FileSystems.delete([path])  # some file systems, HDFS for one, do not rename onto a file
-    storage.write_text(path, json.dumps(description, indent=2) + "\n")
-    kept = {*files, job.rejected_file, schema_lib.ENCODER_FILE}
+    storage.write_text(path, manifest.seal(description))
+    kept = {*description["files"], job.rejected_file, schema_lib.ENCODER_FILE}
     present = [file.path for file in FileSystems.match([f"{job.output}/*"])[0].metadata_list]
     if outdated := [path for path in present if path.rsplit("/", 1)[-1] not in kept]:
         FileSystems.delete(outdated)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.pvalue import AsDict, AsList, AsSingleton
+from apache_beam.pvalue import AsDict, AsSingleton
 
 from beam_jobs import inputs, parsing, read_events, sequences, side_tables, splits, write_dataset
 from beam_jobs import steps as steps_lib
@@ -192,11 +192,11 @@ class PrepareSequences(beam.PTransform):
     def _files(self, begin, sources: Mapping[str, Any], made: _Made, counted: _Counted):
         """The files of a dataset folder, COMPLETED last."""
         plan = self._plan
-        digests = [self._sequence_files(made.whole, made.vocabulary, made.learned_of_users, counted)]
+        records = [self._sequence_files(made.whole, made.vocabulary, made.learned_of_users, counted)]
         learned_of_items = made.no_features
         if made.items is not None:
             files_of_items, learned_of_items = self._item_files(made.items["main"], made.vocabulary, counted)
-            digests.append(files_of_items)
+            records.append(files_of_items)
         rejected_files = (
             [source[REJECTED] for source in sources.values()]
             | "All rejected" >> beam.Flatten()
@@ -229,8 +229,8 @@ class PrepareSequences(beam.PTransform):
                 AsSingleton(made.learned_of_users),
                 AsSingleton(tally),
                 AsDict(by_step),
-                AsDict(digests | "All files" >> beam.Flatten()),
-                AsList(rejected_files),
+                AsDict(records | "All files" >> beam.Flatten()),
+                AsDict(rejected_files),
             )
         )
 
@@ -350,7 +350,7 @@ class PrepareSequences(beam.PTransform):
         )
 
     def _sequence_files(self, whole, vocabulary, learned_of_users, counted: _Counted):
-        """The files of the splits, by digest."""
+        """What was written to the files of the splits, by their paths."""
         plan = self._plan
         number = write_dataset.NumberItems(self._store, plan.num_shards)
         write = write_dataset.WriteSequences(
@@ -366,7 +366,7 @@ class PrepareSequences(beam.PTransform):
         return counted(by_shard, "Write sequences", write, AsSingleton(learned_of_users))
 
     def _item_files(self, items, vocabulary, counted: _Counted):
-        """The files of the items' side features, by digest, and what the items teach."""
+        """What was written to the files of the items' side features, by their paths, and what the items teach."""
         plan = self._plan
         features, num_shards = plan.schema.item_features, plan.num_item_shards
         match = side_tables.MatchItems(self._store, features[1:], num_shards)

@@ -45,6 +45,7 @@ from beam_jobs.tables import (
     time_order,
 )
 from seqrec_tf import features
+from seqrec_tf.manifest import File
 
 REJECTED_HELD = 1_000
 # A position is the file's rank and the byte offset (in Parquet: the record) in one integer.
@@ -591,6 +592,8 @@ def _raw_text(record: bytes | tuple) -> str:
 class WriteRejected(beam.DoFn):
     """(range number, lists of rejected lines) to one JSON lines file a range, with line numbers of the whole file.
 
+    Gives (the file's name, what was written).
+
     Args:
         folder: Where the files go.
         parts: All ranges by number.
@@ -600,12 +603,13 @@ class WriteRejected(beam.DoFn):
         self._folder = folder
         self._parts = {part.number: part for part in parts}
 
-    def process(self, element: tuple[int, Iterable[list]], lines: dict[int, int]) -> Iterator[str]:
+    def process(self, element: tuple[int, Iterable[list]], lines: dict[int, int]) -> Iterator[tuple[str, File]]:
         """Write one file."""
         number, lists = element
         part = self._parts[number]
         lines_before = sum(lines[k] for k in range(part.first_number, number))
-        with storage.create(f"{self._folder}/part-{number:05d}.jsonl") as stream:
+        name = f"part-{number:05d}.jsonl"
+        with storage.create(f"{self._folder}/{name}") as stream:
             for index, reason, detail, text in itertools.chain.from_iterable(sorted(lists)):
                 place = lines_before + index
                 row = {
@@ -617,4 +621,4 @@ class WriteRejected(beam.DoFn):
                     "text": text,
                 }
                 stream.write(json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
-        yield part.path
+        yield name, stream.file

@@ -10,10 +10,10 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from seqrec_tf import padding
+from seqrec_tf import manifest, padding
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import Feature, Schema
 
@@ -99,7 +99,12 @@ class DatasetFolder:
         path: The folder that `seqrec prepare` wrote, local or remote (`gs://`).
 
     Raises:
-        FileNotFoundError: There is no such folder, or the job that writes it has not finished.
+        FileNotFoundError: There is no such folder, the job that writes it has not finished, or a file is missing.
+        ValueError: A file has another size, or one that is no file of records another content, than was written.
+
+    Attributes:
+        path: The folder.
+        manifest: What was written to its files; of the vectors, the manifests are in `vectors`.
     """
 
     def __init__(self, path: str | pathlib.Path):
@@ -110,6 +115,11 @@ class DatasetFolder:
                 f"{self.path} {state}: it has no {schema_lib.COMPLETED_FILE} file. Make it with "
                 f"`seqrec prepare --input FILES --output {self.path}`."
             )
+        self.manifest = manifest.read(self.path, manifest.DATASET)
+        self.manifest.check_sizes()
+        # A dataset means nothing with the statistics or the vocabulary of another one.
+        for name in (schema_lib.SCHEMA_FILE, schema_lib.STATS_FILE, *self.manifest.below(schema_lib.VOCABULARIES_FOLDER)):
+            self.manifest.content(name)
 
     def file(self, name: str) -> str:
         """Path of a file of this folder."""
@@ -129,13 +139,8 @@ class DatasetFolder:
         return sorted(name.rstrip("/") for name in names)
 
     def read_text(self, name: str) -> str:
-        """Content of a text file of this folder."""
-        import tensorflow as tf
-
-        if not self._exists(name):
-            raise FileNotFoundError(f"{self.file(name)} is missing: the folder was not copied as a whole.")
-        with tf.io.gfile.GFile(self.file(name)) as stream:
-            return stream.read()
+        """Content of a text file of this folder, as it was written."""
+        return self.manifest.content(name).decode()
 
     @functools.cached_property
     def schema(self) -> Schema:
@@ -155,7 +160,16 @@ class DatasetFolder:
             name: f"{schema_lib.VECTORS_FOLDER}/{name}/{schema_lib.ENCODER_FILE}"
             for name in self._names(schema_lib.VECTORS_FOLDER)
         }
-        return {name: json.loads(self.read_text(file)) for name, file in files.items() if self._exists(file)}
+        return {
+            name: manifest.unseal(self.manifest.content(file), self.file(file), manifest.VECTORS)
+            for name, file in files.items()
+            if self._exists(file)
+        }
+
+    def vectors_manifest(self, column: str) -> manifest.Manifest:
+        """What was written to the files of an embedded column."""
+        folder, files = self.file(f"{schema_lib.VECTORS_FOLDER}/{column}"), self.vectors[column]["files"]
+        return manifest.Manifest(folder, manifest.VECTORS, manifest.from_dict(files))
 
     @property
     def encoders(self) -> dict[str, str]:
@@ -215,7 +229,11 @@ class DatasetFolder:
         """
         if split not in schema_lib.SPLITS:
             raise ValueError(f"The split must be one of {', '.join(schema_lib.SPLITS)}, got {split!r}.")
-        return self._record_files(split)
+        return list(map(self.file, self.manifest.below(split)))
+
+    def num_records(self, file: str) -> int:
+        """How many records were written to one of `split_files` or `item_files`."""
+        return self.manifest.files[file.removeprefix(f"{self.path}/")].records or 0
 
     def check_split(self, split: str) -> None:
         """Raise a ValueError where a split is empty."""
@@ -259,7 +277,7 @@ class DatasetFolder:
             values[feature.name] = np.full(shape, feature.missing, feature.dense_dtype)
         if wanted:
             row = 1  # item records lie in the order of the ids
-            for batch in read_files(self.item_files(), wanted):
+            for batch in read_files(self.item_files(), wanted, self.num_records):
                 for feature in wanted:
                     parsed = batch[feature.name]
                     if isinstance(parsed, tf.RaggedTensor):
@@ -268,20 +286,20 @@ class DatasetFolder:
                 row += len(parsed)
         id_of = {item: number for number, item in enumerate(self.item_ids, start=1)} if embedded.keys() & names else {}
         for name in sorted(embedded.keys() & names):
-            about, folder = self.vectors[embedded[name]], f"{schema_lib.VECTORS_FOLDER}/{embedded[name]}"
-            files = [self.file(f"{folder}/{file}") for file in about["files"]]
-            for batch in read_files(files, schema_lib.vector_record(about["dim"])):
-                ids = [id_of.get(item.decode(), 0) for item in batch[schema_lib.ITEM_ID].numpy()]
-                values[name][ids] = batch[schema_lib.VECTOR]
+            files = self.vectors_manifest(embedded[name])
+            files.check_sizes()
+            records = {files.path(file): about.records for file, about in files.files.items()}
+            with files.explaining():
+                features = schema_lib.vector_record(self.vectors[embedded[name]]["dim"])
+                for batch in read_files(list(records), features, lambda file: records[file]):
+                    ids = [id_of.get(item.decode(), 0) for item in batch[schema_lib.ITEM_ID].numpy()]
+                    values[name][ids] = batch[schema_lib.VECTOR]
             values[name][0] = 0  # where items went that the dataset does not have any more
         return values
 
     def item_files(self) -> list[str]:
         """Paths of the TFRecord shards of item features, sorted; empty where no items file was given."""
-        return self._record_files(schema_lib.ITEMS_FOLDER)
-
-    def _record_files(self, folder: str) -> list[str]:
-        return [self.file(f"{folder}/{name}") for name in self._names(folder) if name.endswith(RECORD_SUFFIX)]
+        return list(map(self.file, self.manifest.below(schema_lib.ITEMS_FOLDER)))
 
 
 def read_split(folder: DatasetFolder, split: str, names: Iterable[str] = ()):
@@ -294,13 +312,35 @@ def read_split(folder: DatasetFolder, split: str, names: Iterable[str] = ()):
     """
     names = set(names)
     wanted = [feature for feature in folder.schema.record_features if not names or feature.name in names]
-    return read_files(folder.split_files(split), wanted)
+    return read_files(folder.split_files(split), wanted, folder.num_records)
 
 
-def read_files(files: list[str], features: Iterable[Feature]):
-    """These features of the records of some files, as `parsing_spec` gives them, many at a time."""
+def read_files(files: Sequence[str], features: Iterable[Feature], num_records: Callable[[str], int]):
+    """These features of the records of some files, as `parsing_spec` gives them, many at a time.
+
+    Args:
+        files: Their paths.
+        features: What to read.
+        num_records: From a path to how many records there must be: `DatasetFolder.num_records`.
+    """
     import tensorflow as tf
 
     spec = parsing_spec(features)
-    records = tf.data.TFRecordDataset(files, compression_type=COMPRESSION).batch(10_000)
+    records = files_with_counts(files, num_records).flat_map(serialized_records).batch(10_000)
     return records.map(lambda serialized: tf.io.parse_example(serialized, spec))
+
+
+def files_with_counts(files: Sequence[str], num_records: Callable[[str], int]):
+    """A `tf.data.Dataset` of what `serialized_records` takes."""
+    import tensorflow as tf
+
+    counts = tf.constant([num_records(file) for file in files], tf.int64)
+    return tf.data.Dataset.from_tensor_slices((tf.constant(files, tf.string), counts))
+
+
+def serialized_records(file, number):
+    """The records of a file, string [], as they lie there; an error at its end where they are not `number`, int64 []."""
+    import tensorflow as tf
+
+    records = tf.data.TFRecordDataset(file, compression_type=COMPRESSION)
+    return records.apply(tf.data.experimental.assert_cardinality(tf.cast(number, tf.int64)))
