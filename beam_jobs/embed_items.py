@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -32,6 +33,7 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import AsList, TaggedOutput
 
 from beam_jobs import prepare_sequences, storage
@@ -39,6 +41,7 @@ from beam_jobs.options import flag
 from seqrec_tf import manifest, records
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.records import DatasetFolder
+from seqrec_tf.writing import LOCK_FILE, only_writer
 
 TAKES_BEAM_OPTIONS = True
 NEEDS_TENSORFLOW = True
@@ -75,10 +78,17 @@ def run(args: argparse.Namespace) -> None:
     ):
         if getattr(args, name) and not getattr(args, encoder):
             raise ValueError(f"{flag(name)} needs {flag(encoder)}.")
-    folder = DatasetFolder(args.dataset)
     options = prepare_sequences.beam_options(getattr(args, "beam_options", None) or [], "embed", vars(args))
     paths = ("dataset", "text_encoder", "image_encoder", "image_folder")
     prepare_sequences.check_reachable(options, {name: [getattr(args, name) or ""] for name in paths})
+    folder = DatasetFolder(args.dataset)
+    is_remote = "://" in folder.path
+    with contextlib.nullcontext() if is_remote else only_writer(f"{folder.path}/{LOCK_FILE}", folder.path):
+        _embed(args, folder, options)
+
+
+def _embed(args: argparse.Namespace, folder: DatasetFolder, options: PipelineOptions) -> None:
+    """Embed, where nobody else writes the dataset."""
     jobs = []  # all that can be wrong with the options fails before the first item is encoded
     if args.text_encoder:
         feature = _feature(folder, "text", args.text_feature)
@@ -349,7 +359,7 @@ class _ToRecord(beam.DoFn):
 
 
 class _WriteVectors(beam.DoFn):
-    """(shard, [(item, record), ...]) to a file; gives (its name, what was written, its smallest and greatest length)."""
+    """(shard, [(item, record), ...]) to a file; gives (its name, what was written, its smallest, greatest length)."""
 
     def __init__(self, job: Job, num_shards: int):
         self._job = job
@@ -382,6 +392,7 @@ def _finish(
     storage.write_text(f"{job.output}/{job.rejected_file}", text)
     if not written:
         return
+    files = manifest.as_dict({name: file for name, file, *_ in written})
     description = {
         "feature": job.feature,
         "encoder": job.encoder,
@@ -394,14 +405,14 @@ def _finish(
         # Lengths of the vectors: both 1 where the encoder normalises.
         "shortest": min(low for *_, low, _ in written),
         "longest": max(high for *_, high in written),
-        "files": manifest.as_dict({name: file for name, file, *_ in written}),
+        "files": files,
         "rejected_file": job.rejected_file,
     }
     path = f"{job.output}/{schema_lib.ENCODER_FILE}"
     if "://" in path and not path.startswith("gs://") and FileSystems.exists(path):
         FileSystems.delete([path])  # some file systems, HDFS for one, do not rename onto a file
     storage.write_text(path, manifest.seal(description))
-    kept = {*description["files"], job.rejected_file, schema_lib.ENCODER_FILE}
+    kept = {*files, job.rejected_file, schema_lib.ENCODER_FILE}
     present = [file.path for file in FileSystems.match([f"{job.output}/*"])[0].metadata_list]
     if outdated := [path for path in present if path.rsplit("/", 1)[-1] not in kept]:
         FileSystems.delete(outdated)

@@ -255,7 +255,14 @@ class Finish:
         stats = self._stats(vocabulary, tally, step_items, lengths)
         stats["fingerprint"] = hashlib.sha256(
             json.dumps(
-                [schema.to_dict(), vocabulary_text, counts_text, learned, learned_of_users, sorted((name, written.digest) for name, written in records.items())]
+                [
+                    schema.to_dict(),
+                    vocabulary_text,
+                    counts_text,
+                    learned,
+                    learned_of_users,
+                    sorted((name, written.digest) for name, written in records.items()),
+                ]
             ).encode()
         ).hexdigest()
         files = {name: written.file for name, written in records.items()} | {

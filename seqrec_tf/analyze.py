@@ -20,8 +20,9 @@ import numpy as np
 
 from seqrec_tf.config import check_at_least
 from seqrec_tf.records import DatasetFolder, read_split
-from seqrec_tf.run_folder import RunFolder, output_file, write_whole
+from seqrec_tf.run_folder import RunFolder, output_file
 from seqrec_tf.schema import SECONDS, TARGET_START, TIMESTAMPS
+from seqrec_tf.writing import write_whole
 
 if TYPE_CHECKING:
     from seqrec_tf.models.base import SequenceModel
@@ -60,6 +61,18 @@ def run(args: argparse.Namespace) -> None:
         run_folder.open_dataset(args.dataset)  # makes sure that it was trained on it
         model, exclude_history = run_folder.load_model(), run_folder.config.data.exclude_history
         model.freeze_item_table()
+    with folder.manifest.explaining():
+        figures = _figures(args, folder, model, exclude_history=exclude_history)
+    text = json.dumps(figures, indent=2) + "\n"
+    if json_file:
+        write_whole(json_file, text)
+    sys.stdout.write(text if args.json == "-" else report(figures))
+
+
+def _figures(
+    args: argparse.Namespace, folder: DatasetFolder, model: SequenceModel | None, *, exclude_history: bool
+) -> dict[str, Any]:
+    """All that the arguments ask for; `exclude_history` as the model was trained."""
     rows, items = folder.training_events()
     figures = describe(folder, rows, items)
     figures["order"] = neighbours(rows, items, shuffles=args.shuffles, min_support=args.min_support, seed=args.seed)
@@ -72,10 +85,7 @@ def run(args: argparse.Namespace) -> None:
             shuffles=args.shuffles,
             seed=args.seed,
         )
-    text = json.dumps(figures, indent=2) + "\n"
-    if json_file:
-        write_whole(json_file, text)
-    sys.stdout.write(text if args.json == "-" else report(figures))
+    return figures
 
 
 def describe(folder: DatasetFolder, rows: np.ndarray, items: np.ndarray) -> dict[str, Any]:

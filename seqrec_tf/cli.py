@@ -1,15 +1,16 @@
 """The `seqrec` command: one subcommand a step, each living in the module that does the work.
 
-A command module has `add_arguments(parser)` and `run(args) -> None`, and a docstring that becomes its `--help`. Nothing
-but the chosen module is imported, so `seqrec --help` answers at once. With `NEEDS_TENSORFLOW = True` TensorFlow is
-imported first, without its start-up chatter. A module with `TAKES_BEAM_OPTIONS = True` finds the
-arguments that its parser does not know in `args.beam_options`.
+A command module has `add_arguments(parser)` and `run(args)`, which gives an exit status (None is DONE), and a docstring
+that becomes its `--help`. Nothing but the chosen module is imported, so `seqrec --help` answers at once. With
+`NEEDS_TENSORFLOW = True` TensorFlow is imported first, without its start-up chatter. A module with `TAKES_BEAM_OPTIONS
+= True` finds the arguments that its parser does not know in `args.beam_options`.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -17,6 +18,7 @@ import traceback
 from collections.abc import Sequence
 
 import seqrec_tf
+from seqrec_tf.writing import FULL, REFUSED, trouble
 
 # Command to (module, one line of help), in the order in which a newcomer needs them.
 COMMANDS = {
@@ -26,12 +28,13 @@ COMMANDS = {
     "analyze": ("seqrec_tf.analyze", "what is in a dataset, what looks wrong, and whether the order says anything"),
     "train": ("seqrec_tf.train", "a dataset folder to a run folder with the best model"),
     "evaluate": ("seqrec_tf.evaluate", "ranking metrics of a run, beside popularity, with confidence intervals"),
+    "check": ("seqrec_tf.check", "whether a dataset, a run or a model is whole, by the checksums of its files"),
     "export": ("seqrec_tf.export", "a run to a SavedModel for TF Serving"),
     "serve": ("serving.server", "a development REST server with TF Serving's contract"),
     "recommend": ("serving.client", "ask a server (this one or TF Serving) for recommendations"),
 }
 
-DONE, WORK_FAILED, WRONG_INPUT = 0, 1, 2
+DONE, WORK_FAILED, WRONG_INPUT, ANSWER_IS_NO = 0, 1, 2, 3
 
 # Errors that the user can mend; everything else is a failure of the work.
 _INPUT_ERRORS = (
@@ -45,7 +48,10 @@ _INPUT_ERRORS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 1 the work failed, 2 arguments or input are wrong."""
+    """Run one command and return its exit status.
+
+    0 done, 1 the work failed, 2 arguments or input are wrong, 3 the work is done and the answer is no.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(_overview())
@@ -83,20 +89,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             from seqrec_tf.quiet import import_tensorflow
 
             import_tensorflow()
-        module.run(args)
+        status = module.run(args)
     except KeyboardInterrupt:
         sys.stderr.write(f"seqrec {name}: interrupted\n")
         return 130
     except Exception as error:
         if args.debug:
             traceback.print_exc()
-        wrong_input = isinstance(error, _INPUT_ERRORS)
+        wrong_input = isinstance(error, _INPUT_ERRORS) or trouble(error) in REFUSED
         sys.stderr.write(f"seqrec {name}: {_sentence(error, wrong_input)}\n")
         return WRONG_INPUT if wrong_input else WORK_FAILED
-    return DONE
+    return status or DONE
 
 
 def _sentence(error: Exception, wrong_input: bool) -> str:
+    if isinstance(error, OSError) and error.filename and error.errno in (*FULL, errno.EROFS):
+        remedy = "Free some space, or write to another disk." if error.errno in FULL else "Write to another disk."
+        return f"{error.filename} cannot be written: {error.strerror}. {remedy}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     text = " ".join(str(error).split()) or "no message"
@@ -116,7 +125,7 @@ def _overview() -> str:
         *(f"  {name:<10} {help_line}" for name, (_, help_line) in COMMANDS.items()),
         "",
         "`seqrec COMMAND --help` says more; `seqrec demo` shows most of them at work.",
-        "Exit status: 0 done, 1 the work failed, 2 arguments or input are wrong, 130 interrupted.",
+        "Exit status: 0 done, 1 the work failed, 2 arguments or input are wrong, 3 the answer is no, 130 interrupted.",
         "",
     ]
     return "\n".join(lines)

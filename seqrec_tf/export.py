@@ -25,7 +25,7 @@ With --items, items that came after training are candidates too, for models that
 
 Beside the model, in assets.extra/, go warm-up requests for TF Serving, golden requests (histories with the answers that
 the trained model gave), the schema and the configuration. The saved model is loaded the way TF Serving loads it, and
-nothing is published unless it gives the golden answers.
+nothing is published unless it gives the golden answers. COMPLETED names the files, for `seqrec check`.
 
 Example:
   seqrec export --run runs/sasrec --output models/shop
@@ -44,17 +44,22 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from seqrec_tf import manifest
 from seqrec_tf import run_folder as run_lib
 from seqrec_tf.exporting import new_items
 from seqrec_tf.exporting.golden import check_golden, golden_requests, warm_up_requests, write_warm_up
 from seqrec_tf.run_folder import RunFolder
-from seqrec_tf.schema import EXTRA_FOLDER, GOLDEN_FILE, RECOMMEND, SCHEMA_FILE, WARM_UP_FILE
+from seqrec_tf.schema import COMPLETED_FILE, EXTRA_FOLDER, GOLDEN_FILE, RECOMMEND, SCHEMA_FILE, WARM_UP_FILE
+from seqrec_tf.writing import LOCK_FILE, naming, only_writer
 
 if TYPE_CHECKING:
     from seqrec_tf.models.base import SequenceModel
     from seqrec_tf.records import DatasetFolder
 
 NEEDS_TENSORFLOW = True
+
+# Begins the name of a version that is not whole: no integer, so no server takes it for one.
+_PARTIAL = "partial-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -145,24 +150,24 @@ def export(
 
     if history_length is not None and history_length < 1:
         raise ValueError(f"--history-length must be at least 1, got {history_length}.")
-    target = _new_version(run_lib.local_path(output, "--output"), version)
-    folder = run_folder.open_dataset(dataset)
-    if not 1 <= k <= folder.num_items:
-        raise ValueError(f"--k must be from 1 to the number of items, {folder.num_items}, got {k}.")
-    multiply_exactly()
-    model = run_folder.load_model()
-    catalogue = folder.item_ids
-    if items:
-        wanted = [feature.name for feature in model.item_features.features] if model.item_features else []
-        new = new_items.read(items, folder, wanted, id_column=item_id_column, image_folder=image_folder)
-        model = model.with_new_items(len(new.ids), new.values)
-        catalogue = [*catalogue, *new.ids]
-    model.freeze_item_table()
-    exclude_history = run_folder.config.data.exclude_history and not keep_history
-    answers: dict[str, Any] = {"k": k, "exclude_history": exclude_history, "history_length": history_length}
-    with _published_as(target) as partial:
+    with _new_version(run_lib.local_path(output, "--output"), version) as (target, partial):
+        folder = run_folder.open_dataset(dataset)
+        if not 1 <= k <= folder.num_items:
+            raise ValueError(f"--k must be from 1 to the number of items, {folder.num_items}, got {k}.")
+        multiply_exactly()
+        model = run_folder.load_model()
+        catalogue = folder.item_ids
+        if items:
+            wanted = [feature.name for feature in model.item_features.features] if model.item_features else []
+            new = new_items.read(items, folder, wanted, id_column=item_id_column, image_folder=image_folder)
+            model = model.with_new_items(len(new.ids), new.values)
+            catalogue = [*catalogue, *new.ids]
+        model.freeze_item_table()
+        exclude_history = run_folder.config.data.exclude_history and not keep_history
+        answers: dict[str, Any] = {"k": k, "exclude_history": exclude_history, "history_length": history_length}
         _save(model, folder, catalogue, partial, **answers)
-        golden = golden_requests(model, folder, catalogue, **answers)
+        with folder.manifest.explaining():
+            golden = golden_requests(model, folder, catalogue, **answers)
         check_golden(partial, golden, history_length)
         extra = partial / EXTRA_FOLDER
         extra.mkdir()
@@ -177,34 +182,38 @@ def export(
     return target
 
 
-def _new_version(output: pathlib.Path, version: int | None) -> pathlib.Path:
-    """The folder of a version that is not there yet, the next one where None is asked for.
+@contextlib.contextmanager
+def _new_version(output: pathlib.Path, version: int | None) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+    """The folder of a version that is not there yet, and one to write it in, which gets that name once it is whole.
+
+    Args:
+        output: Folder of the model's versions. No other process may write there meanwhile.
+        version: Positive; one more than the newest there where None.
 
     Raises:
         FileExistsError: The version is there already.
         ValueError: The version is no positive integer.
     """
-    versions = [int(entry.name) for entry in output.glob("*") if entry.name.isdigit()]
-    version = version if version is not None else max(versions, default=0) + 1
-    if version < 1:
-        raise ValueError(f"--version must be a positive integer, got {version}.")
-    if (output / str(version)).exists():
-        raise FileExistsError(
-            f"{output / str(version)} is there already. Leave out --version to write {max(versions) + 1}."
-        )
-    return output / str(version)
-
-
-@contextlib.contextmanager
-def _published_as(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder to write a version in, which gets its name once it is whole, and is removed if it never is."""
-    partial = target.with_name(f"partial-{uuid.uuid4().hex[:8]}")  # no integer, so no server takes it for a version
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with only_writer(output / LOCK_FILE, str(output)), naming(output):
+        versions = [int(entry.name) for entry in output.glob("*") if entry.name.isdigit()]
+        version = version if version is not None else max(versions, default=0) + 1
+        if version < 1:
+            raise ValueError(f"--version must be a positive integer, got {version}.")
+        target = output / str(version)
+        if target.exists():
+            raise FileExistsError(f"{target} is there already. Leave out --version to write {max(versions) + 1}.")
+        for left in output.glob(f"{_PARTIAL}*"):  # of an export that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        partial = output / f"{_PARTIAL}{uuid.uuid4().hex[:8]}"
+        partial.mkdir()
+        try:
+            yield target, partial
+            names = [file.relative_to(partial).as_posix() for file in partial.rglob("*") if file.is_file()]
+            files = manifest.of_folder(partial, names)
+            (partial / COMPLETED_FILE).write_text(manifest.to_json(manifest.MODEL, files), encoding="utf-8")
+            os.replace(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _save(

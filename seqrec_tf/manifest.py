@@ -33,7 +33,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from seqrec_tf import __version__
-from seqrec_tf.schema import COMPLETED_FILE
+from seqrec_tf.schema import COMPLETED_FILE, ENCODER_FILE, VECTORS_FOLDER
 
 DATASET, RUN, MODEL, VECTORS = "dataset", "run", "model", "vectors"
 # Of each kind what writes it, for errors.
@@ -112,8 +112,8 @@ class Manifest:
         """
         names = list(self.files if names is None else names)
         with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-            sizes = pool.map(lambda name: _size(self.path(name)), names) if _is_remote(self.folder) else None
-            for name, size in zip(names, sizes or (_size(self.path(name)) for name in names), strict=True):
+            sizes = pool.map(lambda name: size_of(self.path(name)), names) if _is_remote(self.folder) else None
+            for name, size in zip(names, sizes or (size_of(self.path(name)) for name in names), strict=True):
                 if problem := self._problem_of_size(name, size):
                     raise (FileNotFoundError if size is None else ValueError)(self.sentence(name, problem))
 
@@ -124,7 +124,7 @@ class Manifest:
             FileNotFoundError: It is missing.
             ValueError: It is not what was written.
         """
-        if _size(self.path(name)) is None:
+        if size_of(self.path(name)) is None:
             raise FileNotFoundError(self.sentence(name, _MISSING))
         with _open(self.path(name)) as stream:
             content = stream.read()
@@ -140,7 +140,7 @@ class Manifest:
         """
         found = {}
         for name in self.files if names is None else names:
-            size = _size(self.path(name))
+            size = size_of(self.path(name))
             problem = self._problem_of_size(name, size)
             if not problem:
                 with _open(self.path(name)) as stream:
@@ -250,13 +250,28 @@ def read(folder: str | os.PathLike, kind: str | None = None) -> Manifest:
     """
     folder = str(folder)
     path = f"{folder}/{COMPLETED_FILE}"
-    if _size(path) is None:
+    if size_of(path) is None:
         raise FileNotFoundError(f"{folder} has no {COMPLETED_FILE} file.")
     with _open(path) as stream:
         values = unseal(stream.read(), path, kind or DATASET)
     if kind and values["kind"] != kind:
         raise ValueError(f"{folder} is the folder of a {values['kind']}, and that of a {kind} is needed.")
     return Manifest(folder, values["kind"], from_dict(values["files"]))
+
+
+def read_vectors(dataset: str, column: str) -> tuple[dict[str, Any], Manifest] | None:
+    """What `encoder.json` says of the vectors of a column, and their manifest; None where there are none.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    folder = f"{dataset}/{VECTORS_FOLDER}/{column}"
+    path = f"{folder}/{ENCODER_FILE}"
+    if size_of(path) is None:
+        return None
+    with _open(path) as stream:
+        about = unseal(stream.read(), path, VECTORS)
+    return about, Manifest(folder, VECTORS, from_dict(about["files"]))
 
 
 def seal(values: Mapping[str, Any]) -> str:
@@ -284,6 +299,31 @@ def unseal(content: bytes, path: str, kind: str) -> dict[str, Any]:
         ) from None
 
 
+def size_of(path: str) -> int | None:
+    """Bytes of a file, local or remote; None where there is none."""
+    if not _is_remote(path):
+        try:
+            return os.stat(path).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+    import tensorflow as tf
+
+    try:
+        return tf.io.gfile.stat(path).length
+    except tf.errors.NotFoundError:
+        return None
+
+
+def names_in(folder: str) -> list[str]:
+    """What a folder holds, local or remote, sorted; nothing where there is none."""
+    if not _is_remote(folder):
+        return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    import tensorflow as tf
+
+    names = tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []  # no glob, to which [ is no letter
+    return sorted(name.rstrip("/") for name in names)
+
+
 def _of_stream(stream: Any) -> File:
     summing = Summing(_Nowhere)
     while chunk := stream.read(_CHUNK):
@@ -307,18 +347,3 @@ def _open(path: str) -> Any:
     import tensorflow as tf
 
     return tf.io.gfile.GFile(path, "rb")
-
-
-def _size(path: str) -> int | None:
-    """Bytes of a file; None where there is none."""
-    if not _is_remote(path):
-        try:
-            return os.stat(path).st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-    import tensorflow as tf
-
-    try:
-        return tf.io.gfile.stat(path).length
-    except tf.errors.NotFoundError:
-        return None

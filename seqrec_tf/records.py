@@ -118,7 +118,11 @@ class DatasetFolder:
         self.manifest = manifest.read(self.path, manifest.DATASET)
         self.manifest.check_sizes()
         # A dataset means nothing with the statistics or the vocabulary of another one.
-        for name in (schema_lib.SCHEMA_FILE, schema_lib.STATS_FILE, *self.manifest.below(schema_lib.VOCABULARIES_FOLDER)):
+        for name in (
+            schema_lib.SCHEMA_FILE,
+            schema_lib.STATS_FILE,
+            *self.manifest.below(schema_lib.VOCABULARIES_FOLDER),
+        ):
             self.manifest.content(name)
 
     def file(self, name: str) -> str:
@@ -126,17 +130,7 @@ class DatasetFolder:
         return f"{self.path}/{name}"
 
     def _exists(self, name: str) -> bool:
-        import tensorflow as tf
-
-        return tf.io.gfile.exists(self.file(name))
-
-    def _names(self, folder: str) -> list[str]:
-        """What a folder of this folder holds, sorted; nothing where there is none."""
-        import tensorflow as tf
-
-        path = self.file(folder)
-        names = tf.io.gfile.listdir(path) if tf.io.gfile.isdir(path) else []  # no glob, to which [ is no letter
-        return sorted(name.rstrip("/") for name in names)
+        return manifest.size_of(self.file(name)) is not None
 
     def read_text(self, name: str) -> str:
         """Content of a text file of this folder, as it was written."""
@@ -156,20 +150,13 @@ class DatasetFolder:
     @functools.cached_property
     def vectors(self) -> dict[str, dict[str, Any]]:
         """Embedded columns: name to the content of its `encoder.json`."""
-        files = {
-            name: f"{schema_lib.VECTORS_FOLDER}/{name}/{schema_lib.ENCODER_FILE}"
-            for name in self._names(schema_lib.VECTORS_FOLDER)
-        }
-        return {
-            name: manifest.unseal(self.manifest.content(file), self.file(file), manifest.VECTORS)
-            for name, file in files.items()
-            if self._exists(file)
-        }
+        return {column: about for column, (about, _) in self._vectors.items()}
 
-    def vectors_manifest(self, column: str) -> manifest.Manifest:
-        """What was written to the files of an embedded column."""
-        folder, files = self.file(f"{schema_lib.VECTORS_FOLDER}/{column}"), self.vectors[column]["files"]
-        return manifest.Manifest(folder, manifest.VECTORS, manifest.from_dict(files))
+    @functools.cached_property
+    def _vectors(self) -> dict[str, tuple[dict[str, Any], manifest.Manifest]]:
+        columns = manifest.names_in(self.file(schema_lib.VECTORS_FOLDER))
+        found = {column: manifest.read_vectors(self.path, column) for column in columns}
+        return {column: vectors for column, vectors in found.items() if vectors}
 
     @property
     def encoders(self) -> dict[str, str]:
@@ -286,12 +273,12 @@ class DatasetFolder:
                 row += len(parsed)
         id_of = {item: number for number, item in enumerate(self.item_ids, start=1)} if embedded.keys() & names else {}
         for name in sorted(embedded.keys() & names):
-            files = self.vectors_manifest(embedded[name])
+            about, files = self._vectors[embedded[name]]
             files.check_sizes()
-            records = {files.path(file): about.records for file, about in files.files.items()}
+            records = {files.path(file): written.records or 0 for file, written in files.files.items()}
             with files.explaining():
-                features = schema_lib.vector_record(self.vectors[embedded[name]]["dim"])
-                for batch in read_files(list(records), features, lambda file: records[file]):
+                of_vectors = schema_lib.vector_record(about["dim"])
+                for batch in read_files(list(records), of_vectors, records.__getitem__):
                     ids = [id_of.get(item.decode(), 0) for item in batch[schema_lib.ITEM_ID].numpy()]
                     values[name][ids] = batch[schema_lib.VECTOR]
             values[name][0] = 0  # where items went that the dataset does not have any more
@@ -339,7 +326,7 @@ def files_with_counts(files: Sequence[str], num_records: Callable[[str], int]):
 
 
 def serialized_records(file, number):
-    """The records of a file, string [], as they lie there; an error at its end where they are not `number`, int64 []."""
+    """The records of a file, string [], as they lie there; an error where their number is not `number`, int64 []."""
     import tensorflow as tf
 
     records = tf.data.TFRecordDataset(file, compression_type=COMPRESSION)

@@ -30,6 +30,7 @@ from seqrec_tf.run_folder import RunFolder
 from seqrec_tf.schema import LABELS
 from seqrec_tf.training.preflight import check_labels_of_validation, preflight
 from seqrec_tf.training.resume import check_all_start_at, check_output
+from seqrec_tf.writing import LOCK_FILE, naming, only_writer
 
 if TYPE_CHECKING:
     from seqrec_tf.models.base import SequenceModel
@@ -110,19 +111,31 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
         The finished run; None in a worker that is not the chief, which leaves no folder.
 
     Raises:
-        FileExistsError: `output` holds a finished run, or an unfinished one of another model, data or dataset.
-        ValueError: The training split is empty, the model cannot fit in memory, or validation would measure nothing.
+        FileExistsError: `output` holds a finished run, or an unfinished one of another model, data or dataset, or
+            another process is writing it.
+        ValueError: The training split is empty, the model cannot fit in memory, validation would measure nothing, or a
+            file of the dataset or of the checkpoints is damaged.
         RuntimeError: The loss became NaN or infinite.
+        OSError: `output` cannot be written.
     """
+    log = log or (lambda line: sys.stdout.write(line + "\n"))
+    shared = run_lib.local_path(output, "--output")
+    strategy = make_strategy(config.train.strategy)
+    is_chief = strategy.cluster_resolver is None or _is_chief(strategy.cluster_resolver)
+    lock = only_writer(shared / LOCK_FILE, str(shared)) if is_chief else contextlib.nullcontext()
+    with lock, folder.manifest.explaining(), naming(shared):
+        return _train(config, folder, shared, strategy, is_chief=is_chief, log=log)
+
+
+def _train(
+    config: Config, folder: DatasetFolder, shared: pathlib.Path, strategy, *, is_chief: bool, log
+) -> RunFolder | None:
+    """`train`, where nobody else writes the run folder."""
     import keras
 
     from seqrec_tf import data, models
     from seqrec_tf.training.callbacks import RunKeeper
 
-    log = log or (lambda line: sys.stdout.write(line + "\n"))
-    strategy = make_strategy(config.train.strategy)
-    is_chief = strategy.cluster_resolver is None or _is_chief(strategy.cluster_resolver)
-    shared = run_lib.local_path(output, "--output")
     changes = check_output(shared, config, folder)
     model_class = models.find(config.model_name)
     steps = data.steps_per_epoch(folder, config.data.batch_size)
@@ -160,7 +173,7 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
 
 def _restore(keeper, checkpoints: pathlib.Path, config: Config, strategy, *, changes: list[str], log) -> int:
     """Go on from the newest checkpoint, if there is one, on all workers from the same; returns the epochs done."""
-    first_epoch = keeper.restore(checkpoints)
+    first_epoch = keeper.restore(checkpoints, log=log)
     if config.train.strategy == "multi-worker":
         check_all_start_at(first_epoch, strategy)
     if first_epoch:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
+import re
 from collections.abc import Sequence
 
 from seqrec_tf import run_folder as run_lib
 from seqrec_tf.config import Config
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import COMPLETED_FILE
+from seqrec_tf.writing import LOCK_FILE
 
 
 def check_output(path: pathlib.Path, config: Config, folder: DatasetFolder) -> list[str]:
@@ -25,11 +28,17 @@ def check_output(path: pathlib.Path, config: Config, folder: DatasetFolder) -> l
     """
     if (path / COMPLETED_FILE).exists():
         raise FileExistsError(f"{path} holds a finished run. Choose another --output, or remove it.")
-    if not path.exists() or not any(path.iterdir()):
+    if not path.exists() or not any(file.name != LOCK_FILE for file in path.iterdir()):
         return []
     if not (path / run_lib.CONFIG_FILE).exists():
         raise FileExistsError(f"{path} holds something else than a run. Choose another --output.")
-    if not (path / run_lib.CHECKPOINTS_FOLDER).exists():
+    if not checkpoint_numbers(path / run_lib.CHECKPOINTS_FOLDER):
+        if (path / run_lib.LOG_FILE).exists():
+            raise FileExistsError(
+                f"{path} holds an unfinished run whose checkpoints are gone, so it cannot go on: "
+                f"{path / run_lib.CHECKPOINTS_FOLDER} has none. Copy the folder again, choose another --output, or "
+                "remove it to train anew."
+            )
         return []  # it was stopped before its first epoch was done: nothing can be lost
     before = run_lib.read_config(path)
     differences = []
@@ -49,6 +58,19 @@ def check_output(path: pathlib.Path, config: Config, folder: DatasetFolder) -> l
             "decides what the optimizer keeps."
         )
     return _differences(before, config, "train")
+
+
+def checkpoint_numbers(folder: pathlib.Path) -> list[int]:
+    """The epochs of the checkpoints that were written whole, whatever became of them since, the newest first.
+
+    An index is written after its data, and TensorFlow's list of checkpoints, the file `checkpoint`, after both: of a
+    run that was killed while it wrote one, there is neither.
+    """
+    names = [file.name for file in folder.glob("ckpt-*.index")]
+    with contextlib.suppress(OSError):
+        names += (folder / "checkpoint").read_text(encoding="utf-8", errors="replace").split('"')
+    found = {match[1] for name in names if (match := re.search(r"ckpt-(\d+)(?:\.index)?$", name))}
+    return sorted(map(int, found), reverse=True)
 
 
 def _of_optimizer_state(before: Config, now: Config) -> list[str]:
