@@ -118,12 +118,9 @@ class DatasetFolder:
         self.manifest = manifest.read(self.path, manifest.DATASET)
         self.manifest.check_sizes()
         # A dataset means nothing with the statistics or the vocabulary of another one.
-        for name in (
-            schema_lib.SCHEMA_FILE,
-            schema_lib.STATS_FILE,
-            *self.manifest.below(schema_lib.VOCABULARIES_FOLDER),
-        ):
-            self.manifest.content(name)
+        for name, file in self.manifest.files.items():
+            if file.records is None and not name.startswith(f"{schema_lib.REJECTED_FOLDER}/"):
+                self.manifest.content(name)
 
     def file(self, name: str) -> str:
         """Path of a file of this folder."""

@@ -17,6 +17,7 @@ import inspect
 import json
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
 import textwrap
@@ -29,7 +30,7 @@ from seqrec_tf.records import DatasetFolder
 from seqrec_tf.run_folder import RunFolder
 from seqrec_tf.schema import LABELS
 from seqrec_tf.training.preflight import check_labels_of_validation, preflight
-from seqrec_tf.training.resume import check_all_start_at, check_output
+from seqrec_tf.training.resume import check_all_start_at, check_output, checkpoint_numbers
 from seqrec_tf.writing import LOCK_FILE, naming, only_writer
 
 if TYPE_CHECKING:
@@ -123,8 +124,14 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     strategy = make_strategy(config.train.strategy)
     is_chief = strategy.cluster_resolver is None or _is_chief(strategy.cluster_resolver)
     lock = only_writer(shared / LOCK_FILE, str(shared)) if is_chief else contextlib.nullcontext()
+    is_new = not shared.exists()
     with lock, folder.manifest.explaining(), naming(shared):
-        return _train(config, folder, shared, strategy, is_chief=is_chief, log=log)
+        try:
+            return _train(config, folder, shared, strategy, is_chief=is_chief, log=log)
+        except BaseException:
+            if is_chief and is_new and not checkpoint_numbers(shared / run_lib.CHECKPOINTS_FOLDER):
+                shutil.rmtree(shared, ignore_errors=True)  # nothing is lost, and nothing half-written is left
+            raise
 
 
 def _train(
