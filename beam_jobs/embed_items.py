@@ -107,7 +107,7 @@ def _embed(args: argparse.Namespace, folder: DatasetFolder, options: PipelineOpt
         )
     for job in jobs:
         started = time.monotonic()
-        with folder.manifest.explaining(folder.manifest.below(schema_lib.ITEMS_FOLDER)):
+        with folder.manifest.explaining(folder.manifest.below(schema_lib.ITEMS_FOLDER), also=(RuntimeError,)):
             prepare_sequences.run_pipeline("Embed" >> EmbedItems(job), options)
         _check_result(job)
         sys.stdout.write(summary(job, time.monotonic() - started))

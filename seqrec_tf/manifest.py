@@ -150,11 +150,14 @@ class Manifest:
         return found
 
     @contextlib.contextmanager
-    def explaining(self, names: Iterable[str] | None = None) -> Iterator[None]:
+    def explaining(
+        self, names: Iterable[str] | None = None, *, also: tuple[type[Exception], ...] = ()
+    ) -> Iterator[None]:
         """Where reading the files fails, a sentence that names the damaged one takes the place of the library's.
 
         Args:
             names: Of the files that are read; all where None.
+            also: What a damaged file may be said by, beside the errors of TensorFlow's runtime.
 
         Raises:
             ValueError: A file is not what was written.
@@ -162,8 +165,8 @@ class Manifest:
         try:
             yield
         except Exception as error:
-            # What the runtime says of records comes as errors of its own classes, of Beam's workers as RuntimeErrors.
-            if not (type(error).__module__.startswith("tensorflow") or isinstance(error, RuntimeError)):
+            is_of_runtime = type(error).__module__.startswith("tensorflow")
+            if type(error).__name__ == "ResourceExhaustedError" or not (is_of_runtime or isinstance(error, also)):
                 raise
             for name, problem in self.damaged(names).items():
                 raise ValueError(self.sentence(name, problem)) from error

@@ -6,16 +6,18 @@ is loaded and warm; requests under way keep the version that they began with.
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from seqrec_tf.schema import EXTRA_FOLDER, RECOMMEND, WARM_UP_FILE
+from seqrec_tf import manifest
+from seqrec_tf.schema import COMPLETED_FILE, EXTRA_FOLDER, RECOMMEND, WARM_UP_FILE
 from serving.rest_json import StatusError, invalid_argument
 
 DEFAULT_SIGNATURE = RECOMMEND.name
@@ -48,7 +50,8 @@ class LoadedModel:
         self._run_options = tf.compat.v1.RunOptions(timeout_in_ms=_TIMEOUT_MS)
         # No `close`: the session goes with the last request that holds this object.
         self._session = tf.compat.v1.Session(graph=tf.Graph())
-        self.signatures = dict(tf.compat.v1.saved_model.load(self._session, ["serve"], str(path)).signature_def)
+        with _damage_named(path):
+            self.signatures = dict(tf.compat.v1.saved_model.load(self._session, ["serve"], str(path)).signature_def)
         warmup_file = path / _WARMUP_FILE
         if warmup_file.exists():
             self._warm_up(warmup_file)
@@ -151,6 +154,19 @@ class LoadedModel:
             self.predict(name, feeds, has_deadline=False)
             if not self.example and name in ("", DEFAULT_SIGNATURE):
                 self.example = feeds
+
+
+@contextlib.contextmanager
+def _damage_named(version: pathlib.Path) -> Iterator[None]:
+    """Where a version that `seqrec export` wrote does not load, the sentence that names its damaged file."""
+    if not (version / COMPLETED_FILE).exists():  # another program's
+        yield
+        return
+    own = manifest.read(version, manifest.MODEL)
+    loaded = [name for name in own.files if not name.startswith(f"{EXTRA_FOLDER}/")]
+    own.check_sizes(loaded)
+    with own.explaining(loaded, also=(OSError,)):
+        yield
 
 
 def _dtype_name(dtype: int) -> str:

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from rest_calls import SHOP, available, get, post, web_client
 
+from seqrec_tf import export
 from serving.model_store import LoadedModel, ModelStore
 
 
@@ -131,3 +132,15 @@ def test_no_request_fails_while_versions_are_swapped(shop, export_recommender):
     watcher.join()
     assert store.find("shop", None, None).version == 8
     assert statuses == {200}
+
+
+def test_a_damaged_version_of_ours_names_its_file(finished, tmp_path):
+    version = export.export(finished[0], tmp_path / "shop", k=3)
+    file = version / "saved_model.pb"
+    content = file.read_bytes()
+    file.write_bytes(b"\xff" * len(content))
+    with pytest.raises(ValueError, match=rf"{file} is not what was written: .* `seqrec export`"):
+        LoadedModel(version)
+    file.write_bytes(content[:100])
+    with pytest.raises(ValueError, match=rf"{file} has 100 bytes where .* were written: it was cut short"):
+        LoadedModel(version)
