@@ -33,6 +33,7 @@ import numpy as np
 from seqrec_tf.config import check_at_least, check_choice
 from seqrec_tf.evaluation.intervals import CUTOFFS, Interval, label_metrics, list_metrics, rank_metrics
 from seqrec_tf.evaluation.negatives import NUM_NEGATIVES, POPULAR_PROTOCOL, UNIFORM_PROTOCOL, NegativeSampler
+from seqrec_tf.evaluation.targets import Targets
 from seqrec_tf.run_folder import RunFolder, output_file
 from seqrec_tf.schema import EXCLUDED, LABELS, PLACE, TARGET, TARGET_LABEL, TOUCHED, USER_ID
 from seqrec_tf.writing import write_whole
@@ -117,6 +118,7 @@ class Result:
             targets that are items without training events, where there are any.
         num_cold: Targets that are items without training events.
         num_short: Targets that a sampled protocol had fewer than 100 items to rank against.
+        targets: Each target with its rank; None under `labels`.
     """
 
     num_targets: int
@@ -124,6 +126,7 @@ class Result:
     metrics: dict[str, Interval]
     num_cold: int = 0
     num_short: int = 0
+    targets: Targets | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """This result as JSON-serialisable values; None where a figure is not a number, as JSON has no NaN."""
@@ -131,7 +134,8 @@ class Result:
             name: {part: value if np.isfinite(value) else None for part, value in dataclasses.asdict(interval).items()}
             for name, interval in self.metrics.items()
         }
-        return {**dataclasses.asdict(self), "metrics": figures}
+        counts = ("num_targets", "num_impossible", "num_cold", "num_short")
+        return {**{name: getattr(self, name) for name in counts}, "metrics": figures}
 
 
 def evaluate(
@@ -194,20 +198,21 @@ def _evaluate(
     else:
         ranking = _AmongDrawn(model, batches.element_spec, NegativeSampler(folder, protocol), seed)
     counts = np.array([0, *folder.item_counts])
-    ranks, owners, cold = [], [], []
-    for inputs, labels in liked_batches(batches, f"split {split} of {folder.path}"):
-        ranks.append(ranking(inputs, labels))
-        owners.append(_owners(labels))
-        cold.append(counts[labels[TARGET].numpy()] == 0)
-    rank, is_cold = np.concatenate(ranks), np.concatenate(cold)
-    owner = np.unique(np.concatenate(owners), return_inverse=True)[1]
+    rows = [
+        (ranking(inputs, labels), _owners(labels), labels[TARGET].numpy(), labels[PLACE].numpy())
+        for inputs, labels in liked_batches(batches, f"split {split} of {folder.path}")
+    ]
+    rank, owners, item, place = (np.concatenate(column) for column in zip(*rows, strict=True))
+    owner, is_cold = np.unique(owners, return_inverse=True)[1], counts[item] == 0
     metrics = rank_metrics(rank, owner, rng=rng)
+    lists = np.concatenate(ranking.lists) if ranking.lists else np.zeros([len(rank), 0], np.int32)
     if ranking.lists:
-        metrics |= list_metrics(np.concatenate(ranking.lists), counts, owner, rng=rng)
+        metrics |= list_metrics(lists, counts, owner, rng=rng)
     if is_cold.any():
         of_cold = rank_metrics(rank[is_cold], owner[is_cold], rng=rng)
         metrics |= {f"cold {name}": of_cold[name] for name in ("hr@10", "ndcg@10")}
-    return Result(len(rank), ranking.num_impossible, metrics, int(is_cold.sum()), ranking.num_short)
+    targets = Targets(place=place, owner=owner, item=item, rank=rank, lists=lists)
+    return Result(len(rank), ranking.num_impossible, metrics, int(is_cold.sum()), ranking.num_short, targets)
 
 
 def _owners(labels: dict[str, Any]) -> np.ndarray:

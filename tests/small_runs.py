@@ -25,7 +25,7 @@ def fit(dataset, output, *settings):
 def trained(folder, path, name, *settings):
     """A run of some epochs of any model, in the folder `run` of a path."""
     cls = models.find(name).config_class
-    narrow = {"units": 16} if "units" in cls.__dataclass_fields__ else {"dim": 16}
+    narrow = next(({key: 16} for key in ("units", "dim") if key in cls.__dataclass_fields__), {})
     small = {**narrow, "max_len": 8, **({"num_blocks": 1} if "num_blocks" in cls.__dataclass_fields__ else {})}
     settings = (*(f"model.{key}={value}" for key, value in small.items()), *settings)
     resolved = config_lib.resolve(name, cls, settings=("train.learning_rate=0.01", "train.epochs=6", *settings))

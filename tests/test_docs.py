@@ -183,13 +183,15 @@ def write_files(folder):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """The folder in which the commands run, with what README's first three have made: a shop, a run, a model."""
+    """The folder in which the commands run, with what README's first three have made, a shop, a run, a model, and
+    a run of popularity."""
     folder = tmp_path_factory.mktemp("docs")
     write_files(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for words in OF_FIXTURE:
             seqrec(*words, *(["--set", *SMALL] if words[0] == "train" else []))
+        seqrec("train", "--dataset", "shop", "--model", "poprec", "--output", "runs/poprec")
     return folder
 
 
