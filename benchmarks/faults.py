@@ -27,19 +27,29 @@ import pathlib
 import random
 import re
 import resource
-import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf  # imported once; commands run in forks, which have it then
+from damage import (
+    cut,
+    each_of,
+    flip,
+    foreign_records,
+    halve_records,
+    in_folder,
+    newest_checkpoint,
+    of_same_size,
+    remove,
+    replace,
+)
+from forked import Running, call, in_fork
 
 from beam_jobs import embed_items, prepare_sequences
-from seqrec_tf import check, cli, evaluate, export, manifest, records, train
+from seqrec_tf import check, evaluate, export, manifest, train
 
 IMPORTED = (embed_items, prepare_sequences, check, evaluate, export, train)
 SMALL = "--set model.dim=16 model.num_blocks=1 model.max_len=12 data.batch_size=32"
@@ -69,167 +79,6 @@ class Fault:
     commands: tuple[str, ...]
     status: int
     words: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How a command ended: `status` is negative where a signal killed it."""
-
-    status: int
-    out: str
-    err: str
-    seconds: float
-
-    @property
-    def sentence(self) -> str:
-        """The line that says why; of `check`, the first about a file."""
-        said = [line for line in self.err.split("\n") if line.startswith("seqrec ")]
-        return (said or [line.strip() for line in self.out.split("\n") if line.startswith("  ")] or [""])[-1]
-
-
-def call(command: str, *, kill_after: float | None = None, before: Callable[[], object] | None = None) -> Outcome:
-    """Run a command of `seqrec` in a process of its own, and kill it after some seconds if it still runs then."""
-    process = Running(command, before=before)
-    while kill_after is not None and process.seconds < kill_after and not process.has_ended:
-        time.sleep(0.002)
-    if kill_after is not None and not process.has_ended:
-        os.kill(process.pid, signal.SIGKILL)
-    return process.outcome()
-
-
-class Running:
-    """A command that runs in a fork of this process.
-
-    Args:
-        command: Without the `seqrec`.
-        before: What the fork does first.
-    """
-
-    def __init__(self, command: str, *, before: Callable[[], object] | None = None):
-        self._files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115 - closed with the outcome
-        self._started, self._status = time.monotonic(), None
-        sys.stdout.flush()
-        self.pid = os.fork()
-        if not self.pid:
-            for file, number in zip(self._files, (1, 2), strict=True):
-                os.dup2(file.fileno(), number)
-            status = 70
-            try:
-                if before:
-                    before()
-                status = cli.main(shlex.split(command))
-                sys.stdout.flush()
-                sys.stderr.flush()
-            finally:
-                os._exit(status)
-
-    @property
-    def seconds(self) -> float:
-        """Since it began."""
-        return time.monotonic() - self._started
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether it has."""
-        if self._status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self._status = os.waitstatus_to_exitcode(status) if pid else None
-        return self._status is not None
-
-    def outcome(self) -> Outcome:
-        """How it ended, once it has."""
-        while not self.has_ended:
-            time.sleep(0.01)
-        texts = []
-        for file in self._files:
-            file.seek(0)
-            texts.append(file.read())
-            file.close()
-        return Outcome(self._status or 0, *texts, self.seconds)
-
-
-# What is done to files.
-
-
-def cut(file: pathlib.Path, share: float = 0.6) -> None:
-    """Leave the first part of a file."""
-    os.truncate(file, int(file.stat().st_size * share))
-
-
-def flip(file: pathlib.Path) -> None:
-    """Turn one bit in the middle of a file."""
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 4
-    file.write_bytes(content)
-
-
-def halve_records(file: pathlib.Path) -> None:
-    """Leave half of the records, in a file that is whole by itself."""
-    kept = list(tf.data.TFRecordDataset(str(file), records.COMPRESSION).as_numpy_iterator())
-    with tf.io.TFRecordWriter(str(file), records.COMPRESSION) as writer:
-        for record in kept[: len(kept) // 2]:
-            writer.write(record)
-
-
-def foreign_records(file: pathlib.Path) -> None:
-    """Other records than Examples of the schema."""
-    with tf.io.TFRecordWriter(str(file), records.COMPRESSION) as writer:
-        writer.write(b"something else")
-
-
-def of_same_size(file: pathlib.Path) -> None:
-    """Another TFRecord file of as many bytes: a gzip file may have anything after its end."""
-    size = file.stat().st_size
-    foreign_records(file)
-    file.write_bytes(file.read_bytes().ljust(size, b"\0"))
-
-
-def in_fork(function: Callable[..., object], *args) -> None:
-    """Do something with TensorFlow, whose runtime may not be started before a fork."""
-    pid = os.fork()
-    if not pid:
-        try:
-            function(*args)
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    if os.waitpid(pid, 0)[1]:
-        raise RuntimeError(f"{function.__name__} failed for {args}.")
-
-
-def shard(split: str) -> str:
-    """The only file of a split."""
-    return f"{split}/{records.shard_name(0, 1)}"
-
-
-def each_of(split: str, function: Callable[..., object]) -> Callable[[pathlib.Path], object]:
-    """Damages the shard of a split of a dataset."""
-    return lambda folder: in_fork(function, folder / shard(split))
-
-
-def in_folder(pattern: str, function: Callable[[pathlib.Path], object]) -> Callable[[pathlib.Path], object]:
-    """Damages the files of a folder that match a pattern."""
-    return lambda folder: [function(file) for file in folder.glob(pattern)]
-
-
-def newest_checkpoint(pattern: str, function: Callable[[pathlib.Path], object]) -> Callable[[pathlib.Path], object]:
-    """Damages a part of the newest checkpoint of a run."""
-    return lambda run: function(max((run / "checkpoints").glob(pattern), key=lambda file: file.stat().st_mtime_ns))
-
-
-def remove(name: str) -> Callable[[pathlib.Path], object]:
-    """Removes a file of a folder, or a folder of it."""
-
-    def damage(folder: pathlib.Path) -> None:
-        path = folder / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-    return damage
-
-
-def replace(name: str, other: str) -> Callable[[pathlib.Path], object]:
-    """Replaces a file of a folder with that of the same name of another folder of the shop."""
-    return lambda folder: shutil.copy(folder.parent / "shop" / other / name, folder / name)
 
 
 FAULTS = [
