@@ -181,7 +181,9 @@ class Manifest:
         if size is None:
             return _MISSING
         if size != expected:
-            how = "it is empty" if not size else "it was cut short" if size < expected else "it was replaced"
+            how = (
+                "it is empty" if not size else "it was cut short or replaced" if size < expected else "it was replaced"
+            )
             return f"has {size:,} bytes where {expected:,} were written: {how}."
         return ""
 

@@ -85,7 +85,7 @@ def test_sealed_text_is_what_was_sealed_or_an_error():
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (cut, "has [0-9,]+ bytes where [0-9,]+ were written: it was cut short."),
+        (cut, "has [0-9,]+ bytes where [0-9,]+ were written: it was cut short or replaced."),
         (lengthen, "has [0-9,]+ bytes where [0-9,]+ were written: it was replaced."),
         (empty, "has 0 bytes where [0-9,]+ were written: it is empty."),
         (pathlib.Path.unlink, "is missing: the folder was not copied as a whole, or the file was removed."),
