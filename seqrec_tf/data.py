@@ -178,8 +178,9 @@ def evaluation_batches(
         num_batches = -(-tf.size(targets.position, tf.int64) // batch_size)
         return tf.data.Dataset.range(num_batches).map(batch, num_parallel_calls=_PARALLEL_BATCHES)
 
-    files = records.files_with_counts(folder.split_files(split), folder.num_records)
-    serialized = files.flat_map(records.serialized_records).take(max_sequences or -1)
+    files = tf.data.Dataset.from_tensor_slices(folder.split_files(split))
+    serialized = tf.data.TFRecordDataset(files, compression_type=records.COMPRESSION)
+    serialized = records.whole(serialized, folder.num_records(split)).take(max_sequences or -1)
     return _ahead(serialized.enumerate().batch(50 * batch_size).flat_map(to_batches))
 
 
@@ -264,13 +265,11 @@ def _ahead(batches):
 def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order):
     """One epoch; `order` is int32 [2], from which all shuffling follows."""
     files = folder.split_files("train")
-    counts = [folder.num_records(file) for file in files]
     if folder.schema.record_order == TIME_ORDER:
         parallel, window_size = len(files), _WINDOW_OF_TIME  # side by side, so that what ended together is together
     else:
         parallel, window_size = _PARALLEL_FILES, _WINDOW
-        shuffled = tf.argsort(tf.random.stateless_uniform([len(files)], order))
-        files, counts = tf.gather(files, shuffled), tf.gather(counts, shuffled)
+        files = tf.gather(files, tf.argsort(tf.random.stateless_uniform([len(files)], order)))
     spec = _parsing_spec(folder)
 
     def to_batches(index, serialized):
@@ -303,12 +302,13 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
 
         return tf.data.Dataset.from_tensor_slices(shuffled).map(batch, num_parallel_calls=_PARALLEL_BATCHES)
 
-    serialized = tf.data.Dataset.from_tensor_slices((files, counts)).interleave(
-        records.serialized_records,
+    serialized = tf.data.Dataset.from_tensor_slices(files).interleave(
+        lambda file: tf.data.TFRecordDataset(file, compression_type=records.COMPRESSION),
         cycle_length=parallel,
         num_parallel_calls=min(parallel, _PARALLEL_FILES),
         deterministic=True,
     )
+    serialized = records.whole(serialized, folder.num_records("train"))
     whole_batches = max(window_size, 10 * batch_size) // batch_size * batch_size
     return serialized.batch(whole_batches).enumerate().flat_map(to_batches)
 

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from seqrec_tf import manifest, padding
@@ -215,9 +215,9 @@ class DatasetFolder:
             raise ValueError(f"The split must be one of {', '.join(schema_lib.SPLITS)}, got {split!r}.")
         return list(map(self.file, self.manifest.below(split)))
 
-    def num_records(self, file: str) -> int:
-        """How many records were written to one of `split_files` or `item_files`."""
-        return self.manifest.files[file.removeprefix(f"{self.path}/")].records or 0
+    def num_records(self, part: str) -> int:
+        """How many records were written to a split, or to the items folder."""
+        return sum(self.manifest.files[name].records or 0 for name in self.manifest.below(part))
 
     def check_split(self, split: str) -> None:
         """Raise a ValueError where a split is empty."""
@@ -261,7 +261,7 @@ class DatasetFolder:
             values[feature.name] = np.full(shape, feature.missing, feature.dense_dtype)
         if wanted:
             row = 1  # item records lie in the order of the ids
-            for batch in read_files(self.item_files(), wanted, self.num_records):
+            for batch in read_files(self.item_files(), wanted, self.num_records(schema_lib.ITEMS_FOLDER)):
                 for feature in wanted:
                     parsed = batch[feature.name]
                     if isinstance(parsed, tf.RaggedTensor):
@@ -272,10 +272,10 @@ class DatasetFolder:
         for name in sorted(embedded.keys() & names):
             about, files = self._vectors[embedded[name]]
             files.check_sizes()
-            records = {files.path(file): written.records or 0 for file, written in files.files.items()}
+            paths, number = [*map(files.path, files.files)], sum(file.records or 0 for file in files.files.values())
             with files.explaining():
                 of_vectors = schema_lib.vector_record(about["dim"])
-                for batch in read_files(list(records), of_vectors, records.__getitem__):
+                for batch in read_files(paths, of_vectors, number):
                     ids = [id_of.get(item.decode(), 0) for item in batch[schema_lib.ITEM_ID].numpy()]
                     values[name][ids] = batch[schema_lib.VECTOR]
             values[name][0] = 0  # where items went that the dataset does not have any more
@@ -296,35 +296,26 @@ def read_split(folder: DatasetFolder, split: str, names: Iterable[str] = ()):
     """
     names = set(names)
     wanted = [feature for feature in folder.schema.record_features if not names or feature.name in names]
-    return read_files(folder.split_files(split), wanted, folder.num_records)
+    return read_files(folder.split_files(split), wanted, folder.num_records(split))
 
 
-def read_files(files: Sequence[str], features: Iterable[Feature], num_records: Callable[[str], int]):
+def read_files(files: Sequence[str], features: Iterable[Feature], num_records: int):
     """These features of the records of some files, as `parsing_spec` gives them, many at a time.
 
     Args:
         files: Their paths.
         features: What to read.
-        num_records: From a path to how many records there must be: `DatasetFolder.num_records`.
+        num_records: How many there must be in all; an error comes at the end where there are not.
     """
     import tensorflow as tf
 
     spec = parsing_spec(features)
-    records = files_with_counts(files, num_records).flat_map(serialized_records).batch(10_000)
+    records = whole(tf.data.TFRecordDataset(files, compression_type=COMPRESSION), num_records).batch(10_000)
     return records.map(lambda serialized: tf.io.parse_example(serialized, spec))
 
 
-def files_with_counts(files: Sequence[str], num_records: Callable[[str], int]):
-    """A `tf.data.Dataset` of what `serialized_records` takes."""
+def whole(records, num_records: int):
+    """A `tf.data.Dataset` as it is, with an error at its end where it does not have so many elements."""
     import tensorflow as tf
 
-    counts = tf.constant([num_records(file) for file in files], tf.int64)
-    return tf.data.Dataset.from_tensor_slices((tf.constant(files, tf.string), counts))
-
-
-def serialized_records(file, number):
-    """The records of a file, string [], as they lie there; an error where their number is not `number`, int64 []."""
-    import tensorflow as tf
-
-    records = tf.data.TFRecordDataset(file, compression_type=COMPRESSION)
-    return records.apply(tf.data.experimental.assert_cardinality(tf.cast(number, tf.int64)))
+    return records.apply(tf.data.experimental.assert_cardinality(num_records))
