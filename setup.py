@@ -16,7 +16,11 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["seqrec_tf*", "beam_jobs*", "serving*"]),
-    package_data={"seqrec_tf": ["py.typed"], "serving": ["*.config", "*.yml", "README.md"]},
+    package_data={
+        "seqrec_tf": ["py.typed"],
+        "seqrec_tf.report": ["*.html", "*.css", "*.js"],
+        "serving": ["*.config", "*.yml", "README.md"],
+    },
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "keras>=3.15,<3.16",
@@ -43,7 +47,7 @@ setup(
         # The tokenizer ops that many TF Hub text encoders need.
         "text": ["tensorflow-text>=2.21,<2.22"],
         # Pinned, as what they accept changes with their versions.
-        "test": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.6", "mypy==2.4.1"],
+        "test": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.6", "mypy==2.4.1", "playwright>=1.50"],
     },
     entry_points={"console_scripts": ["seqrec=seqrec_tf.cli:main"]},
 )

@@ -28,6 +28,7 @@ COMMANDS = {
     "analyze": ("seqrec_tf.analyze", "what is in a dataset, what looks wrong, and whether the order says anything"),
     "train": ("seqrec_tf.train", "a dataset folder to a run folder with the best model"),
     "evaluate": ("seqrec_tf.evaluate", "ranking metrics of a run, beside popularity, with confidence intervals"),
+    "report": ("seqrec_tf.report", "one HTML page about a run: figures, curves, segments, attention, items, examples"),
     "runs": ("seqrec_tf.runs", "all runs of a folder in one table, with the options in which they differ"),
     "compare": ("seqrec_tf.compare", "two runs on the same events: which is better, by how much, and for whom"),
     "check": ("seqrec_tf.check", "whether a dataset, a run or a model is whole, by the checksums of its files"),

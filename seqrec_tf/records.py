@@ -246,7 +246,7 @@ class DatasetFolder:
         """Features of all items: name to a numpy array [num_items + 1, ...] whose row k is the item with id k.
 
         Row 0 is empty. Numbers are float32 (NaN where missing), a category int32, several int32 [.., max_length] with
-        zeros on the right, a vector float32 [.., n].
+        zeros on the right, a vector float32 [.., n], a text or a path bytes.
         """
         import numpy as np
         import tensorflow as tf
@@ -258,7 +258,10 @@ class DatasetFolder:
         values = {}
         for feature in features:
             shape = [self.num_items + 1, *feature.dense_shape]
-            values[feature.name] = np.full(shape, feature.missing, feature.dense_dtype)
+            is_text = feature.dtype == "string"
+            values[feature.name] = np.full(
+                shape, b"" if is_text else feature.missing, object if is_text else feature.dense_dtype
+            )
         if wanted:
             row = 1  # item records lie in the order of the ids
             for batch in read_files(self.item_files(), wanted, self.num_records(schema_lib.ITEMS_FOLDER)):

@@ -168,8 +168,8 @@ def local_path(path: str | os.PathLike, option: str) -> pathlib.Path:
     return pathlib.Path(path)
 
 
-def output_file(path: str | None) -> pathlib.Path | None:
-    """The file of `--json`; None where none is asked for, or stdout (-) is.
+def output_file(path: str | None, option: str = "--json") -> pathlib.Path | None:
+    """The file of an option such as `--json`; None where none is asked for, or stdout (-) is.
 
     Raises:
         FileNotFoundError: There is no folder for it.
@@ -177,11 +177,11 @@ def output_file(path: str | None) -> pathlib.Path | None:
     """
     if not path or path == "-":
         return None
-    file = local_path(path, "--json")
+    file = local_path(path, option)
     if file.is_dir():
-        raise ValueError(f"--json {file}: this is a folder; name a file.")
+        raise ValueError(f"{option} {file}: this is a folder; name a file.")
     if not file.parent.is_dir():
-        raise FileNotFoundError(f"--json {file}: there is no folder {file.parent}.")
+        raise FileNotFoundError(f"{option} {file}: there is no folder {file.parent}.")
     if not os.access(file.parent, os.W_OK):
-        raise PermissionError(f"--json {file}: the folder {file.parent} cannot be written. Name another file.")
+        raise PermissionError(f"{option} {file}: the folder {file.parent} cannot be written. Name another file.")
     return file

@@ -73,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tf.distribute strategy (train.strategy); auto: mirrored where there are several GPUs. multi-worker reads "
         "TF_CONFIG; start the same command on every machine",
     )
+    parser.add_argument("--no-report", action="store_true", help="do not write the page RUN/report.html at the end")
 
 
 def _attributes(cls: type) -> str:
@@ -96,7 +97,13 @@ def run(args: argparse.Namespace) -> None:
     config = resolve(args.model, model_class.config_class, toml=toml, toml_name=args.config or "", settings=settings)
     if config.train.strategy in ("auto", "none"):  # replicas do not take a batch in parts
         parallel.limit_threads(model_class.num_parts(config.model, folder.schema))
-    train(config, folder, args.output)
+    finished = train(config, folder, args.output)
+    if finished and not args.no_report and any(folder.split_files(split) for split in ("test", "valid")):
+        from seqrec_tf import report
+
+        page = finished.path / report.REPORT_FILE
+        report.write_run_report(finished, page, dataset=args.dataset)
+        sys.stdout.write(f"Report: {page}\n")
 
 
 def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, log=None) -> RunFolder | None:

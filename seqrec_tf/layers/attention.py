@@ -6,6 +6,9 @@ H heads, C width of a head; Q' and L' those of a chunk.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import keras
 import tensorflow as tf
 
@@ -20,6 +23,24 @@ _HIDDEN = -1e9
 
 # Queries that causal attention takes at once, where sequences are at least as long as two of these.
 _CHUNK = 100
+
+# Where attention weights go that somebody watches, a list for each `watched_attention` that is open.
+_watchers: list[list] = []
+
+
+@contextlib.contextmanager
+def watched_attention() -> Iterator[list]:
+    """Collect the weights of every attention that is computed inside, eagerly, in the order of the calls.
+
+    Yields:
+        A list that fills with float [B, H, Q, L]: how much each query takes of each key; rows sum to 1.
+    """
+    weights: list = []
+    _watchers.append(weights)
+    try:
+        yield weights
+    finally:
+        _watchers.remove(weights)
 
 
 def attention_bias(is_seen, dtype):
@@ -62,6 +83,10 @@ def attend(query, key, value, bias, *, is_causal=False, num_chunks=1, dropout=No
         float [B, H, Q, C].
     """
     chunks = _chunks(tf.shape(query)[2], num_chunks, is_causal)
+    for watcher in _watchers:
+        logits = tf.matmul(query, key, transpose_b=True) + bias
+        later = _later_keys(slice(0, tf.shape(query)[2]), logits.dtype) if is_causal else 0.0
+        watcher.append(tf.nn.softmax(logits + later))
 
     @tf.custom_gradient
     def forward(query, key, value):
