@@ -118,9 +118,13 @@ def _acquire(lock: pathlib.Path, written: str):
             break
         stream.close()
     stream.truncate(0)
-    with naming(lock):
-        stream.write(f"process {os.getpid()} of {socket.gethostname()}, since {time.strftime('%F %T')}")
-        stream.flush()
+    try:
+        with naming(lock):
+            stream.write(f"process {os.getpid()} of {socket.gethostname()}, since {time.strftime('%F %T')}")
+            stream.flush()
+    except OSError:
+        lock.unlink()
+        raise
     return stream
 
 
