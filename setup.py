@@ -24,6 +24,8 @@ setup(
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "keras>=3.15,<3.16",
+        # The bar of `seqrec train`; Keras brings it along.
+        "rich>=13",
         "tensorflow-recommenders>=0.7.7",
         "tensorflow-hub>=0.16.1",
         "apache-beam[tfrecord]>=2.77,<2.78",  # its local runner is started by a private interface
@@ -37,8 +39,13 @@ setup(
         "tensorboard>=2.20",
         # PredictionLog, the record type of TF Serving's warm-up requests.
         "tensorflow-serving-api>=2.21,<2.22",
-        # The HTTP layer of the development server.
-        "werkzeug>=3",
+        # The HTTP layer of `seqrec serve`; httptools is its parser, uvloop its event loop where there is one.
+        "uvicorn>=0.40,<1",
+        "httptools>=0.6.3",
+        "uvloop>=0.20; sys_platform != 'win32'",
+        "prometheus-client>=0.20",
+        # gRPC beside REST; tensorflow-serving-api needs it too.
+        "grpcio>=1.60",
     ],
     extras_require={
         "gcp": ["apache-beam[gcp]"],
@@ -46,8 +53,22 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
         # The tokenizer ops that many TF Hub text encoders need.
         "text": ["tensorflow-text>=2.21,<2.22"],
+        # Draws the options of `seqrec tune`; its journal file makes a search resumable without a database.
+        # scikit-learn tells how much each option matters.
+        "tune": ["optuna>=4.2", "scikit-learn>=1.5"],
         # Pinned, as what they accept changes with their versions.
-        "test": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.6", "mypy==2.4.1", "playwright>=1.50"],
+        # httpx asks the server in the tests of its contract; werkzeug answers badly in those of the client.
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3",
+            "ruff==0.17.6",
+            "mypy==2.4.1",
+            "playwright>=1.50",
+            "httpx>=0.27",
+            "werkzeug>=3",
+            "optuna>=4.2",
+            "scikit-learn>=1.5",
+        ],
     },
     entry_points={"console_scripts": ["seqrec=seqrec_tf.cli:main"]},
 )

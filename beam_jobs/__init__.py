@@ -2,9 +2,11 @@
 
 import logging
 
-# Beam warns, through the root logger, of cloud libraries that are not installed; local runs do not need them.
-logging.disable(logging.WARNING)
-try:
-    import apache_beam  # noqa: F401
-finally:
-    logging.disable(logging.NOTSET)
+
+def import_beam() -> None:
+    """Import Beam, which takes a second, without its warnings of cloud libraries that local runs do not need."""
+    logging.disable(logging.WARNING)  # it warns through the root logger
+    try:
+        import apache_beam  # noqa: F401
+    finally:
+        logging.disable(logging.NOTSET)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, NamedTuple
 
-from beam_jobs import parsing, splits
-from beam_jobs.options import FORMATS, Options
+from beam_jobs.options import FORMATS, SPLIT_OPTIONS, Options
 from beam_jobs.presets import PRESETS
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
@@ -15,22 +14,46 @@ from seqrec_tf import schema as schema_lib
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options; what is not given stays None, so that presets can fill it."""
     parser.set_defaults(**dict.fromkeys(Options().by_name))
-    parser.add_argument("--preset", help=f"options of a public data set: {', '.join(PRESETS)}")
-    _add_files(parser.add_argument_group("files"))
-    _add_columns(
-        parser.add_argument_group("columns", "by name, or by number from 0; none where there is no such column")
-    )
-    _add_table(parser.add_argument_group("items"), "item", "price:number")
-    _add_table(parser.add_argument_group("users"), "user", "country:category")
-    _add_filters(parser.add_argument_group("filters, in this order (the two minima together)"))
-    _add_splits(parser.add_argument_group("splits"))
+    first = parser.add_argument_group("the ten options that matter; columns by name, or by number from 0, or none")
+    first.add_argument("--preset", help=f"options of a public data set: {', '.join(PRESETS)}")
+
+    def group(title: str) -> _Group:
+        return _Group(first, parser.add_argument_group(title))
+
+    _add_files(group("files"))
+    _add_columns(group("columns"))
+    _add_table(group("items"), "item", "price:number")
+    _add_table(group("users"), "user", "country:category")
+    _add_filters(group("filters, in this order (the two minima together)"))
+    _add_splits(group("splits"))
     parser.epilog = (
         "Other options go to Beam, for example --direct_num_workers=2, or\n"
         "--runner=DataflowRunner --project=P --region=R --temp_location=gs://B/tmp --setup_file=./setup.py."
     )
 
 
-def _option(group: Any, name: str, help_text: str, **more: Any) -> None:
+# The options that matter most, --preset beside them.
+_FIRST = {
+    "input",
+    "output",
+    "overwrite",
+    "user-column",
+    "item-column",
+    "time-column",
+    "items",
+    "min-item-events",
+    "split",
+}
+
+
+class _Group(NamedTuple):
+    """A group of options, of which those of `_FIRST` stand in a group before all others."""
+
+    first: Any
+    others: Any
+
+
+def _option(group: _Group, name: str, help_text: str, **more: Any) -> None:
     """Add an option to a group, with its default in the help."""
     default = Options().by_name[name.replace("-", "_")]
     shown = f" (default: {default})" if default not in (None, "", (), False) else ""
@@ -38,10 +61,11 @@ def _option(group: Any, name: str, help_text: str, **more: Any) -> None:
         more |= {"action": "store_true", "default": None}
     if more.get("nargs") == "+":
         more["action"] = "extend"
-    group.add_argument(f"--{name}", help=help_text + shown, **more)
+    place = group.first if name in _FIRST else group.others
+    place.add_argument(f"--{name}", help=help_text + shown, **more)
 
 
-def _add_files(group: Any) -> None:
+def _add_files(group: _Group) -> None:
     _option(group, "input", "events files or patterns; a folder, with --preset", nargs="+", metavar="FILE")
     _option(group, "output", "dataset folder to write")
     _option(group, "overwrite", "replace the folder: a local one when the new one is complete, a remote one at once")
@@ -60,10 +84,10 @@ def _add_files(group: Any) -> None:
         choices=schema_lib.RECORD_ORDERS,
     )
     # For tests, which want small ones.
-    group.add_argument("--range-bytes", type=int, help=argparse.SUPPRESS)
+    group.others.add_argument("--range-bytes", type=int, help=argparse.SUPPRESS)
 
 
-def _add_columns(group: Any) -> None:
+def _add_columns(group: _Group) -> None:
     _option(group, "user-column", "whose event it is")
     _option(group, "item-column", "what it is about")
     _option(group, "time-column", "when it was; none: events are in order already")
@@ -72,13 +96,13 @@ def _add_columns(group: Any) -> None:
     _option(
         group,
         "time-format",
-        "auto: by the first lines; s, ms, us, ns: since 1970; order: any integer that grows with time",
-        choices=("auto", *parsing.TIME_FORMATS),
+        "auto: by the first lines; s, ms, us, ns: since 1970; iso: ISO 8601; order: any integer that grows with time; "
+        "or a pattern of strptime, such as '%%m/%%d/%%Y %%H:%%M'",
     )
     _option(group, "label-threshold", "smallest value that is positive (default: labels are 0 or 1)", type=float)
 
 
-def _add_table(group: Any, one: str, example: str) -> None:
+def _add_table(group: _Group, one: str, example: str) -> None:
     """The options of the files that describe items or users; `one` is "item" or "user"."""
     _option(group, f"{one}s", f"{one}s files or patterns", nargs="+", metavar="FILE")
     _option(group, f"{one}s-format", f"of the {one}s files", choices=("auto", *FORMATS[:-1]))
@@ -106,7 +130,15 @@ def _add_table(group: Any, one: str, example: str) -> None:
         )
 
 
-def _add_filters(group: Any) -> None:
+def _add_filters(group: _Group) -> None:
+    _option(
+        group,
+        "where",
+        'keep only the events that this says, such as "Quantity > 0 and CustomerID is not null and InvoiceNo not like '
+        "'C%%'\": any columns of the events files, compared with numbers, 'texts', true or false; names that are no "
+        "words in double quotes",
+        metavar="CONDITION",
+    )
     _option(group, "max-events", "newest events of a sequence that are looked at", type=int)
     _option(group, "positive-only", "drop events with label 0")
     _option(
@@ -121,8 +153,8 @@ def _add_filters(group: Any) -> None:
     _option(group, "max-length", "keep the newest events of a sequence (default: all); not with --split time", type=int)
 
 
-def _add_splits(group: Any) -> None:
-    _option(group, "split", "how to hold events out", choices=tuple(splits.RULES))
+def _add_splits(group: _Group) -> None:
+    _option(group, "split", "how to hold events out", choices=tuple(SPLIT_OPTIONS))
     _option(group, "test-from", "time: when the test period begins, ISO 8601 or as in the data")
     _option(group, "valid-from", "time: when the validation period begins")
     _option(group, "test-days", "last-days: length of the test period", type=float)

@@ -1,18 +1,4 @@
-"""Texts and images of items to vectors, with TF Hub encoders and Apache Beam.
-
-Reads the items of a dataset folder, encodes a text column and an image column each with a SavedModel (a TF Hub handle
-or a local folder), and writes the vectors to `vectors/` in the dataset folder: models then read them as the features
-NAME_vector, where NAME is the column. What was encoded before, by the same encoder from the same text or image, is not
-encoded again. An image that is missing or broken, and an empty text, are rejected one by one, with the reason: such
-items train with a learned vector.
-
-Encoders: text takes string [batch], images float32 [batch, size, size, 3] in [0, 1]; both give float32 [batch, n]. For
-example https://tfhub.dev/google/universal-sentence-encoder/4 and
-https://tfhub.dev/google/imagenet/mobilenet_v2_100_224/feature_vector/5 (--image-size 224).
-
-Example:
-  seqrec embed --dataset shop --text-encoder models/minilm --image-encoder models/vgg16-fc2 --image-folder photos
-"""
+"""The Beam job of `seqrec embed`: a text column and an image column to vectors, each by a SavedModel."""
 
 from __future__ import annotations
 
@@ -37,14 +23,11 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import AsList, TaggedOutput
 
 from beam_jobs import prepare_sequences, storage
-from beam_jobs.options import flag
 from seqrec_tf import manifest, records
 from seqrec_tf import schema as schema_lib
+from seqrec_tf.messages import next_command
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.writing import LOCK_FILE, only_writer
-
-TAKES_BEAM_OPTIONS = True
-NEEDS_TENSORFLOW = True
 
 REJECTED = "rejected"
 
@@ -52,33 +35,10 @@ REJECTED = "rejected"
 _VECTORS_A_SHARD = 10_000
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    parser.add_argument("--dataset", required=True, metavar="DATASET", help="folder made by `seqrec prepare --items`")
-    parser.add_argument("--text-encoder", metavar="HANDLE", help="TF Hub handle or SavedModel folder")
-    parser.add_argument("--text-feature", metavar="NAME", help="text column (default: the only one)")
-    parser.add_argument("--image-encoder", metavar="HANDLE", help="TF Hub handle or SavedModel folder")
-    parser.add_argument("--image-feature", metavar="NAME", help="image-path column (default: the only one)")
-    parser.add_argument("--image-folder", default="", metavar="DIR", help="what image paths are relative to")
-    parser.add_argument("--image-size", type=int, default=224, help="pixels of a side (default 224)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the vectors of another encoder")
-    parser.epilog = "Other options go to Beam, as for `seqrec prepare`."
-
-
 def run(args: argparse.Namespace) -> None:
-    """Embed what is asked for."""
-    if not args.text_encoder and not args.image_encoder:
-        raise ValueError("Give --text-encoder, --image-encoder or both.")
-    if args.image_size < 1:
-        raise ValueError(f"--image-size must be at least 1, got {args.image_size}.")
-    for name, encoder in (
-        ("text_feature", "text_encoder"),
-        ("image_feature", "image_encoder"),
-        ("image_folder", "image_encoder"),
-    ):
-        if getattr(args, name) and not getattr(args, encoder):
-            raise ValueError(f"{flag(name)} needs {flag(encoder)}.")
-    options = prepare_sequences.beam_options(getattr(args, "beam_options", None) or [], "embed", vars(args))
+    """Embed the columns that are named; `embed.py` has seen to the arguments."""
+    folder = DatasetFolder(args.dataset)
+    options = prepare_sequences.beam_options(args.beam_options, "embed", vars(args))
     paths = ("dataset", "text_encoder", "image_encoder", "image_folder")
     prepare_sequences.check_reachable(options, {name: [getattr(args, name) or ""] for name in paths})
     folder = DatasetFolder(args.dataset)
@@ -91,14 +51,12 @@ def _embed(args: argparse.Namespace, folder: DatasetFolder, options: PipelineOpt
     """Embed, where nobody else writes the dataset."""
     jobs = []  # all that can be wrong with the options fails before the first item is encoded
     if args.text_encoder:
-        feature = _feature(folder, "text", args.text_feature)
-        jobs.append(make_job(folder, feature, args.text_encoder, overwrite=args.overwrite))
+        jobs.append(make_job(folder, args.text_feature, args.text_encoder, overwrite=args.overwrite))
     if args.image_encoder:
-        feature = _feature(folder, "image-path", args.image_feature)
         jobs.append(
             make_job(
                 folder,
-                feature,
+                args.image_feature,
                 args.image_encoder,
                 overwrite=args.overwrite,
                 image_size=args.image_size,
@@ -111,6 +69,12 @@ def _embed(args: argparse.Namespace, folder: DatasetFolder, options: PipelineOpt
             prepare_sequences.run_pipeline("Embed" >> EmbedItems(job), options)
         _check_result(job)
         sys.stdout.write(summary(job, time.monotonic() - started))
+    vectors = ",".join(schema_lib.vector_name(job.feature) for job in jobs)
+    sys.stdout.write(
+        next_command("train", "--dataset", folder.path, "--model", "nova", "--output", "RUN", "--set").replace(
+            "\n", f" model.item_features={vectors}\n"
+        )
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,17 +116,6 @@ class Job:
     def rejected_file(self) -> str:
         """Name of the file of what is rejected."""
         return f"{self.name}-rejected.jsonl"
-
-
-def _feature(folder: DatasetFolder, kind: str, name: str | None) -> str:
-    names = [feature.name for feature in folder.schema.item_features if feature.kind == kind]
-    option = "--text-feature" if kind == "text" else "--image-feature"
-    if name is None and len(names) == 1:
-        return names[0]
-    if name not in names:
-        there = f"there are: {', '.join(names)}" if names else f"prepare it with --item-feature NAME:{kind}"
-        raise ValueError(f"{option} must name a column of the kind {kind} of {folder.path}, got {name}; {there}.")
-    return name
 
 
 def make_job(
@@ -445,8 +398,4 @@ def summary(job: Job, seconds: float) -> str:
     ]
     if done["rejected"]:
         lines.append(f"rejected: {done['rejected']:,} items ({_reasons(job)}), in {job.output}/{job.rejected_file}")
-    lines.append(
-        f"next: seqrec train --dataset {job.dataset} --model nova --output RUN --set "
-        f"'model.item_features=[\"{schema_lib.vector_name(job.feature)}\"]'"
-    )
     return "\n".join(lines) + "\n"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import fnmatch
+import glob
 import os
 from typing import Any
 
-from apache_beam.io.filesystems import FileSystems
-
-from beam_jobs import splits
+from beam_jobs import parsing, times
 from beam_jobs.presets import PRESETS
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
@@ -18,6 +17,13 @@ from seqrec_tf.config import check_choice
 
 NONE = "none"
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "sequences")
+# The rules of `splits.RULES`, each with the options that it alone reads.
+SPLIT_OPTIONS = {
+    "leave-one-out": ("valid_share",),
+    "time": ("valid_from", "test_from"),
+    "last-days": ("valid_days", "test_days"),
+    "files": ("test_input", "valid_input", "valid_sequences"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +95,7 @@ class Options:
     time_format: str = "auto"
     label_threshold: float | None = None
     positive_only: bool = False
+    where: str = ""
     items: TableOptions = TableOptions("item", id_column="item_id")
     require_items: bool = False
     require_item_features: str = ""
@@ -148,7 +155,7 @@ def resolve(args: argparse.Namespace) -> Options:
 
         def is_there(name: str) -> bool:
             if folder is not None:
-                return bool(FileSystems.match([f"{folder}/{name}"])[0].metadata_list)
+                return has_match(os.path.join(folder, name))
             return any(fnmatch.fnmatch(path.rsplit("/", 1)[-1], name) for path in inputs)
 
         layouts = PRESETS[args.preset]
@@ -188,7 +195,40 @@ def flag(name: str) -> str:
 def _is_folder(path: str) -> bool:
     if "://" not in path:
         return os.path.isdir(path)
-    return not FileSystems.exists(path) and bool(FileSystems.match([path.rstrip("/") + "/*"])[0].metadata_list)
+    from apache_beam.io.filesystems import FileSystems
+
+    return not FileSystems.exists(path) and has_match(path.rstrip("/") + "/*")
+
+
+def has_match(pattern: str) -> bool:
+    """Whether a file has this path or matches this pattern."""
+    if "://" not in pattern:
+        return bool(glob.glob(pattern, recursive=True, include_hidden=True)) or os.path.exists(pattern)
+    from apache_beam.io.filesystems import FileSystems
+
+    return bool(FileSystems.match([pattern])[0].metadata_list)
+
+
+def no_match(option: str, pattern: str) -> FileNotFoundError:
+    """The error of files that are not there."""
+    return FileNotFoundError(f"{option} {pattern} matches no file.")
+
+
+def check_local_files(options: Options) -> None:
+    """Raise an error for a local input that is not there, or an output that is; what is remote only Beam can tell."""
+    for name in ("input", "valid_input", "test_input", "items", "users"):
+        for pattern in options.by_name[name]:
+            # A ** is not the same to Beam.
+            if "://" not in pattern and "**" not in pattern and not has_match(pattern):
+                raise no_match(flag(name), pattern)
+    output = options.output.rstrip("/")
+    if "://" not in output and os.path.exists(output) and not options.overwrite:
+        raise output_exists(output)
+
+
+def output_exists(output: str) -> FileExistsError:
+    """The error of a folder that is there already."""
+    return FileExistsError(f"{output} exists already; choose another --output or replace it with --overwrite.")
 
 
 def check_options(options: Options) -> None:
@@ -213,25 +253,45 @@ def check_options(options: Options) -> None:
         raise ValueError("Give --item-column: what the events are about.")
     if options.format == "sequences":  # an item after the other, and nothing beside them
         given = options.by_name
-        for name in ("users", "session_column", "label_column", "header", "no_quotes"):
-            if given[name] not in ((), NONE, False):
+        for name in ("users", "session_column", "label_column", "header", "no_quotes", "where"):
+            if given[name] not in ((), NONE, False, ""):
                 raise ValueError(f"--format sequences has items alone, a sequence a line: {flag(name)} does not apply.")
+    if times.is_pattern(options.time_format):
+        times.check_pattern(options.time_format)
+    else:
+        check_choice("--time-format", options.time_format, ("auto", *parsing.TIME_FORMATS))
     for name, is_met, needed in (
         ("time_format", options.time_column != NONE, "--time-column"),
         ("positive_only", options.label_column != NONE, "--label-column"),
         ("label_threshold", options.label_column != NONE, "--label-column"),
+        (
+            "filter_rounds",
+            options.min_item_events > 1 or options.min_user_events > 1,
+            "--min-item-events or --min-user-events",
+        ),
         ("require_items", options.items.files, "--items"),
         ("require_item_features", options.items.files, "--items"),
         ("users", options.user_column != NONE, "--user-column"),
         *(
             (name, options.split == split, f"--split {split}")
-            for split, rule in splits.RULES.items()
-            for name in rule.options
+            for split, names in SPLIT_OPTIONS.items()
+            for name in names
         ),
     ):
         if getattr(options, name) != getattr(Options, name) and not is_met:
             raise ValueError(f"{flag(name)} needs {needed}.")
+    _check_header(options)
     _check_splits(options)
+
+
+def _check_header(options: Options) -> None:
+    columns = (options.user_column, options.item_column, options.time_column, options.session_column)
+    named = [column for column in (*columns, options.label_column) if column != NONE and not column.isdigit()]
+    if options.header and named:
+        raise ValueError(
+            f"--header is for columns that are given by number; {named[0]} is a name, so the first line names the "
+            "columns anyway. Leave it out."
+        )
 
 
 def _check_splits(options: Options) -> None:

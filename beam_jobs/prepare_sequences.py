@@ -1,24 +1,16 @@
-"""Raw events to a dataset folder of TFRecords, with Apache Beam.
-
-Reads CSV, TSV, JSON lines, Parquet or sequences (plain or gzip, local or remote, files or patterns), orders the events
-of every user (or session) by time, filters, splits and writes what `seqrec train` reads. Equal times keep the order of
-the input. Lines that cannot be used go to `rejected/`, each with its reason.
-
-Example:
-  seqrec prepare --input events.csv --user-column customer --item-column sku --time-column at --output shop
-"""
+"""Runs the Beam job of `seqrec prepare`, whose arguments `prepare.py` reads: the folder, the runner, the summary."""
 
 from __future__ import annotations
 
 import argparse
 import collections
 import contextlib
-import difflib
 import glob
 import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -41,18 +33,13 @@ from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from beam_jobs import storage, write_dataset
-from beam_jobs.arguments import add_arguments
+from beam_jobs.beam_arguments import unknown_option
 from beam_jobs.counting import PARTS
-from beam_jobs.options import Options, flag, resolve
+from beam_jobs.options import Options, flag, output_exists, resolve
 from beam_jobs.pipeline import PrepareSequences, make_plan
 from beam_jobs.store import Store
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.writing import LOCK_FILE, only_writer
-
-__all__ = ["NEEDS_TENSORFLOW", "TAKES_BEAM_OPTIONS", "add_arguments", "run"]
-
-TAKES_BEAM_OPTIONS = True
-NEEDS_TENSORFLOW = False
 
 # End the name of the output where it is not whole, and where another takes its place.
 _PARTIAL, _REPLACED = ".partial-", ".replaced-"
@@ -68,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     """Prepare a dataset folder."""
     started = time.monotonic()
     options = resolve(args)
-    pipeline_options = beam_options(getattr(args, "beam_options", None) or [], "prepare", vars(args))
+    pipeline_options = beam_options(args.beam_options, "prepare", vars(args))
     paths = ("input", "valid_input", "test_input", "items", "users")
     given = options.by_name
     check_reachable(pipeline_options, {"output": [options.output], **{name: given[name] for name in paths}})
@@ -105,7 +92,7 @@ def _prepare(
     is_local = "://" not in output
     is_there = _exists(output)
     if is_there and not options.overwrite:
-        raise FileExistsError(f"{output} exists already; choose another --output or replace it with --overwrite.")
+        raise output_exists(output)
     # A local folder gets its name when it is whole. A remote one has no rename; there COMPLETED, written last, tells.
     partial = f"{output}{_PARTIAL}{uuid.uuid4().hex[:8]}" if is_local else output
     plan = make_plan(options, partial)
@@ -146,10 +133,7 @@ def beam_options(arguments: Sequence[str], command: str, ours: Iterable[str] = (
         group._add_argparse_args(parser)
     unknown = parser.parse_known_args(list(arguments))[1]
     if unknown:
-        names = [flag(name) for name in ours]
-        near = difflib.get_close_matches(unknown[0].replace("_", "-").split("=")[0], names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        raise ValueError(f"{unknown[0]} is an option neither of seqrec {command} nor of Beam{hint}")
+        raise unknown_option(unknown[0], command, ours)
     return PipelineOptions(list(arguments))
 
 
@@ -355,6 +339,12 @@ def summary(stats: dict[str, Any], output: str, seconds: float, of_parts: Mappin
         f"repeats: {repeats['repeated_events']:,} events of an item seen before in the sequence, "
         f"{repeats['targets_repeating_history']['test']:,} test targets among them",
     ]
+    if dropped := stats["input"].get("dropped_by_where"):
+        nulls = stats["input"]["dropped_as_null"]
+        lines.append(
+            f"--where: {dropped:,} of {stats['input']['lines']:,} lines dropped"
+            + (f"; for {nulls:,} of them a field that it reads is empty, or no number" if nulls else "")
+        )
     beyond = stats["input"]["events_beyond_the_newest"]
     if beyond:
         lines.append(f"too old: {beyond:,} events beyond the newest {stats['options']['max_events']:,} of a sequence")
@@ -373,12 +363,13 @@ def summary(stats: dict[str, Any], output: str, seconds: float, of_parts: Mappin
         if part and part["rejected"]:
             reasons = ", ".join(f"{number:,} {reason}" for reason, number in part["rejected_by_reason"].items())
             lines.append(f"rejected: {part['rejected']:,} of {part['lines']:,} {what}: {reasons}")
+    lines += [f"warning: {sentence}" for sentence in stats["warnings"]]
     events = stats["input"]["events"]
     parts = ", ".join(f"{part} {of_part:.1f}" for part, of_part in of_parts.items())
     lines += [
         f"seconds of all workers: {parts} (moving tables is in the other three)" if parts else "",
         f"{output}: {events:,} events in {seconds:.1f} s ({events / max(seconds, 1e-9):,.0f} a second)",
-        f"next: seqrec train --dataset {output} --model sasrec --output RUN",
+        f"next: seqrec train --dataset {shlex.quote(output)} --model sasrec --output RUN",
         "",
     ]
     return "\n".join(lines)

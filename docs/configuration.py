@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import pathlib
-import re
-import types
 import typing
 
 from seqrec_tf import models
 from seqrec_tf.config import DataConfig, TrainConfig
+from seqrec_tf.options import described, meaning_of, type_of, value_of
 
 PAGE = pathlib.Path(__file__).with_suffix(".md")
 
@@ -34,7 +32,6 @@ _MODELS = """\
 A model has options of its own and those of the groups that it belongs to. Its table also lists options of the groups
 that have another default or another meaning in it.
 """
-_TYPES = {int: "integer", float: "number", bool: "true or false", str: "text", types.NoneType: "none"}
 
 
 def page() -> str:
@@ -103,7 +100,7 @@ def _listed(cls: type) -> list[dataclasses.Field]:
     return [
         field
         for field in _fields(cls)
-        if field.name in own or _described(cls, field.name) or field.default != _inherited_default(cls, field.name)
+        if field.name in own or described(cls, field.name) or field.default != _inherited_default(cls, field.name)
     ]
 
 
@@ -118,41 +115,13 @@ def _table(cls: type) -> str:
     hints = typing.get_type_hints(cls)
     lines = ["| Option | Type | Default | Meaning |", "|---|---|---|---|"]
     for field in fields:
-        meaning = _meaning(cls, field.name).replace("|", "\\|")
-        lines.append(f"| `{field.name}` | {_type(hints[field.name])} | `{_value(field.default)}` | {meaning} |")
+        meaning = meaning_of(cls, field.name).replace("|", "\\|")
+        lines.append(f"| `{field.name}` | {type_of(hints[field.name])} | `{value_of(field.default)}` | {meaning} |")
     return "\n".join(lines) + "\n"
-
-
-def _type(hint) -> str:
-    if typing.get_origin(hint) is tuple:
-        return f"list of {_type(typing.get_args(hint)[0])}s"
-    if isinstance(hint, types.UnionType):
-        return " or ".join(map(_type, typing.get_args(hint)))
-    return _TYPES[hint]
-
-
-def _value(value) -> str:
-    """A default as TOML has it."""
-    return "none" if value is None else json.dumps(value)
 
 
 def _summary(cls: type) -> str:
     return " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
-
-
-def _described(cls: type, name: str) -> str:
-    """What the docstring of a class itself says of a field."""
-    attributes = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")[2]
-    found = re.search(rf"^    {name}: (.+(?:\n     +.+)*)", attributes, re.MULTILINE)
-    return " ".join(found[1].split()) if found else ""
-
-
-def _meaning(cls: type, name: str) -> str:
-    """What the docstring of a class, or of one that it extends, says of a field."""
-    texts = [_described(owner, name) for owner in cls.__mro__]
-    if not any(texts):
-        raise ValueError(f"No docstring says what {cls.__name__}.{name} means. Describe it under `Attributes:`.")
-    return next(filter(None, texts))
 
 
 if __name__ == "__main__":

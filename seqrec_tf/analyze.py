@@ -20,6 +20,7 @@ import numpy as np
 
 from seqrec_tf.config import check_at_least
 from seqrec_tf.evaluation.audits import describe, neighbours
+from seqrec_tf.messages import next_command
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.run_folder import RunFolder, output_file
 from seqrec_tf.writing import write_whole
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--dataset", required=True, metavar="DATASET", help="folder made by `seqrec prepare`")
     parser.add_argument("--run", metavar="RUN", help="a run of a sequential model on it, to try shuffled histories on")
-    parser.add_argument("--split", choices=("valid", "test"), default="test", help="of the events that --run predicts")
+    parser.add_argument("--split", choices=("valid", "test"), help="of the events that --run predicts (default: test)")
     parser.add_argument(
         "--shuffles", type=int, default=5, help="times that the order is shuffled (default %(default)s)"
     )
@@ -49,15 +50,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", metavar="FILE", help="write a page of charts there, which opens without a server")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Analyse a dataset, with a model where there is a run, and show what was found."""
+def check(args: argparse.Namespace) -> None:
+    """Raise an error for what is wrong with the arguments, as far as it can be told without TensorFlow."""
     check_at_least("--shuffles", args.shuffles, 1)
     check_at_least("--min-support", args.min_support, 1)
+    check_at_least("--seed", args.seed, 0)
+    output_file(args.json)
+    output_file(args.html, "--html")
+    if args.split and not args.run:
+        raise ValueError("--split is of the events that a model predicts: it needs --run.")
+    run_folder = RunFolder(args.run) if args.run else None
+    if "://" not in args.dataset:
+        folder = DatasetFolder(args.dataset)
+        if run_folder:
+            folder.check_split(args.split or "test")
+            run_folder.open_dataset(args.dataset)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Analyse a dataset, with a model where there is a run, and show what was found."""
     json_file, page = output_file(args.json), output_file(args.html, "--html")
     folder = DatasetFolder(args.dataset)
     model, exclude_history = None, True
     if args.run:
-        folder.check_split(args.split)
+        folder.check_split(args.split or "test")
         run_folder = RunFolder(args.run)
         run_folder.open_dataset(args.dataset)  # makes sure that it was trained on it
         model, exclude_history = run_folder.load_model(), run_folder.config.data.exclude_history
@@ -71,7 +87,14 @@ def run(args: argparse.Namespace) -> None:
         from seqrec_tf.report import write_dataset_report
 
         write_dataset_report(folder, page, figures)
-    sys.stdout.write(text if args.json == "-" else report(figures))
+    if args.json == "-":
+        sys.stdout.write(text)
+        return
+    sys.stdout.write(report(figures))
+    if args.run:
+        sys.stdout.write(next_command("evaluate", "--run", args.run))
+    else:
+        sys.stdout.write(next_command("train", "--dataset", args.dataset, "--model", "sasrec", "--output", "RUN"))
 
 
 def _figures(
@@ -79,13 +102,14 @@ def _figures(
 ) -> dict[str, Any]:
     """All that the arguments ask for; `exclude_history` as the model was trained."""
     rows, items = folder.training_events()
+    split = args.split or "test"
     figures = describe(folder, rows, items)
     figures["order"] = neighbours(rows, items, shuffles=args.shuffles, min_support=args.min_support, seed=args.seed)
     if model is not None:
-        figures["order"]["model"] = {"name": type(model).__name__, "split": args.split} | shuffled_histories(
+        figures["order"]["model"] = {"name": type(model).__name__, "split": split} | shuffled_histories(
             model,
             folder,
-            split=args.split,
+            split=split,
             exclude_history=exclude_history,
             shuffles=args.shuffles,
             seed=args.seed,
@@ -145,38 +169,51 @@ def shuffled_histories(
     return figures | {f"jaccard@{_K}": float(np.concatenate(alike).mean())}
 
 
+def _share(number: int, of: int, what: str) -> str:
+    return f"{number:,} of {of:,} {what} ({number / max(of, 1):.1%})"
+
+
 def report(figures: dict[str, Any]) -> str:
     """The figures in words."""
     sizes, lengths, popularity, audits = (figures[key] for key in ("sizes", "lengths", "popularity", "audits"))
     order = figures["order"]
     lines = [
         f"training      {sizes['sequences']:,} sequences, {sizes['items']:,} items, {sizes['events']:,} events; "
-        f"density {sizes['density']:.2%}",
+        f"{sizes['density']:.2%} of all pairs of a sequence and an item have an event",
         "lengths       " + ", ".join(f"{name} {value:g}" for name, value in lengths.items()),
         f"popularity    Gini {popularity['gini']:.2f}; the top 1 % of the items have "
-        f"{popularity['share_of_top_1%']:.0%} of the events, the top 10 % {popularity['share_of_top_10%']:.0%}",
+        f"{popularity['share_of_top_1%']:.0%} of the training events, the top 10 % "
+        f"{popularity['share_of_top_10%']:.0%}",
     ]
+    all_events = audits["events_of_all_splits"]
     if audits["ties"]:
-        lines.append(f"ties          {audits['ties']['events_sharing_a_time_with_a_neighbour']:,} events")
+        ties = audits["ties"]["events_sharing_a_time_with_a_neighbour"]
+        lines.append(f"ties          {_share(ties, all_events, 'events')} share their time with a neighbour")
     if audits["repeats"]:
         repeated = audits["repeats"]["repeated_events"]
-        lines.append(f"repeats       {repeated:,} events of an item seen before in the sequence")
-    lines.append(f"unseen items  {audits['items_without_training_events']:,} have no training events")
+        lines.append(
+            f"repeats       {_share(repeated, all_events, 'events')} are of an item seen before in the sequence"
+        )
+    unseen = audits["items_without_training_events"]
+    lines.append(f"unseen items  {_share(unseen, sizes['items'], 'items')} have no training events")
     if audits["targets_before_training_ends"] is not None:
-        shares = [f"{share:.1%} of {split}" for split, share in audits["targets_before_training_ends"].items()]
-        lines.append(f"future        {', '.join(shares)} targets happened before the newest training event")
+        shares = [
+            f"{share:.1%} of the {split} targets" for split, share in audits["targets_before_training_ends"].items()
+        ]
+        lines.append(f"future        {', '.join(shares)} happened before the newest training event")
     for name in ("pairs", "triples"):
         figure = order[name]
-        surviving = "" if figure["surviving"] is None else f"; {figure['surviving']:.1%} of them still are"
+        surviving = "" if figure["surviving"] is None else f"; {figure['surviving']:.1%} of the {name} still are"
         lines.append(
             f"{name:<14}{figure['frequent']:,} frequent {name} of neighbours (in {order['min_support']}+ sequences), "
             f"{figure['frequent_shuffled']:,.0f} when shuffled{surviving}"
         )
+    lines += [f"warning       {sentence}" for sentence in audits["warnings"]]
     if "model" in order:
         model = order["model"]
         for name in (f"ndcg@{_K}", f"hr@{_K}"):
             figure = model[name]
-            change = "" if figure["relative_change"] is None else f" ({figure['relative_change']:+.0%})"
+            change = "" if figure["relative_change"] is None else f" ({figure['relative_change']:+.0%} of the former)"
             lines.append(
                 f"{name:<14}{figure['true_order']:.4f} of {model['name']}; {figure['shuffled']:.4f} with shuffled "
                 f"histories{change}"

@@ -21,6 +21,7 @@ import numpy as np
 
 from seqrec_tf.config import check_at_least
 from seqrec_tf.evaluation.intervals import CUTOFFS, Interval
+from seqrec_tf.messages import next_command
 from seqrec_tf.run_folder import RunFolder, output_file
 from seqrec_tf.runs import columns, differing_options
 from seqrec_tf.schema import USER_ID
@@ -48,10 +49,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write every figure there; - for stdout, instead of the tables")
 
 
+def check(args: argparse.Namespace) -> None:
+    """Raise an error for what is wrong with the arguments, as far as it can be told without TensorFlow."""
+    output_file(args.json)
+    check_at_least("--users", args.users, 0)
+    check_at_least("--seed", args.seed, 0)
+    runs = RunFolder(args.first), RunFolder(args.second)
+    if "://" not in (args.dataset or runs[0].dataset_info["path"]):
+        _common_dataset(*runs, args.dataset).check_split(args.split)
+
+
 def run(args: argparse.Namespace) -> None:
     """Evaluate two runs on the same events, and show how they differ."""
     json_file = output_file(args.json)
-    check_at_least("--users", args.users, 0)
     runs = RunFolder(args.first), RunFolder(args.second)
     folder = _common_dataset(*runs, args.dataset)
     comparison = compare(
@@ -65,7 +75,11 @@ def run(args: argparse.Namespace) -> None:
     text = json.dumps(dataclasses.asdict(comparison), indent=2) + "\n"
     if json_file:
         write_whole(json_file, text)
-    sys.stdout.write(text if args.json == "-" else table(comparison))
+    if args.json == "-":
+        sys.stdout.write(text)
+        return
+    sys.stdout.write(table(comparison))
+    sys.stdout.write(next_command("export", "--run", args.second, "--output", "MODELS/NAME"))
 
 
 @dataclasses.dataclass(frozen=True)

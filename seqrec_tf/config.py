@@ -11,11 +11,12 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 import tomllib
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     """Raise a ValueError unless `value` is one of `choices`."""
     choices = tuple(choices)
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.{_nearest(value, choices)}")
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.{nearest(value, choices)}")
 
 
 def check_at_least(name: str, value: float, least: float) -> None:
@@ -39,7 +40,8 @@ def check_rate(name: str, value: float) -> None:
         raise ValueError(f"{name} must be in [0, 1), got {value}.")
 
 
-def _nearest(word: str, words: Iterable[str]) -> str:
+def nearest(word: str, words: Iterable[str]) -> str:
+    """A question whether the nearest of some words was meant; empty where none is near."""
     near = difflib.get_close_matches(word, list(words), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
@@ -79,10 +81,18 @@ class ModelConfig:
         max_len: Newest events of a sequence that the model sees.
     """
 
+    data_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Defaults of the section `data` that are others for this model."""
+
     max_len: int = 50
 
     def __post_init__(self):
         check_at_least("model.max_len", self.max_len, 1)
+
+    @property
+    def examples_a_sequence(self) -> int:
+        """Examples that a training sequence makes at most, each with a history of its own; 1 where it is one itself."""
+        return 1
 
     def sizes(self) -> Sizes:
         """How large the model is; here `dim` wide, and without blocks.
@@ -141,7 +151,9 @@ class DataConfig:
     """How records become batches.
 
     Attributes:
-        batch_size: Sequences a step, over all replicas; on average, where batches are of like length.
+        batch_size: Sequences a step, over all replicas; on average, where batches are of like length. 0, which is the
+            default of ranking models, stands for as many as make about 1,024 examples: a sequence makes up to
+            `model.max_targets` of them. A model whose sequences are one example each takes 128 then.
         eval_batch_size: Events to predict, each with its history, a step of validation.
         valid_sequences: Sequences that a validation looks at, the same each time, at random unless they lie in order
             of time; all where 0. For splits so large that to rank all items for each would take longer than an epoch.
@@ -160,7 +172,7 @@ class DataConfig:
     exclude_history: bool = True
 
     def __post_init__(self):
-        check_at_least("data.batch_size", self.batch_size, 1)
+        check_at_least("data.batch_size", self.batch_size, 0)
         check_at_least("data.eval_batch_size", self.eval_batch_size, 1)
         check_at_least("data.valid_sequences", self.valid_sequences, 0)
         check_choice("data.window", self.window, WINDOWS)
@@ -282,33 +294,74 @@ def resolve(
     Raises:
         ValueError: Unknown section or key, or a value of the wrong type.
     """
-    try:
-        values: dict[str, Any] = tomllib.loads(toml)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{toml_name} is not valid TOML: {error}.") from error
+    values = read_toml(toml, toml_name)
     named = values.pop("model_name", model_name)
     if named != model_name:
         raise ValueError(f"{toml_name} is for the model {named!r}, but --model is {model_name!r}.")
     for section, content in values.items():
         if not isinstance(content, dict):
             raise ValueError(f"{toml_name}: {section} must be a section, such as [train], got {content!r}.")
+    places = {
+        (section, key): f"{toml_name}, line {_line_of(toml, section, key)}: "
+        for section, content in values.items()
+        for key in content or [""]
+    }
     for setting in settings:
         key, equals, text = setting.partition("=")
         section, dot, name = key.strip().partition(".")
         if not equals or not dot:
             raise ValueError(f"--set expects section.key=value, such as train.epochs=20, got {setting!r}.")
         values.setdefault(section, {})[name] = _parse_value(text.strip())
+        places.pop((section, name), None)
     sections = {"model": model_config, "data": DataConfig, "train": TrainConfig}
     for section in values:
-        check_choice("The configuration section", section, sections)
+        place = f"{toml_name}, line {_line_of(toml, section)}: " if f"[{section}]" in toml else ""
+        check_choice(f"{place}The configuration section", section, sections)
+    values["data"] = {**model_config.data_defaults, **values.get("data", {})}
     parts: dict[str, Any] = {
-        name: from_values(cls, values.get(name, {}), section=name) for name, cls in sections.items()
+        name: from_values(cls, values.get(name, {}), section=name, places=places) for name, cls in sections.items()
     }
     return Config(model_name, **parts)
 
 
-def from_values(cls: type[T], values: Mapping[str, Any], *, section: str) -> T:
+def read_toml(text: str, name: str) -> dict[str, Any]:
+    """The values of a TOML text; `name` is that of its file, for the error.
+
+    Raises:
+        ValueError: It is no TOML.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        place = re.fullmatch(r"(.*) \(at (.*)\)", str(error))  # what is wrong (at line 1, column 2)
+        what, where = place.groups() if place else (str(error), "")
+        where = where.replace("end of document", f"line {max(len(text.splitlines()), 1)}, at its end")
+        raise ValueError(f"{name} is not valid TOML: {where}{': ' if where else ''}{what}.") from error
+
+
+def _line_of(toml: str, section: str, key: str = "") -> int:
+    """The line of a TOML text that sets a key of a section; that of the section's heading where it is not found."""
+    current, heading = "", 1
+    for number, line in enumerate(toml.splitlines(), start=1):
+        text = line.strip()
+        if text.startswith("["):
+            current = text.strip("[] ")
+            heading = number if current == section else heading
+        elif key and current == section and text.partition("=")[0].strip(" \"'") == key:
+            return number
+    return heading
+
+
+def from_values(
+    cls: type[T], values: Mapping[str, Any], *, section: str, places: Mapping[tuple[str, str], str] | None = None
+) -> T:
     """A configuration dataclass from plain values, each checked against its field.
+
+    Args:
+        cls: The dataclass.
+        values: Key to value.
+        section: What the keys are of, for errors.
+        places: Of (section, key), where it stands, for errors; none that came otherwise.
 
     Raises:
         ValueError: Unknown key or wrong type.
@@ -317,11 +370,12 @@ def from_values(cls: type[T], values: Mapping[str, Any], *, section: str) -> T:
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     checked = {}
     for key, value in values.items():
+        place = (places or {}).get((section, key), "")
         if key not in names:
             raise ValueError(
-                f"Unknown configuration key {section}.{key}.{_nearest(key, names) or _list(section, names)}"
+                f"{place}Unknown configuration key {section}.{key}.{nearest(key, names) or _list(section, names)}"
             )
-        checked[key] = _check_type(value, hints[key], f"{section}.{key}")
+        checked[key] = _check_type(value, hints[key], f"{place}{section}.{key}")
     return cls(**checked)
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from seqrec_tf import padding, records
-from seqrec_tf.config import WINDOWS, check_choice
+from seqrec_tf.config import WINDOWS, ModelConfig, check_choice
 from seqrec_tf.learning.parallel import num_cores
 from seqrec_tf.models.base import SequenceModel
 from seqrec_tf.records import DatasetFolder, user_fingerprint
@@ -42,6 +42,10 @@ _WINDOW = 25_600
 _WINDOW_OF_TIME = 1_600
 # Sequences that a batch of like length has at least, where the average is more.
 LEAST_ROWS = 8
+# Sequences of a training batch, events to predict, or examples of a ranking model, where nothing else is said.
+_BATCH, _EXAMPLES = 128, 1_024
+# What the names of sequences are called beside their features.
+_NAME = "name of the sequence"
 _PARALLEL_FILES = 4
 # Batches that are made at once, at most, and that wait for the model.
 _PARALLEL_BATCHES = min(num_cores(), 8)
@@ -53,7 +57,7 @@ def load(
     model: SequenceModel,
     split: str = "train",
     *,
-    batch_size: int = 128,
+    batch_size: int = 0,
     sort_by_length: bool = True,
     window: str = "newest",
     seed: int = 0,
@@ -70,7 +74,7 @@ def load(
             labels)`, each iteration in a new order. "valid" and "test" give, for each event to predict, what
             `evaluation_batches` says.
         batch_size: Sequences a batch; on average, in training batches of like length. Of "valid" and "test", events to
-            predict.
+            predict. 0 stands for what `sequences_a_batch` says, or 128 events.
         sort_by_length: Whether training batches hold sequences of like length, for little padding, and about as many
             targets each: long sequences make small batches.
         window: What an epoch sees of a sequence that is longer than the model's: its "newest" events, or "random":
@@ -91,11 +95,13 @@ def load(
             folder,
             split,
             model,
-            batch_size=batch_size,
+            batch_size=batch_size or _BATCH,
             exclude_history=exclude_history,
             max_sequences=max_sequences,
         )
         return batches.map(_without_what_evaluation_alone_reads)
+
+    batch_size = batch_size or sequences_a_batch(folder, model.config)
 
     def one_epoch(order):
         return _training_epoch(
@@ -116,9 +122,59 @@ def _without_what_evaluation_alone_reads(inputs, labels):
     return inputs, {key: labels[key] for key in labels if key not in (TOUCHED, PLACE, USER_ID)}
 
 
+def sequences_a_batch(folder: DatasetFolder, config: ModelConfig) -> int:
+    """Training sequences of a batch where no `batch_size` says it: 128, or as many as make about 1,024 examples.
+
+    Example: a ranking model makes on average 103 examples of the sequences of MovieLens 100K, so a batch has 10.
+
+    Args:
+        folder: The dataset.
+        config: The model's configuration, which says how many examples a sequence makes.
+    """
+    if config.examples_a_sequence == 1:
+        return _BATCH
+    examples = min(max(folder.training_lengths["mean"] - 1, 1), config.examples_a_sequence)
+    return max(1, round(_EXAMPLES / examples))
+
+
 def steps_per_epoch(folder: DatasetFolder, batch_size: int) -> int:
     """Training batches of one epoch."""
     return math.ceil(folder.num_training_sequences / batch_size)
+
+
+def sequences_of_batch(
+    dataset: DatasetFolder,
+    model: SequenceModel,
+    *,
+    batch_size: int,
+    sort_by_length: bool,
+    window: str,
+    seed: int,
+    epoch: int,
+    step: int,
+) -> list[str]:
+    """Name the sequences of one batch of `load`: the user of each or, without users, "FILE record NUMBER" from 0.
+
+    Args:
+        dataset: As in `load`, as what follows is.
+        model: It.
+        batch_size: It, not 0.
+        sort_by_length: It.
+        window: It.
+        seed: It.
+        epoch: Which of `epochs`.
+        step: Which batch of the epoch, from 0.
+    """
+    names = _training_epoch(
+        dataset,
+        model,
+        batch_size=batch_size,
+        sort_by_length=sort_by_length,
+        window=window,
+        order=tf.constant([seed, epoch]),
+        only_names=True,
+    )
+    return [name.decode() for name in next(names.skip(step).as_numpy_iterator())]
 
 
 def replica_batches(batches: tf.data.Dataset, context: tf.distribute.InputContext) -> tf.data.Dataset:
@@ -262,8 +318,8 @@ def _ahead(batches):
     return batches.prefetch(_WAITING_BATCHES).with_options(options)
 
 
-def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order):
-    """One epoch; `order` is int32 [2], from which all shuffling follows."""
+def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order, only_names=False):
+    """One epoch; `order` is int32 [2], from which all shuffling follows. With `only_names`, of the sequences alone."""
     files = folder.split_files("train")
     if folder.schema.record_order == TIME_ORDER:
         parallel, window_size = len(files), _WINDOW_OF_TIME  # side by side, so that what ended together is together
@@ -272,11 +328,12 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
         files = tf.gather(files, tf.argsort(tf.random.stateless_uniform([len(files)], order)))
     spec = _parsing_spec(folder)
 
-    def to_batches(index, serialized):
+    def to_batches(index, of_records):
+        serialized, names = of_records if only_names else (of_records, None)
         parsed = tf.io.parse_example(serialized, spec)
         draw = tf.stack([order[0] + tf.cast(index, tf.int32), order[1]])
         sequences, num_targets = _windows_by_length(
-            parsed, folder, model, window=window, sort_by_length=sort_by_length, draw=draw
+            parsed, folder, model, window=window, sort_by_length=sort_by_length, draw=draw, names=names
         )
         num_sequences = tf.size(num_targets, tf.int64)
         num_batches = -(-num_sequences // batch_size)
@@ -292,6 +349,8 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
 
         def batch(index):
             rows = slice(starts[index], ends[index])
+            if only_names:
+                return sequences[_NAME][rows]
             cut = {name: _rows(value, rows) for name, value in sequences.items()}
             inputs, labels = model.make_batch(cut, draw + tf.stack([(index + 1) * 1009, 0]))
             # The mean over a batch of short sequences counts each of their targets for more than that over a batch of
@@ -302,8 +361,16 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
 
         return tf.data.Dataset.from_tensor_slices(shuffled).map(batch, num_parallel_calls=_PARALLEL_BATCHES)
 
+    def records_of(file):
+        serialized = tf.data.TFRecordDataset(file, compression_type=records.COMPRESSION)
+        if not only_names:
+            return serialized
+        return serialized.enumerate().map(
+            lambda number, record: (record, tf.strings.join([file, " record ", tf.strings.as_string(number)]))
+        )
+
     serialized = tf.data.Dataset.from_tensor_slices(files).interleave(
-        lambda file: tf.data.TFRecordDataset(file, compression_type=records.COMPRESSION),
+        records_of,
         cycle_length=parallel,
         num_parallel_calls=min(parallel, _PARALLEL_FILES),
         deterministic=True,
@@ -313,7 +380,7 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order)
     return serialized.batch(whole_batches).enumerate().flat_map(to_batches)
 
 
-def _windows_by_length(parsed, folder, model, *, window, sort_by_length, draw):
+def _windows_by_length(parsed, folder, model, *, window, sort_by_length, draw, names=None):
     """What an epoch sees of some sequences, those of like length side by side, for `model.make_batch`.
 
     Args:
@@ -323,6 +390,7 @@ def _windows_by_length(parsed, folder, model, *, window, sort_by_length, draw):
         window: The window of an epoch, as in `load`.
         sort_by_length: Whether to sort them; else their order is random.
         draw: int32 [2], from which all that is random follows.
+        names: string [B], of the records, to give with the others; None where nobody asks.
 
     Returns:
         Name to what `make_batch` takes of each sequence; how much each counts, float32 [B].
@@ -344,6 +412,8 @@ def _windows_by_length(parsed, folder, model, *, window, sort_by_length, draw):
     }
     sequences[SEEN] = tf.gather(parsed[ITEM_IDS], by_length)
     sequences |= {name: tf.gather(value, by_length) for name, value in _of_user(parsed, model).items()}
+    if names is not None:
+        sequences[_NAME] = tf.gather(parsed.get(USER_ID, names), by_length)
     return sequences, tf.gather(model.num_targets(lengths), by_length)
 
 

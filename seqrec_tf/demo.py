@@ -24,6 +24,7 @@ import urllib.error
 import urllib.request
 
 from seqrec_tf.config import check_at_least
+from seqrec_tf.messages import next_command
 
 # What is bought in which order, by category.
 _TRAILS = {
@@ -67,12 +68,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=10, help="of training, at most (default: 10)")
 
 
+def check(args: argparse.Namespace) -> None:
+    """Raise an error for what is wrong with the arguments."""
+    if pathlib.Path(args.output).exists():
+        raise FileExistsError(f"{args.output} exists. Remove it, or choose another --output.")
+    check_at_least("--customers", args.customers, 100)  # of fewer, the broken lines are too large a share
+    check_at_least("--epochs", args.epochs, 1)
+
+
 def run(args: argparse.Namespace) -> None:
     """Run every step."""
     output = pathlib.Path(args.output)
-    if output.exists():
-        raise FileExistsError(f"{output} exists. Remove it, or choose another --output.")
-    check_at_least("--customers", args.customers, 100)  # of fewer, the broken lines are too large a share
     started = time.monotonic()
     raw = output / "raw"
     num_events = generate_shop(raw, num_customers=args.customers, seed=0)
@@ -102,6 +108,7 @@ def run(args: argparse.Namespace) -> None:
     _say("a folder want a new name for it:")
     for words in lines.values():
         _say(f"  seqrec {shlex.join(words)}")
+    sys.stdout.write(next_command("serve", "--models", output / "models"))
 
 
 def _commands(output: pathlib.Path, raw: pathlib.Path, *, epochs: int, url: str, port: int) -> dict[str, list[str]]:

@@ -13,6 +13,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_hub as hub
 
+from seqrec_tf.messages import check_encoder
+
 # An image of more pixels is not decoded: it would take gigabytes.
 _MAX_PIXELS = 64_000_000
 
@@ -23,14 +25,17 @@ def load_encoder(handle: str):
     Raises:
         ValueError: There is no SavedModel.
     """
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(ImportError, tf.errors.NotFoundError):  # not there, or of another TensorFlow
         import tensorflow_text  # noqa: F401  (the tokenizers of many text encoders are its ops)
-    is_local = "://" not in handle
-    if is_local and not os.path.isfile(f"{handle}/saved_model.pb"):
-        raise ValueError(f"The encoder {handle} is no SavedModel: there is no {handle}/saved_model.pb.")
+    check_encoder(handle)
     try:
         model = hub.load(handle)
     except Exception as error:
+        if missing := re.search(r"Op type not registered '(\w+)'", str(error)):
+            raise ValueError(
+                f"The encoder {handle} needs TensorFlow's operation {missing[1]}, which is not there. Those of "
+                "tokenizers come with tensorflow-text: pip install 'seqrec_tf[text]'"
+            ) from error
         raise ValueError(f"The encoder {handle} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     signature: Any = getattr(model, "signatures", {}).get("serving_default")
     if not callable(model) and signature is None:

@@ -26,6 +26,8 @@ import argparse
 import dataclasses
 import json
 import sys
+import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +36,7 @@ from seqrec_tf.config import check_at_least, check_choice
 from seqrec_tf.evaluation.intervals import CUTOFFS, Interval, label_metrics, list_metrics, rank_metrics
 from seqrec_tf.evaluation.negatives import NUM_NEGATIVES, POPULAR_PROTOCOL, UNIFORM_PROTOCOL, NegativeSampler
 from seqrec_tf.evaluation.targets import Targets
+from seqrec_tf.messages import next_command
 from seqrec_tf.run_folder import RunFolder, output_file
 from seqrec_tf.schema import EXCLUDED, LABELS, PLACE, TARGET, TARGET_LABEL, TOUCHED, USER_ID
 from seqrec_tf.writing import write_whole
@@ -45,6 +48,8 @@ if TYPE_CHECKING:
 NEEDS_TENSORFLOW = True
 
 FULL_PROTOCOL, LABELS_PROTOCOL = "full", "labels"
+# Of the table: four cells beside the names of metrics and models make 80.
+_METRIC_WIDTH, _MODEL_WIDTH, _CELL_WIDTH = 12, 12, 14
 PROTOCOLS = (FULL_PROTOCOL, UNIFORM_PROTOCOL, POPULAR_PROTOCOL, LABELS_PROTOCOL)
 
 
@@ -62,22 +67,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write every figure there; - for stdout, instead of the table")
 
 
+def check(args: argparse.Namespace) -> None:
+    """Raise an error for what is wrong with the arguments, as far as it can be told without TensorFlow."""
+    output_file(args.json)
+    check_at_least("--batch-size", args.batch_size, 1)
+    check_at_least("--seed", args.seed, 0)
+    check_keep_history(args.keep_history, args.protocol or [FULL_PROTOCOL])
+    run_folder = RunFolder(args.run)
+    run_folder.excludes_history(keep_history=args.keep_history)
+    path = args.dataset or run_folder.dataset_info["path"]
+    if "://" not in path:
+        folder = run_folder.open_dataset(args.dataset)
+        for protocol in args.protocol or [FULL_PROTOCOL]:
+            check_protocol(protocol, folder, args.split)
+
+
+def check_keep_history(keep_history: bool, protocols: Sequence[str]) -> None:
+    """Raise a ValueError where --keep-history is given and no protocol looks at it."""
+    if keep_history and FULL_PROTOCOL not in protocols:
+        raise ValueError(
+            f"--keep-history is of the protocol full, got {', '.join(protocols)}: leave it out, or add --protocol full."
+        )
+
+
 def run(args: argparse.Namespace) -> None:
     """Evaluate a run and popularity, and show one table a protocol."""
     from seqrec_tf.models import PopRec
 
     json_file = output_file(args.json)
-    check_at_least("--batch-size", args.batch_size, 1)
     run_folder = RunFolder(args.run)
     folder = run_folder.open_dataset(args.dataset)
     for protocol in args.protocol or [FULL_PROTOCOL]:
         check_protocol(protocol, folder, args.split)
     model = run_folder.load_model()
     protocols = args.protocol or [default_protocol(model)]
+    check_keep_history(args.keep_history, protocols)
     model.freeze_item_table()
     models = {run_folder.config.model_name: model}
     models.setdefault("poprec", PopRec.from_dataset(folder))
-    exclude_history = run_folder.config.data.exclude_history and not args.keep_history
+    exclude_history = run_folder.excludes_history(keep_history=args.keep_history)
     figures: dict[str, Any] = {
         "split": args.split,
         "exclude_history": exclude_history,
@@ -104,6 +132,9 @@ def run(args: argparse.Namespace) -> None:
         sys.stdout.write(json.dumps(figures, indent=2) + "\n")
     elif json_file:
         write_whole(json_file, json.dumps(figures, indent=2) + "\n")
+    if args.json != "-":
+        name = run_folder.config.model_name.rpartition(".")[2]
+        sys.stdout.write(next_command("export", "--run", args.run, "--output", f"models/{name}"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,8 +376,7 @@ def check_protocol(protocol: str, folder: DatasetFolder, split: str) -> None:
 
 
 def table(results: dict[str, Result], *, protocol: str, split: str) -> str:
-    """One readable table: a row a metric, a column a model, each figure with half its interval's width."""
-    names = list(results)
+    """One table of 80 columns: metrics by cut-offs, each figure with half its interval's width."""
     first = next(iter(results.values()))
     lines = [f"{split}, {protocol}, {first.num_targets:,} events to predict"]
     if first.num_impossible:
@@ -361,16 +391,40 @@ def table(results: dict[str, Result], *, protocol: str, split: str) -> str:
         )
     if first.num_cold:
         lines.append(f"{first.num_cold:,} targets are items without training events: `cold`")
-    lines.append(f"{'':<14}" + "".join(f"{name:>22}" for name in names))
-    for metric in first.metrics:
-        cells = []
-        for result in results.values():
-            if metric not in result.metrics:
-                cells.append("-".rjust(22))
-                continue
-            interval = result.metrics[metric]
-            digits = 1 if metric.startswith("popularity") else 4
-            half = (interval.high - interval.low) / 2
-            cells.append(f"{interval.value:.{digits}f} ± {half:.{digits}f}".rjust(22))
-        lines.append(f"{metric:<14}" + "".join(cells))
-    return "\n".join(lines) + "\n"
+    notes = (wrapped for line in lines for wrapped in textwrap.wrap(line, 80, subsequent_indent="  "))
+    return "\n".join([*notes, "", *_grid(results)]) + "\n"
+
+
+def _grid(results: dict[str, Result]) -> list[str]:
+    """The figures, at most 80 characters wide: a row a metric and model, a column a cut-off where it has some."""
+    cutoffs: dict[str, list[str]] = {}  # of each metric; "" of those without
+    for metric in dict.fromkeys(metric for result in results.values() for metric in result.metrics):
+        name, _, cutoff = metric.partition("@")
+        cutoffs.setdefault(name, []).append(cutoff)
+    columns = sorted(
+        {cutoff for of_metric in cutoffs.values() for cutoff in of_metric}, key=lambda text: int(text or 0)
+    )
+    models = {name: name.rpartition(".")[2][:_MODEL_WIDTH] for name in results}  # of a dotted path, the model
+    width = max(map(len, models.values()))
+    lines = []
+    if any(columns):
+        heads = [f"@{cutoff}" if cutoff else "" for cutoff in columns]
+        lines.append(" " * (_METRIC_WIDTH + width) + "".join(head.rjust(_CELL_WIDTH) for head in heads))
+    for metric, of_metric in cutoffs.items():
+        for number, (name, result) in enumerate(results.items()):
+            names = {cutoff: f"{metric}@{cutoff}" if cutoff else metric for cutoff in of_metric}
+            cells = (_cell(result.metrics.get(names[column]), metric) if column in names else "" for column in columns)
+            row = "".join(cell.rjust(_CELL_WIDTH) for cell in cells)
+            lines.append(f"{'' if number else metric:<{_METRIC_WIDTH}}{models[name]:<{width}}{row}".rstrip())
+    return lines
+
+
+def _cell(interval: Interval | None, metric: str) -> str:
+    """A figure with half the width of its interval; of popularity, which counts events, fewer digits."""
+    if interval is None:
+        return "-"
+    half = (interval.high - interval.low) / 2
+    if metric == "popularity":
+        digits = 1 if interval.value < 1000 else 0
+        return f"{interval.value:,.{digits}f} ±{half:,.{digits}f}"
+    return f"{interval.value:.4f} ±{f'{half:.4f}'.removeprefix('0')}"

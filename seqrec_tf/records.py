@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from seqrec_tf import manifest, padding
 from seqrec_tf import schema as schema_lib
+from seqrec_tf.messages import DATASET, RUN, kind_of, not_expected, parse_json
 from seqrec_tf.schema import Feature, Schema
 
 COMPRESSION = "GZIP"
@@ -109,12 +109,15 @@ class DatasetFolder:
 
     def __init__(self, path: str | pathlib.Path):
         self.path = str(path).rstrip("/")
+        make = f"Make it with `seqrec prepare --input FILES --output {self.path}`."
         if not self._exists(schema_lib.COMPLETED_FILE):
-            state = "is not finished" if self._exists(schema_lib.SCHEMA_FILE) else "is not a dataset folder"
-            raise FileNotFoundError(
-                f"{self.path} {state}: it has no {schema_lib.COMPLETED_FILE} file. Make it with "
-                f"`seqrec prepare --input FILES --output {self.path}`."
-            )
+            if self._exists(schema_lib.SCHEMA_FILE):
+                raise FileNotFoundError(
+                    f"{self.path} is not finished: it has no {schema_lib.COMPLETED_FILE} file. {make}"
+                )
+            raise not_expected(self.path, DATASET, make=make)
+        if "://" not in self.path and kind_of(self.path) == RUN:  # which has such a file too
+            raise not_expected(self.path, DATASET, make=make)
         self.manifest = manifest.read(self.path, manifest.DATASET)
         self.manifest.check_sizes()
         # A dataset means nothing with the statistics or the vocabulary of another one.
@@ -133,11 +136,14 @@ class DatasetFolder:
         """Content of a text file of this folder, as it was written."""
         return self.manifest.content(name).decode()
 
+    def _read_json(self, name: str) -> Any:
+        return parse_json(self.read_text(name), self.file(name))
+
     @functools.cached_property
     def schema(self) -> Schema:
         """What the records hold, and the vectors that were made of them since."""
         file = schema_lib.SCHEMA_FILE
-        schema = Schema.from_json(self.read_text(file), called=f"The schema {self.file(file)}")
+        schema = Schema.from_dict(self._read_json(file), called=f"The schema {self.file(file)}")
         vectors = (
             Feature(schema_lib.vector_name(column), "float32", (about["dim"],), f"by {about['encoder']}", "vector")
             for column, about in self.vectors.items()
@@ -163,7 +169,7 @@ class DatasetFolder:
     @functools.cached_property
     def stats(self) -> dict[str, Any]:
         """The content of `stats.json`."""
-        return json.loads(self.read_text(schema_lib.STATS_FILE))
+        return self._read_json(schema_lib.STATS_FILE)
 
     @property
     def fingerprint(self) -> str:
@@ -188,12 +194,12 @@ class DatasetFolder:
     @functools.cached_property
     def learned_of_items(self) -> dict[str, dict[str, Any]]:
         """What was learned of the features of items: name to what `features.Encoder` takes."""
-        return json.loads(self.read_text(schema_lib.FEATURES_FILE)) if self.schema.item_features else {}
+        return self._read_json(schema_lib.FEATURES_FILE) if self.schema.item_features else {}
 
     @functools.cached_property
     def learned_of_users(self) -> dict[str, dict[str, Any]]:
         """What was learned of the features of users: name to what `features.Encoder` takes."""
-        return json.loads(self.read_text(schema_lib.USER_FEATURES_FILE)) if self.schema.user_features else {}
+        return self._read_json(schema_lib.USER_FEATURES_FILE) if self.schema.user_features else {}
 
     @functools.cached_property
     def item_ids(self) -> list[str]:

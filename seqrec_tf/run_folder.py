@@ -18,12 +18,12 @@ import functools
 import json
 import os
 import pathlib
-import tomllib
 from importlib.metadata import version
 from typing import Any
 
 from seqrec_tf import __version__, manifest
-from seqrec_tf.config import Config, resolve
+from seqrec_tf.config import Config, DataConfig, from_values, read_toml, resolve
+from seqrec_tf.messages import RUN, not_expected, parse_json
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import COMPLETED_FILE, Schema
 from seqrec_tf.writing import write_whole
@@ -54,14 +54,13 @@ class RunFolder:
 
     def __init__(self, path: str | pathlib.Path):
         self.path = local_path(path, "--run")
-        if not (self.path / COMPLETED_FILE).exists():
+        if not (self.path / COMPLETED_FILE).exists() or not (self.path / CONFIG_FILE).exists():
             if (self.path / CONFIG_FILE).exists():
                 raise FileNotFoundError(
                     f"{path} is a run that has not finished. Give `seqrec train` the same options again to go on."
                 )
-            raise FileNotFoundError(
-                f"{path} is not a run folder: it has no {COMPLETED_FILE} file. Make it with "
-                f"`seqrec train --dataset DATASET --model sasrec --output {path}`."
+            raise not_expected(
+                path, RUN, make=f"Make it with `seqrec train --dataset DATASET --model sasrec --output {path}`."
             )
         self.manifest = manifest.read(self.path, manifest.RUN)
         self.manifest.check_sizes()
@@ -72,6 +71,20 @@ class RunFolder:
     def config(self) -> Config:
         """The resolved configuration."""
         return read_config(self.path)
+
+    def excludes_history(self, *, keep_history: bool) -> bool:
+        """Whether items of the history leave the ranking; `keep_history` is the option --keep-history.
+
+        Raises:
+            ValueError: The option changes nothing.
+        """
+        values = read_toml((self.path / CONFIG_FILE).read_text(encoding="utf-8"), str(self.path / CONFIG_FILE))
+        excludes = from_values(DataConfig, values.get("data", {}), section="data").exclude_history
+        if keep_history and not excludes:
+            raise ValueError(
+                f"--keep-history changes nothing: {self.path} was trained with data.exclude_history=false."
+            )
+        return excludes and not keep_history
 
     @functools.cached_property
     def dataset_info(self) -> dict[str, Any]:
@@ -139,13 +152,15 @@ def read_config(path: pathlib.Path) -> Config:
     from seqrec_tf import models
 
     text = (path / CONFIG_FILE).read_text(encoding="utf-8")
-    name = tomllib.loads(text)["model_name"]
+    values = read_toml(text, str(path / CONFIG_FILE))
+    if not isinstance(name := values.get("model_name"), str):
+        raise ValueError(f"{path / CONFIG_FILE} must say `model_name`, as a run's does: the file is damaged.")
     return resolve(name, models.find(name).config_class, toml=text, toml_name=str(path / CONFIG_FILE))
 
 
 def read_dataset_info(path: pathlib.Path) -> dict[str, Any]:
     """Path, fingerprint and schema of the dataset of a run, finished or not."""
-    return json.loads((path / DATASET_FILE).read_text(encoding="utf-8"))
+    return parse_json((path / DATASET_FILE).read_text(encoding="utf-8"), path / DATASET_FILE)
 
 
 def other_encoders(dataset_info: dict[str, Any], folder: DatasetFolder) -> list[str]:

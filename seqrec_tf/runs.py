@@ -18,6 +18,7 @@ import tomllib
 from collections.abc import Iterable
 from typing import Any
 
+from seqrec_tf.messages import next_command
 from seqrec_tf.run_folder import CONFIG_FILE, DATASET_FILE, LOG_FILE, METRICS_FILE, local_path, output_file
 from seqrec_tf.schema import COMPLETED_FILE
 from seqrec_tf.writing import write_whole
@@ -35,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write every option and figure there; - for stdout")
 
 
+def check(args: argparse.Namespace) -> None:
+    """Raise an error for what is wrong with the arguments."""
+    output_file(args.json)
+    find(args.folder)
+
+
 def run(args: argparse.Namespace) -> None:
     """Show the runs of a folder."""
     json_file = output_file(args.json)
@@ -44,7 +51,15 @@ def run(args: argparse.Namespace) -> None:
     text = json.dumps([dataclasses.asdict(summary) for summary in found], indent=2) + "\n"
     if json_file:
         write_whole(json_file, text)
-    sys.stdout.write(text if args.json == "-" else table(found, metric))
+    if args.json == "-":
+        sys.stdout.write(text)
+        return
+    sys.stdout.write(table(found, metric))
+    paths = [pathlib.Path(args.folder) / summary.name for summary in found if summary.state == "finished"]
+    if len(paths) > 1:
+        sys.stdout.write(next_command("compare", paths[1], paths[0]))
+    elif paths:
+        sys.stdout.write(next_command("evaluate", "--run", paths[0]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +116,7 @@ def _summary(path: pathlib.Path, folder: pathlib.Path) -> RunSummary:
     options |= {f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()}
     is_finished = (path / COMPLETED_FILE).exists() and (path / METRICS_FILE).exists()
     metrics = json.loads((path / METRICS_FILE).read_text(encoding="utf-8")) if is_finished else {}
-    epochs = _log(path / LOG_FILE)
+    epochs = read_log(path / LOG_FILE)
     best = metrics.get("best") if is_finished else _best(epochs)
     return RunSummary(
         name=str(path.relative_to(folder)) if path != folder else path.name,
@@ -121,8 +136,8 @@ def _is_figure(name: str) -> bool:
     return name == "loss" or name.startswith(_VALIDATION)
 
 
-def _log(file: pathlib.Path) -> list[dict[str, float]]:
-    """The epochs of a log.csv; figures that an epoch does not have are left out."""
+def read_log(file: pathlib.Path) -> list[dict[str, float]]:
+    """The epochs of a run's log.csv, none where there is none yet; figures that an epoch does not have are left out."""
     if not file.exists():
         return []
     with file.open(encoding="utf-8", newline="") as stream:

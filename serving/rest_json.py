@@ -8,6 +8,7 @@ TF Serving's names ("float", "int64", "string", ...).
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import math
 import re
@@ -41,6 +42,11 @@ _DECIMAL_LIMITS = {
     "float": (2**24 - 1, float(np.finfo(np.float32).max)),
     "double": (2**53 - 1, float(np.finfo(np.float64).max)),
 }
+_MOST_DIMENSIONS = 64  # of an array of NumPy
+_JSON_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NO_BRACKETS = bytes(set(range(256)) - set(_STEPS))
+_MOST_ECHO = 1000  # bytes of an error
 # Half of a pair alone, as in "\\ud83d", has no UTF-8.
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -67,17 +73,24 @@ def invalid_argument(message: str) -> StatusError:
     return StatusError("INVALID_ARGUMENT", message)
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
-    """Read a request body, which must be a JSON object.
+def parse_object(body: bytes, *, max_depth: int = _MOST_DIMENSIONS) -> dict[str, Any]:
+    """Read a request body, which must be a JSON object. The first of equal keys counts, as for TF Serving.
+
+    Args:
+        body: The bytes.
+        max_depth: Deepest nesting of lists and objects.
 
     Raises:
-        StatusError: It is empty, not JSON, or not an object.
+        StatusError: It is empty, not JSON, too deep, or not an object.
     """
     if not body:
         raise invalid_argument("JSON Parse error: The document is empty")
+    if _is_deeper(body, max_depth):
+        raise invalid_argument(f"JSON Parse error: Lists and objects are nested more than {max_depth} deep")
     try:
         # TF Serving hands bytes that are not UTF-8 to the model as they are; surrogates carry them through Python.
-        document = json.loads(body.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape"))
+        text = body.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+        document = json.loads(text, object_pairs_hook=_first_of_equal_keys)
         if _SURROGATE_ESCAPE.search(body):
             json_body(document)
     except json.JSONDecodeError as error:
@@ -89,6 +102,21 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise _format_error(document, "Is not object")
     return document
+
+
+def _first_of_equal_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        values.update(reversed(pairs))
+    return values
+
+
+def _is_deeper(body: bytes, max_depth: int) -> bool:
+    """Whether lists and objects are nested deeper; what Python's recursion cannot read is found before it is read."""
+    if body.count(b"[") + body.count(b"{") <= max_depth:
+        return False
+    brackets = _JSON_STRING.sub(b"", body).translate(None, _NO_BRACKETS)
+    return max(itertools.accumulate(map(_STEPS.__getitem__, brackets)), default=0) > max_depth
 
 
 def signature_name(document: Mapping[str, Any]) -> str:
@@ -212,11 +240,16 @@ class _Column:
             raise invalid_argument(
                 f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}"
             )
+        if self.dtype == "string" and level + 1 == len(shape) and set(map(type, value)) == {str}:
+            self._values += [element.encode("utf-8", "surrogateescape") for element in value]
+            return
         for element in value:
             self._append(element, shape, level=level + 1)
 
     def to_array(self, shape: list[int]) -> np.ndarray:
         read_as = np.int32 if self.dtype in ("int8", "int16", "uint8") else _NUMPY_DTYPES.get(self.dtype, np.object_)
+        if len(shape) > _MOST_DIMENSIONS:
+            raise invalid_argument(f"Lists are nested more than {_MOST_DIMENSIONS} deep")
         array = np.array(self._values, dtype=read_as).astype(_NUMPY_DTYPES.get(self.dtype, np.object_), copy=False)
         return array.reshape(shape)
 
@@ -372,7 +405,11 @@ def regress_body(values: np.ndarray) -> bytes:
 
 
 def error_body(message: str) -> bytes:
-    """The answer to a request that failed."""
+    """The answer to a request that failed, which says no more than a kilobyte of what the request held."""
+    text = message.encode("utf-8", "surrogateescape")
+    if len(text) > _MOST_ECHO:
+        half = _MOST_ECHO // 2
+        message = f"{text[:half].decode('utf-8', 'ignore')} ... {text[-half:].decode('utf-8', 'ignore')}"
     return json_body({"error": message})
 
 
@@ -405,9 +442,18 @@ def json_body(document: Any) -> bytes:
     return json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogateescape")
 
 
+_ERROR_ENCODER = json.JSONEncoder(indent=4, ensure_ascii=False)
+
+
 def _text(value: Any) -> str:
-    """A JSON value as error messages show it."""
-    return json.dumps(value, indent=4, ensure_ascii=False)
+    """A JSON value as error messages show it, of a long one the beginning."""
+    text, length = [], 0
+    for piece in _ERROR_ENCODER.iterencode(value):
+        text.append(piece[:_MOST_ECHO])
+        length += len(piece)
+        if length > _MOST_ECHO:
+            break
+    return "".join(text)
 
 
 def _shape_text(shape: list[int]) -> str:

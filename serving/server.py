@@ -1,92 +1,174 @@
-"""A local REST server for development, with the contract of TF Serving's.
+"""A REST and gRPC server with the contract of TF Serving's, for one machine.
 
 MODELS holds NAME/VERSION/ SavedModel folders, VERSION an integer; the newest version of each model is served, and a
-newer one takes over when it appears. Status, metadata, predict, classify, regress and errors follow the sources of TF
-Serving 2.20, so that a client written against this server works in production. What it lacks is in serving/README.md,
-as is production itself, which uses TF Serving.
+newer one takes over when it appears. With --model-config, a text file of TF Serving's `ModelServerConfig`, other
+versions and labels are. Status, metadata, predict, classify, regress, metrics and errors follow the sources of TF
+Serving 2.20, so that a client written against this server works with the other. SIGTERM ends it in order.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import logging
 import pathlib
-import re
 import shlex
+import signal
 import socket
 import sys
 import threading
-import time
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-from urllib.parse import unquote
 
-from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
-from werkzeug.wrappers import Request, Response
+import uvicorn
 
+from seqrec_tf.config import check_at_least
+from seqrec_tf.messages import next_command
 from serving import rest_json
-from serving.model_store import DEFAULT_SIGNATURE, LoadedModel, ModelStore
-from serving.rest_json import StatusError, invalid_argument
-
-_POLL_PERIOD_S = 2.0
-_VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
-_POST_PATH = re.compile(
-    rf"/v1/models/(?P<name>[^/:]+){_VERSION}:(?-i:(?P<method>classify|regress|predict))", re.I | re.A
-)
-_GET_PATH = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?:/(?P<method>metadata))?", re.I | re.A)
-_HTTP_STATUS = {
-    "INVALID_ARGUMENT": 400,
-    "FAILED_PRECONDITION": 400,
-    "OUT_OF_RANGE": 400,
-    "UNAUTHENTICATED": 401,
-    "PERMISSION_DENIED": 403,
-    "NOT_FOUND": 404,
-    "ALREADY_EXISTS": 409,
-    "ABORTED": 409,
-    "RESOURCE_EXHAUSTED": 429,
-    "CANCELLED": 499,
-    "UNIMPLEMENTED": 501,
-    "UNAVAILABLE": 503,
-    "DEADLINE_EXCEEDED": 504,
-}
-_NOT_FOUND_PAGE = "<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n<H1>Not Found</H1>\n</BODY></HTML>\n"
-
+from serving.batching import Batcher
+from serving.http_protocol import LimitedProtocol
+from serving.limits import Limits
+from serving.metrics import Metrics
+from serving.model_store import DEFAULT_SIGNATURE, LoadedModel, ModelStore, check_models
+from serving.request_log import RequestLog
+from serving.rest_api import RestApi
 
 NEEDS_TENSORFLOW = True
+_POLL_PERIOD_S = 2.0
+_SWITCH_INTERVAL_S = 0.0005  # Python's 5 ms would keep a model's thread from its next call so long
+_DRAIN_S = 1.0  # in which connections without a request may still send one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `seqrec serve`."""
     parser.add_argument("--models", required=True, help="folder with NAME/VERSION/ SavedModel folders")
+    parser.add_argument(
+        "--model-config",
+        metavar="FILE",
+        help="text file of TF Serving's ModelServerConfig: versions and labels; read again when it changes",
+    )
     parser.add_argument("--port", type=int, default=8501, help="port to listen on (default %(default)s; 0 picks one)")
+    parser.add_argument("--grpc-port", type=int, help="port of gRPC; without it there is none")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default %(default)s: this machine only)"
     )
+    batching = parser.add_argument_group("batching across requests")
+    batching.add_argument(
+        "--max-batch-size",
+        type=int,
+        default=64,
+        help="most rows of one call of a model (default %(default)s; 1 answers each row by itself)",
+    )
+    batching.add_argument(
+        "--batch-timeout-us",
+        type=int,
+        default=0,
+        help="microseconds that a batch which is not full waits for more (default %(default)s)",
+    )
+    batching.add_argument(
+        "--num-batch-threads", type=int, default=2, help="calls of models at the same time (default %(default)s)"
+    )
+    batching.add_argument(
+        "--max-queued-rows",
+        type=int,
+        default=4096,
+        help="rows that may wait; more are answered 503 (default %(default)s)",
+    )
+    batching.add_argument(
+        "--timeout-s",
+        type=float,
+        default=30.0,
+        help="seconds after which a request is given up, 504, or 429 where it has not begun (default %(default)s)",
+    )
+    limits = parser.add_argument_group("limits")
+    for field in dataclasses.fields(Limits):
+        option, text = f"--{field.name.replace('_', '-')}", field.metadata["help"]
+        limits.add_argument(
+            option, type=type(field.default), default=field.default, help=f"{text} (default %(default)s)"
+        )
+    parser.add_argument(
+        "--shutdown-timeout-s",
+        type=float,
+        default=30.0,
+        help="seconds for what is in flight when SIGTERM comes (default %(default)s)",
+    )
+    parser.add_argument(
+        "--gzip-answers",
+        action="store_true",
+        help="pack answers for clients that accept gzip, which TF Serving does not",
+    )
+    parser.add_argument("--access-log", action="store_true", help="write a line for each request to stderr")
+    parser.add_argument(
+        "--log-requests", metavar="FILE", help="append answered requests as lines of JSON, for `seqrec drift`"
+    )
+    parser.add_argument(
+        "--log-share",
+        type=float,
+        default=1.0,
+        help="share of the requests that --log-requests writes (default %(default)s)",
+    )
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise an error for what is wrong with the arguments, as far as it can be told without TensorFlow."""
+    check_models(args.models)
+    if not 0 <= args.port < 2**16:
+        raise ValueError(f"--port must be from 0 to 65535, got {args.port}.")
+    if args.model_config and not pathlib.Path(args.model_config).is_file():
+        raise FileNotFoundError(f"--model-config must name a file, {args.model_config} is none.")
+    at_least = {field.name: 1 for field in dataclasses.fields(Limits)} | dict.fromkeys(
+        ("max_batch_size", "num_batch_threads", "max_queued_rows"), 1
+    )
+    for name in ("header_timeout_s", "body_timeout_s", "keep_alive_timeout_s", "timeout_s", "shutdown_timeout_s"):
+        at_least[name] = 0
+    for name, least in (at_least | {"batch_timeout_us": 0, "log_share": 0}).items():
+        check_at_least(f"--{name.replace('_', '-')}", getattr(args, name), least)
+    if args.log_share > 1:
+        raise ValueError(f"--log-share must be at most 1, got {args.log_share}.")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Serve until interrupted."""
-    if not pathlib.Path(args.models).is_dir():
-        raise FileNotFoundError(f"--models must name a folder, {args.models} is none.")
-    store = ModelStore(args.models, report=_write_line)
-    with listen(args.host, args.port) as listener:
-        store.poll()
-        if not store.models:
-            raise ValueError(
-                f"No model could be served from {args.models}: it must hold NAME/VERSION/ SavedModel folders. Make one "
-                f"with `seqrec export --run RUN --output {args.models}/NAME`."
-            )
-        server = make_http_server(RestApi(store, log=_write_line), listener)
-    stop = threading.Event()
-    threading.Thread(target=store.watch, kwargs={"period_s": _POLL_PERIOD_S, "stop": stop}, daemon=True).start()
-    url = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{server.port}"
+    """Serve until SIGTERM, or until interrupted."""
+    limits = Limits(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Limits)})
+    request_log = RequestLog(args.log_requests, share=args.log_share) if args.log_requests else None
+    store = ModelStore(args.models, report=_write_line, config_file=args.model_config, timeout_s=args.timeout_s)
+    listener = listen(args.host, args.port)
+    store.poll()
+    if not store.models:
+        raise ValueError(store.why_nothing_is_served())
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    batching = {
+        name: getattr(args, name) for name in ("max_batch_size", "batch_timeout_us", "max_queued_rows", "timeout_s")
+    }
+    server = Server(
+        store,
+        listener,
+        limits=limits,
+        batching=batching | {"num_threads": args.num_batch_threads},
+        request_log=request_log,
+        log=_write_line if args.access_log else None,
+        packs_answers=args.gzip_answers,
+        grpc_address=f"{_bracketed(args.host)}:{args.grpc_port}" if args.grpc_port is not None else None,
+        shutdown_timeout_s=args.shutdown_timeout_s,
+    )
+    server.on_start = functools.partial(_say_what_is_served, server, store, args.host)
+    server.run()
+
+
+def _say_what_is_served(server: Server, store: ModelStore, host: str) -> None:
+    url = f"http://{_bracketed(host)}:{server.port}"
     sys.stdout.write(f"Serving {', '.join(sorted(store.models))} at {url} until interrupted. Try:\n")
     for name, model in sorted(store.models.items()):
         sys.stdout.write(f"  {example_curl(url, name, model)}\n")
+    sys.stdout.write(next_command("recommend", "--url", url, "--model", min(store.models), "--history", "A,B,C"))
     sys.stdout.flush()
-    server.serve_forever()
-    stop.set()
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _write_line(line: str) -> None:
@@ -94,123 +176,161 @@ def _write_line(line: str) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """A socket that has its address; clients are refused until the server listens, when the models are loaded.
 
     Raises:
         ValueError: The address is not free, or not this machine's.
     """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener.bind((host, port))
     except (OSError, OverflowError) as error:
-        reason = str(getattr(error, "strerror", error)).partition(" (")[0]  # without the address, which Python adds
+        listener.close()
+        reason = str(getattr(error, "strerror", None) or error).removeprefix("bind(): ")
         raise ValueError(f"Cannot listen on {host} port {port}: {reason}. Choose another with --port.") from error
+    return listener
 
 
-class _QuietHandler(WSGIRequestHandler):
-    """The HTTP layer without an access log of its own: RestApi writes a better one."""
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        pass
-
-
-def make_http_server(app: RestApi, listener: socket.socket) -> BaseWSGIServer:
-    """A server of one thread a request, on a socket that listens already."""
-    host, port = listener.getsockname()[:2]
-    return make_server(host, port, app, threaded=True, request_handler=_QuietHandler, fd=listener.fileno())
-
-
-class RestApi:
-    """TF Serving's REST interface as a WSGI application.
+class Server(uvicorn.Server):
+    """The models of a store, over REST and gRPC.
 
     Args:
-        store: The models.
+        store: The models; polled while the server runs.
+        listener: A socket that has its address.
+        limits: What a request may cost.
+        batching: Options of `Batcher`.
+        request_log: Where answered requests are written.
         log: Called with a line for each request.
+        packs_answers: Whether clients that accept gzip get it.
+        grpc_address: HOST:PORT, None for no gRPC.
+        shutdown_timeout_s: Seconds for what is in flight at the end.
+
+    Attributes:
+        port: At which it listens.
+        grpc_port: So for gRPC, once it runs.
+        on_start: Called when it listens.
     """
 
-    def __init__(self, store: ModelStore, *, log: Callable[[str], None]):
-        self._store = store
-        self._log = log
-
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Answer one request."""
-        start = time.perf_counter()
-        request = Request(environ)
-        path = environ.get("REQUEST_URI", request.path).partition("?")[0]  # as it came, escapes included
-        response = self._respond(request, path)
-        milliseconds = (time.perf_counter() - start) * 1000
-        self._log(f"{time.strftime('%H:%M:%S')} {request.method} {path} {response.status_code} {milliseconds:.1f} ms")
-        return response(environ, start_response)
-
-    def _respond(self, request: Request, path: str) -> Response:
-        if not re.match("/v1/", path, re.I):
-            return Response(_NOT_FOUND_PAGE, status=404, content_type="text/html")
-        try:
-            status, body = 200, self._answer(request, path)
-        except StatusError as error:
-            status, body = _HTTP_STATUS.get(error.code, 500), rest_json.error_body(error.message)
-        except Exception as error:  # the client gets an answer, and the server goes on
-            self._log(f"{type(error).__name__}: {error}")
-            status, body = 500, rest_json.error_body(f"{type(error).__name__}: {error}")
-        return Response(body, status=status, content_type="application/json")
-
-    def _answer(self, request: Request, path: str) -> bytes:
-        pattern = {"GET": _GET_PATH, "POST": _POST_PATH}.get(request.method)
-        match = pattern and pattern.fullmatch(path)
-        if not match:
-            raise invalid_argument(f"Malformed request: {request.method} {path}")
-        name, version, label, method = match.group("name", "version", "label", "method")
-        if version is not None and int(version) >= 2**63:
-            raise invalid_argument(f"Failed to convert version: {version} to numeric.")
-        name = unquote(name or "")
-        servable = (name, int(version) if version else None, unquote(label) if label else None)
-        if request.method == "POST":
-            return self._infer(method, servable, _read_body(request))
-        if not name:
-            raise invalid_argument("Missing model name in request.")
-        if method == "metadata":
-            return _metadata_body(name, self._store.find(*servable))
-        return rest_json.json_body({"model_version_status": self._store.statuses(*servable[:2])})
-
-    def _infer(self, method: str, servable: tuple[str, int | None, str | None], body: bytes) -> bytes:
-        # In this order, so that a request that is wrong in two ways gets the same answer from TF Serving.
-        document = rest_json.parse_object(body)
-        signature_name = rest_json.signature_name(document)
-        if method == "predict":
-            model = self._store.find(*servable)
-            feeds, is_row = rest_json.predict_feeds(document, model.input_dtypes(signature_name))
-            return rest_json.predict_body(model.predict(signature_name, feeds), is_row=is_row)
-        examples = rest_json.request_examples(document)
-        outputs = self._store.find(*servable).run_examples(method, signature_name, examples)
-        if method == "classify":
-            return rest_json.classify_body(outputs.get("classes"), outputs.get("scores"))
-        return rest_json.regress_body(outputs["outputs"])
-
-
-def _read_body(request: Request) -> bytes:
-    body = request.get_data()
-    if "gzip" not in request.headers.get("Content-Encoding", ""):
-        return body
-    try:
-        return gzip.decompress(body)
-    except (OSError, EOFError, zlib.error):
-        return b""  # TF Serving goes on with an empty body
-
-
-def _metadata_body(name: str, model: LoadedModel) -> bytes:
-    from google.protobuf import json_format
-
-    signatures = {
-        key: json_format.MessageToDict(
-            signature, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    def __init__(
+        self,
+        store: ModelStore,
+        listener: socket.socket,
+        *,
+        limits: Limits | None = None,
+        batching: Mapping[str, Any] | None = None,
+        request_log: RequestLog | None = None,
+        log: Callable[[str], None] | None = None,
+        packs_answers: bool = False,
+        grpc_address: str | None = None,
+        shutdown_timeout_s: float = 30.0,
+    ):
+        self._store, self._listener, self._request_log = store, listener, request_log
+        self._limits = limits or Limits()
+        self.metrics = Metrics()
+        self._batcher = Batcher(**(batching or {}), observe=self.metrics.observe_run)
+        self._api = RestApi(
+            store,
+            self._batcher,
+            log=log,
+            limits=self._limits,
+            metrics=self.metrics,
+            request_log=request_log,
+            packs_answers=packs_answers,
         )
-        for key, signature in model.signatures.items()
-    }
-    return rest_json.json_body(
-        {
-            "model_spec": {"name": name, "signature_name": "", "version": str(model.version)},
-            "metadata": {"signature_def": {"signature_def": signatures}},
-        }
-    )
+        self._grpc_address, self._grpc = grpc_address, None
+        self._shutdown_timeout_s = shutdown_timeout_s
+        self.port: int = listener.getsockname()[1]
+        self.grpc_port: int | None = None
+        self.on_start: Callable[[], None] = lambda: None
+        protocol: Any = functools.partial(LimitedProtocol, limits=self._limits)
+        config = uvicorn.Config(
+            self._api,
+            http=protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=self._limits.keep_alive_timeout_s,  # type: ignore[arg-type]
+            timeout_graceful_shutdown=shutdown_timeout_s,  # type: ignore[arg-type]
+        )
+        super().__init__(config)
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # what is wrong with a request the client reads
+        self.metrics.gauge("connections", lambda: len(self.server_state.connections))
+        self.metrics.gauge("queued_rows", lambda: self._batcher.queued_rows)
+        if request_log:
+            self.metrics.gauge("unlogged_requests", lambda: request_log.num_dropped)
+
+    def run(self) -> None:  # type: ignore[override]
+        """Serve until SIGTERM or SIGINT, which raises KeyboardInterrupt once what is in flight has been answered."""
+        stop = threading.Event()
+        watch = {"period_s": _POLL_PERIOD_S, "stop": stop}
+        threading.Thread(target=self._store.watch, kwargs=watch, daemon=True).start()
+        try:
+            super().run(sockets=[self._listener])
+        finally:
+            stop.set()
+            self._batcher.close()
+            if self._request_log:
+                self._request_log.close()
+        if signal.SIGINT in self._captured_signals:
+            raise KeyboardInterrupt
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        if self._grpc_address:
+            from serving import grpc_api
+
+            self._grpc, self.grpc_port = await grpc_api.start(
+                self._store, self._batcher, self._limits, self.metrics, self._request_log, self._grpc_address
+            )
+        await super().startup(sockets)
+        self.on_start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept nobody, end each connection with its next answer, then those without a request."""
+        loop = asyncio.get_running_loop()
+        self._api.is_draining = True
+        for server in self.servers:
+            server.close()
+        stop_grpc = asyncio.ensure_future(self._grpc.stop(self._shutdown_timeout_s)) if self._grpc else None
+        until = loop.time() + min(_DRAIN_S, self._shutdown_timeout_s)
+        while self.server_state.connections and loop.time() < until and not self.force_exit:
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+        if stop_grpc:
+            await stop_grpc
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Uvicorn's, without the signals being raised again after the end: SIGTERM is no failure."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def running(store: ModelStore, **options: Any) -> Iterator[Server]:
+    """A server in a thread, at a free port of this machine, while the context lasts; `options` are `Server`'s."""
+    server = Server(store, listen("127.0.0.1", 0), **options)
+    has_started = threading.Event()
+    server.on_start = has_started.set
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        if not has_started.wait(30):
+            raise RuntimeError("The server has not started.")
+        yield server
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def example_curl(url: str, name: str, model: LoadedModel) -> str:

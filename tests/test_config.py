@@ -259,3 +259,21 @@ def test_a_name_in_any_script_survives_toml():
 def test_options_of_the_encoder_are_checked(setting, message):
     with pytest.raises(ValueError, match=message):
         resolve("sasrec", models.find("sasrec").config_class, settings=[setting])
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        (
+            "[model]\ndim = 3\nrtae = 0.1\n",
+            r"^tiny\.toml, line 3: Unknown configuration key model\.rtae\. Did",
+        ),
+        ("[model]\ndim = 'x'\n", r"^tiny\.toml, line 2: model\.dim must be of type int"),
+        ("[model]\ndim = 3\n\n[tarin]\nseed = 1\n", r"^tiny\.toml, line 4: The configuration section must be one of"),
+        ("[model]\ndim = \n", r"^tiny\.toml is not valid TOML: line 2, column 7: Invalid value"),
+        ("[model\n", r"^tiny\.toml is not valid TOML: line 1"),
+    ],
+)
+def test_an_error_in_a_file_names_the_line(toml, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_tiny(toml)

@@ -16,11 +16,11 @@ import random
 import re
 import shlex
 import sys
-import threading
 import tomllib
 import urllib.request
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from seqrec_tf import cli
@@ -38,8 +38,12 @@ NOT_HERE = {
     "python benchmarks/": "public data sets, and minutes to hours",
     "--strategy multi-worker": "several processes: tests/test_train.py starts them",
     "export TF_CONFIG=": "the command that it is for",
+    "seqrec tune": "minutes: tests/test_tune.py searches",
+    "search/best.toml": "what the search leaves",
+    "python tests/serving/contract_models.py": "a server to ask; conftest.py writes the same models",
     "seqrec serve": "to be interrupted: the fixture `server` serves the same",
     "--model ctr": "a second model, of features of users",
+    "--rank runs/bst": "a run of a ranking model: tests/exporting/test_signatures.py has one",
     "make ": "an installation",
     "python -m pytest": "the tests, which these are",
     "python docs/configuration.py": "to write: a test below compares what it would write",
@@ -176,6 +180,14 @@ def write_files(folder):
             for item in numbers
         ]
         write_csv(folder / f"{name}.csv", header, rows)
+    bought = [
+        (visit, sku, sku, 2, f"{at.month}/{at.day}/{at.year} {at.hour}:{at.minute:02d}", 2.55, customer, "Norway")
+        for customer, sku, at, visit, _ in events
+    ]
+    bought += [(f"C{row[0]}", row[1], row[2], -2, *row[4:]) for row in bought[:20]]  # cancelled
+    bought += [(*row[:6], "", row[7]) for row in bought[:20]]  # nobody knows who
+    header = ("InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country")
+    write_csv(folder / "online-retail.csv", header, bought)
     rows = [(f"c{customer}", ("no", "de")[customer % 2], 20 + customer) for customer in range(100)]
     write_csv(folder / "customers.csv", ("customer", "country", "age"), rows)
     (folder / "configs").symlink_to(ROOT / "configs")
@@ -204,17 +216,12 @@ def here(place, monkeypatch):
 def server(place):
     """The address at which the exported models are served."""
     from serving.model_store import ModelStore
-    from serving.server import RestApi, listen, make_http_server
+    from serving.server import running
 
     store = ModelStore(place / "models", report=lambda line: None)
     store.poll()
-    with listen("127.0.0.1", 0) as listener:
-        http = make_http_server(RestApi(store, log=lambda line: None), listener)
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{http.port}"
-    http.shutdown()
-    thread.join()
+    with running(store) as http:
+        yield f"http://127.0.0.1:{http.port}"
 
 
 @pytest.mark.parametrize("words", RUN_HERE.values(), ids=RUN_HERE)
@@ -222,7 +229,7 @@ def test_a_command_of_a_page_runs(words, here, server, tmp_path, capsys):
     if words[0] == "curl":
         (body,) = words[words.index("-d") + 1 : words.index("-d") + 2]
         with urllib.request.urlopen(words[-1].replace(SERVED_AT, server), data=body.encode()) as answer:
-            assert json.load(answer)["predictions"][0]["items"][0].startswith("sku-")
+            check_answer(json.load(answer), json.loads(body))
         return
     assert words[0] == "seqrec", f"{words[0]}: run it here, or say in NOT_HERE what it needs"
     if words[1:] in OF_FIXTURE:
@@ -232,12 +239,27 @@ def test_a_command_of_a_page_runs(words, here, server, tmp_path, capsys):
         return
     if words[1] in ("prepare", "export"):  # an output of its own, as another command may have made that of the page
         words = with_option(words, "--output", tmp_path / "models" / "made")
+    if "--item-vectors" in words:
+        words = with_option(words, "--item-vectors", tmp_path / "vectors")
     if words[1] == "analyze":
         words = [*words, "--shuffles", "1"]
     if words[1] == "recommend":
         words = [*words, "--url", server]  # the last one counts
     seqrec(*words[1:])
     assert capsys.readouterr().out
+
+
+def check_answer(answer, asked):
+    """What a server answers to one row of a signature."""
+    signature = asked.get("signature_name", "serving_default")
+    (row,) = answer.get("predictions") or answer["results"]
+    if signature in ("serving_default", "recommend", "similar"):
+        assert row["items"][0].startswith("sku-")
+    elif signature == "examples":
+        assert row[0][0].startswith("sku-")
+    else:
+        numbers = {"rank": "scores", "embed": "vector"}
+        assert np.all(np.isfinite(row[numbers[signature]] if signature in numbers else row))
 
 
 def check_training(words):
@@ -308,12 +330,18 @@ def test_a_model_of_one_s_own_is_trained_evaluated_and_exported(place, monkeypat
 
 
 @pytest.mark.parametrize("block", blocks_of("toml"), ids=lambda block: block.place)
-def test_a_configuration_of_a_page_is_one(block):
+def test_a_configuration_of_a_page_is_one(block, tmp_path):
+    """Of a run, which names its model, or the space of a search."""
     from seqrec_tf import models
     from seqrec_tf.config import resolve
+    from seqrec_tf.tune import read_space
 
-    name = tomllib.loads(block.text)["model_name"]
-    resolve(name, models.find(name).config_class, toml=block.text)
+    name = tomllib.loads(block.text).get("model_name")
+    if name:
+        resolve(name, models.find(name).config_class, toml=block.text)
+    else:
+        (tmp_path / "space.toml").write_text(block.text)
+        assert read_space(str(tmp_path / "space.toml"))
 
 
 def test_every_block_has_a_language_that_is_looked_at_or_is_no_code():

@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import urllib.request
 
 import numpy as np
 import pytest
@@ -59,10 +60,8 @@ def test_the_model_beats_popularity(shop, capsys):
 
 
 def test_rest_answers_what_the_trained_model_answers(shop):
-    from werkzeug.test import Client
-
     from serving.model_store import ModelStore
-    from serving.server import RestApi
+    from serving.server import running
 
     folder, model = DatasetFolder(shop / "dataset"), RunFolder(shop / "run").load_model()
     history = ["birch-tent", "birch-sleeping-bag", "birch-sleeping-mat"]
@@ -71,11 +70,12 @@ def test_rest_answers_what_the_trained_model_answers(shop):
 
     store = ModelStore(shop / "models", report=lambda line: None)
     store.poll()
-    answer = Client(RestApi(store, log=lambda line: None)).post(
-        "/v1/models/shop:predict", data=json.dumps({"instances": [{"history": history}]})
-    )
-    assert answer.status_code == 200
-    row = answer.json["predictions"][0]
+    body = json.dumps({"instances": [{"history": history}]}).encode()
+    with (
+        running(store) as server,
+        urllib.request.urlopen(f"http://127.0.0.1:{server.port}/v1/models/shop:predict", body) as answer,
+    ):
+        row = json.load(answer)["predictions"][0]
     assert row["items"] == [folder.item_ids[item - 1] for item in items.numpy()[0]]
     np.testing.assert_allclose(row["scores"], scores.numpy()[0], rtol=1e-4)
     assert row["num_unknown"] == 0

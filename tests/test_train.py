@@ -1,5 +1,6 @@
 """Training: it learns, keeps the best model, and refuses before the work what cannot work."""
 
+import shlex
 import shutil
 import zipfile
 
@@ -56,9 +57,11 @@ def test_the_best_model_is_that_of_the_best_epoch(finished, chain_dataset):
 def test_progress_says_rate_and_time_left(finished):
     _, lines = finished
     assert lines[0].startswith("sasrec: 20 items, 200 sequences of")
-    assert "epoch 6/6" in lines[6]
-    assert "sequences/s" in lines[6]
-    assert "0:00:00 left" in lines[6]
+    assert lines[1] == "Compiling ..."
+    assert "(compiling took" in lines[2]
+    assert "epoch 6/6" in lines[7]
+    assert "sequences/s" in lines[7]
+    assert "0:00:00 left" in lines[7]
 
 
 @pytest.fixture
@@ -144,7 +147,8 @@ def test_a_remote_run_folder_is_refused(chain_dataset):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_advice(chain_dataset, tmp_path):
-    with pytest.raises(RuntimeError, match=r"The loss became .* Set a smaller train.learning_rate"):
+    expected = r"The loss became NaN at step 2 of epoch 1, of the sequences user-.* Set a smaller train.learning_rate"
+    with pytest.raises(RuntimeError, match=expected):
         fit(chain_dataset, tmp_path / "run", "train.epochs=3", "train.learning_rate=1e30")
 
 
@@ -215,6 +219,9 @@ def test_mixed_precision_and_a_schedule_train(chain_dataset, tmp_path, number):
 
 def test_popularity_needs_no_training(chain_dataset, tmp_path):
     config = config_lib.resolve("poprec", models.find("poprec").config_class)
-    run = train(config, DatasetFolder(chain_dataset), tmp_path / "run", log=lambda line: None)
+    lines = []
+    run = train(config, DatasetFolder(chain_dataset), tmp_path / "a run", log=lines.append)
+    assert "; no epochs, as it learns by counting; about" in lines[0]
+    assert shlex.split(lines[-1])[-4:] == ["seqrec", "evaluate", "--run", str(tmp_path / "a run")]
     assert run.load_model().counts.numpy()[1] == DatasetFolder(chain_dataset).item_counts[0]
     assert not (run.path / run_folder.LOG_FILE).exists()

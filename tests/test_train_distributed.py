@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -54,8 +55,8 @@ def test_replicas_draw_their_own_dropout_and_negatives():
     assert done.returncode == 0, done.stderr
 
 
-def run_workers(number, dataset, output, *settings):
-    """MultiWorkerMirroredStrategy, processes on this machine; the lines that the first one shows."""
+def start_workers(number, dataset, output, *settings):
+    """MultiWorkerMirroredStrategy, processes on this machine."""
     ports = []
     for _ in range(number):
         with socket.socket() as probe:
@@ -71,6 +72,12 @@ def run_workers(number, dataset, output, *settings):
         }
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         workers.append(subprocess.Popen(command, env=environment, **pipes))
+    return workers
+
+
+def run_workers(number, dataset, output, *settings):
+    """Let them train; the lines that the first one shows."""
+    workers = start_workers(number, dataset, output, *settings)
     try:
         answers = [worker.communicate(timeout=240) for worker in workers]
     finally:
@@ -93,6 +100,26 @@ def test_two_workers_train_as_one_device_and_go_on_together(chain_dataset, tmp_p
     for column in ("loss", "val_ndcg@10"):
         expected = [float(row[column]) for row in log_of(alone.path)]
         np.testing.assert_allclose([float(row[column]) for row in together], expected, rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_worker_that_dies_ends_the_other_with_one_sentence(chain_dataset, tmp_path, lost):
+    workers = start_workers(2, chain_dataset, tmp_path / "run", "train.epochs=100000", "train.patience=0")
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "log.csv").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        workers[lost].kill()
+        began = time.monotonic()
+        _, said = workers[1 - lost].communicate(timeout=60)
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert time.monotonic() - began < 30
+    assert workers[1 - lost].returncode == 1
+    assert said.startswith("seqrec train: Another machine of TF_CONFIG has ended or cannot be reached")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.slow

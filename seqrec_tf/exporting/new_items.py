@@ -55,6 +55,9 @@ def read(
     Raises:
         ValueError: A row cannot be read, a column is not there, or nothing in the file is new.
     """
+    of_images = {schema_lib.vector_name(column) for column, about in folder.vectors.items() if about["image_size"]}
+    if image_folder and not of_images & set(names):
+        raise ValueError(f"--image-folder {image_folder}: the model reads no vectors of images. Leave it out.")
     known = set(folder.item_ids)
     rows: dict[str, dict[str, str]] = {}
     for line, row in _rows(path, id_column, quoted=folder.schema.items_are_quoted):  # as the dataset's own items

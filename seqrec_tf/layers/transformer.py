@@ -11,13 +11,21 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from seqrec_tf.config import ModelConfig, Sizes, check_at_least, check_choice, check_rate
+from seqrec_tf.config import ModelConfig, Sizes, check_at_least, check_choice, check_rate, nearest
 from seqrec_tf.layers.attention import SMALL, SelfAttention, attention_bias
 from seqrec_tf.layers.dropout import Dropout
 from seqrec_tf.layers.embedding import Embedding
 from seqrec_tf.layers.norm import LayerNorm
 
 FUSIONS = ("sum", "concat", "gating")
+# Keras' activations that keep the shape, listed so that an option can be checked before Keras is imported.
+ACTIVATIONS = (
+    *("celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu"),
+    *("hard_swish", "hard_tanh", "leaky_relu", "linear", "log_sigmoid", "log_softmax", "mish"),
+    *("relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink", "softmax"),
+    *("softplus", "softsign", "sparse_plus", "sparse_sigmoid", "sparsemax", "squareplus", "swish"),
+    *("tanh", "tanh_shrink", "threshold"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +73,11 @@ class EncoderConfig(ModelConfig):
         check_at_least("model.feed_forward_ratio", self.feed_forward_ratio, 1 / self.dim)
         if self.dim % self.num_heads:
             raise ValueError(f"model.num_heads must divide model.dim, got {self.num_heads} heads for dim {self.dim}.")
-        if self.activation != "swiglu":
-            try:
-                keras.activations.get(self.activation)
-            except ValueError:
-                raise ValueError(
-                    f'model.activation must be "swiglu" or an activation of Keras, such as relu or gelu, got '
-                    f"{self.activation!r}."
-                ) from None
+        if self.activation not in ("swiglu", *ACTIVATIONS):
+            raise ValueError(
+                f'model.activation must be "swiglu" or an activation of Keras, such as relu or gelu, got '
+                f"{self.activation!r}.{nearest(self.activation, ACTIVATIONS)}"
+            )
 
     def sizes(self):
         """As wide as `dim`, with the blocks and their heads."""

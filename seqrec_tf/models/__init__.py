@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
-import pkgutil
-import sys
 
-from seqrec_tf.config import check_choice
 from seqrec_tf.models.base import SequenceModel
+from seqrec_tf.options import model_names, module_of
 
 
 def names() -> list[str]:
     """Names of the models in this package, as given to `--model`."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("base"))
+    return model_names()
 
 
 def find(name: str) -> type[SequenceModel]:
@@ -26,11 +23,7 @@ def find(name: str) -> type[SequenceModel]:
     Raises:
         ValueError: There is no such module, or it does not define exactly one public `SequenceModel`.
     """
-    if "." not in name:
-        check_choice("--model", name, names())
-    elif os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a module beside the user, as `python -m` would find it
-    path = name if "." in name else f"{__name__}.{name}"
+    path = module_of(name)
     try:
         module = importlib.import_module(path)
     except ModuleNotFoundError as error:

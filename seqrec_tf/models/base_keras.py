@@ -5,7 +5,9 @@ Tensor letters: B batch, N targets of a batch.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -14,6 +16,9 @@ import tensorflow as tf
 from seqrec_tf.config import ModelConfig, from_values
 from seqrec_tf.learning.parallel import in_parts
 from seqrec_tf.schema import ITEM_IDS, TARGET_TIME, TIMESTAMPS, Schema
+
+# What TensorFlow's error says where it is not, with what it is instead.
+LOSS_IS_FINITE = "The loss of a step must be finite"
 
 
 class KerasModel(keras.Model):
@@ -41,10 +46,32 @@ class KerasModel(keras.Model):
         with tf.GradientTape() as tape:
             loss = self.mean_loss(in_parts(losses_of, parts, inputs, labels), weight)
             scaled = self.optimizer.scale_loss(loss)
-        self._loss_tracker.update_state(loss * self.distribute_strategy.num_replicas_in_sync)
         variables = self.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(scaled, variables), variables, strict=True))
+        gradients = tape.gradient(scaled, variables)
+        with self._where_finite(loss):
+            self._loss_tracker.update_state(loss * self.distribute_strategy.num_replicas_in_sync)
+            self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return self._replica_logs({"loss": self._loss_tracker.result()})
+
+    def _where_finite(self, loss):
+        """What is done here changes nothing where the loss is not finite: the step ends with an error before.
+
+        Of several replicas one could wait for another that has ended; `RunKeeper` looks at their common loss.
+        """
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            return contextlib.nullcontext()
+        return tf.control_dependencies([tf.debugging.check_numerics(loss, LOSS_IS_FINITE)])
+
+    def loss_tracker_state(self) -> list[float]:
+        """The sum of the losses of the steps so far, and their number; on this process' first replica."""
+        local = self.distribute_strategy.experimental_local_results
+        return [float(local(variable.value)[0]) for variable in self._loss_tracker.variables]
+
+    def set_loss_tracker(self, state: Sequence[float]) -> None:
+        """Go on from a `loss_tracker_state`, on every replica."""
+        for variable, value in zip(self._loss_tracker.variables, state, strict=True):
+            for local in self.distribute_strategy.experimental_local_results(variable.value):
+                local.assign(value)
 
     def test_step(self, data):
         """Update the validation metrics by a batch that `data.load` made from `valid` or `test`."""

@@ -22,7 +22,7 @@ def training_bytes(model_class: type[SequenceModel], config: ModelConfig, schema
         model_class: The model, for what it reads and in how many parts it takes a batch.
         config: Its configuration, for its `sizes`.
         schema: The dataset, for the numbers of items and users and the length of sequences.
-        batch_size: Sequences a batch.
+        batch_size: Sequences a batch; 0 where nothing is learned by gradients.
 
     Raises:
         ValueError: The configuration does not declare its sizes.
@@ -34,7 +34,7 @@ def training_bytes(model_class: type[SequenceModel], config: ModelConfig, schema
     states = 4 * _STATES * tokens * sizes.dim * (1 + sizes.num_blocks)
     attention = 4 * _PAIRS * tokens * length * sizes.num_heads * sizes.num_blocks
     hidden = _HELD_BYTES * examples * sizes.hidden_dim
-    scores = _HELD_BYTES * _scores(model_class, config, schema, dim=sizes.dim, tokens=tokens)
+    scores = _HELD_BYTES * _scores(model_class, config, schema, dim=sizes.dim, tokens=tokens) if batch_size else 0
     return _tables(model_class, config, schema, sizes) + states + attention + hidden + scores
 
 

@@ -70,6 +70,8 @@ class RankingConfig(ItemFeaturesConfig):
             blocks compute.
     """
 
+    data_defaults = {"batch_size": 0}  # noqa: RUF012  (a mapping that nothing changes)
+
     max_len: int = 20
     max_targets: int = 200
     num_negatives: int = 0
@@ -87,13 +89,18 @@ class RankingConfig(ItemFeaturesConfig):
         if not self.hidden_dims or min(self.hidden_dims) < 1:
             raise ValueError(f"model.hidden_dims must be one or more positive widths, got {list(self.hidden_dims)}.")
 
+    @property
+    def examples_a_sequence(self):
+        """Every event that an epoch learns from."""
+        return self.max_targets
+
     def sizes(self):
         """Every event of a sequence is an example, and each of its candidates passes the perceptron."""
         return Sizes(
             dim=self.dim,
             user_dim=self.user_dim,
             hidden_dim=sum(self.hidden_dims),
-            num_examples=self.max_targets,
+            num_examples=self.examples_a_sequence,
             num_candidates=1 + self.num_negatives,
         )
 

@@ -16,7 +16,8 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from seqrec_tf.run_folder import RunFolder, local_path
+from seqrec_tf.messages import next_command
+from seqrec_tf.run_folder import RunFolder, local_path, output_file
 
 if TYPE_CHECKING:
     from seqrec_tf.records import DatasetFolder
@@ -38,12 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE", help=f"the page (default: {REPORT_FILE} in RUN)")
 
 
+def check(args: argparse.Namespace) -> None:
+    """Raise an error for what is wrong with the arguments, as far as it can be told without TensorFlow."""
+    output_file(args.output, "--output")
+    if args.image_folder and not pathlib.Path(args.image_folder).is_dir():
+        raise FileNotFoundError(f"--image-folder {args.image_folder}: there is no such folder.")
+    for path in (args.run, *args.beside):
+        folder = RunFolder(path)
+        if "://" not in (args.dataset or folder.dataset_info["path"]):
+            folder.open_dataset(args.dataset)
+
+
 def run(args: argparse.Namespace) -> None:
     """Write the page of a run."""
     folder = RunFolder(args.run)
     output = local_path(args.output, "--output") if args.output else folder.path / REPORT_FILE
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"--output {output}: there is no folder {output.parent}.")
     write_run_report(
         folder,
         output,
@@ -53,6 +63,7 @@ def run(args: argparse.Namespace) -> None:
         image_folder=args.image_folder,
     )
     sys.stdout.write(f"{output}: {output.stat().st_size / 1e6:.1f} MB; open it in a browser\n")
+    sys.stdout.write(next_command("export", "--run", args.run, "--output", "MODELS/NAME"))
 
 
 def write_run_report(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import shlex
@@ -15,6 +14,7 @@ from seqrec_tf.evaluation.intervals import CUTOFFS
 from seqrec_tf.report.of_attention import attention_of_one, mean_attention
 from seqrec_tf.report.of_items import ItemCards, item_map
 from seqrec_tf.run_folder import RunFolder
+from seqrec_tf.runs import read_log
 
 if TYPE_CHECKING:
     from seqrec_tf.evaluate import Result
@@ -37,7 +37,7 @@ def training_panel(run: RunFolder) -> dict[str, Any]:
     settings = [f"{name}={_toml(value)}" for name, value in changed.items()]
     words = ["seqrec", "train", "--dataset", run.dataset_info["path"], "--model", config.model_name]
     words += ["--output", "RUN", *(["--set", *settings] if settings else [])]
-    epochs = _log(run)
+    epochs = read_log(run.path / run_lib.LOG_FILE)
     return {
         "name": run.path.name,
         "model": config.model_name,
@@ -68,14 +68,6 @@ def changed_options(config) -> dict[str, Any]:
 
 def _toml(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _log(run: RunFolder) -> list[dict[str, float]]:
-    file = run.path / run_lib.LOG_FILE
-    if not file.exists():
-        return []
-    with file.open(encoding="utf-8", newline="") as stream:
-        return [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(stream)]
 
 
 def quality_panel(results: dict[str, Result]) -> dict[str, Any]:

@@ -287,6 +287,45 @@
     section("examples", "Examples", "Histories of the held-out events, chosen to be telling: hits, the rarest items first; near misses; surprises; new items.", ...shown);
   }
 
+  // ---- a search ----
+  function ofSearch() {
+    const { trials, importances, command } = data;
+    const options = Object.keys(trials[0].options);
+    const best = trials.find((trial) => trial.state === "complete");
+    const count = (state) => trials.filter((trial) => trial.state === state).length;
+    main.append(element("div", { class: "tiles" },
+      tile("Best validation figure", figure(best.figure), best.name), tile("Trials", number(trials.length), `${count("complete")} complete, ${count("stopped")} stopped early`),
+      tile("Training in all", duration(trials.reduce((sum, trial) => sum + trial.seconds, 0)))));
+    section("what", "The best configuration", "This command trains it:", element("pre", {}, command));
+    if (Object.keys(importances).length) {
+      const names = Object.keys(importances);
+      section("importance", "What matters", "How much of the differences between the trials each option explains (fANOVA).",
+        chart("Importance of the options", (c) => base(c, {
+          legend: { show: false }, grid: { ...base(c).grid, left: 26, top: 8 }, tooltip: { ...base(c).tooltip, valueFormatter: percent },
+          xAxis: axis(c, { type: "value" }), yAxis: axis(c, { type: "category", data: names, inverse: true, axisTick: { show: false } }),
+          series: [{ type: "bar", barMaxWidth: 26, itemStyle: { color: c.palette[0], borderRadius: [0, 3, 3, 0] }, data: names.map((name) => importances[name]) }],
+        }), "", 60 + 36 * names.length));
+    }
+    const found = trials.filter((trial) => trial.figure !== null);
+    const panels = options.map((option) => {
+      const values = found.map((trial) => trial.options[option]);
+      const isNumber = values.every((value) => typeof value === "number");
+      const isWide = isNumber && Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) > 20;
+      return element("div", {}, element("h3", {}, option), chart(`Validation figure by ${option}`, (c) => base(c, {
+        tooltip: { ...base(c).tooltip, formatter: ({ data: point }) => `${escaped(String(point[2]))}<br>${escaped(option)} = ${escaped(String(point[0]))}<br>${figure(point[1])}` },
+        xAxis: axis(c, { type: isNumber ? (isWide ? "log" : "value") : "category", scale: true }), yAxis: axis(c, { type: "value", scale: true }),
+        series: ["complete", "stopped"].map((state) => ({
+          name: state, type: "scatter", symbolSize: 9, itemStyle: { opacity: 0.8 },
+          data: found.filter((trial) => trial.state === state).map((trial) => [isNumber ? trial.options[option] : String(trial.options[option]), trial.figure, trial.name]),
+        })),
+      })));
+    });
+    section("options", "The figure by each option", "A point is a trial.", element("div", { class: "pair" }, ...panels));
+    section("trials", "All trials", "The best first.",
+      table(["trial", "figure", "epochs", "state", ...options], trials.map((trial) => [trial.name, trial.figure === null ? "-" : figure(trial.figure), number(trial.epochs), trial.state,
+        ...options.map((option) => (typeof trial.options[option] === "number" ? String(Number(trial.options[option].toPrecision(4))) : String(trial.options[option])))])));
+  }
+
   // ---- the dataset ----
   function ofDataset() {
     const dataset = data.dataset;
@@ -337,10 +376,11 @@
           element("h3", {}, "Rejected lines"), rejected.length ? table(["reason", "file", "lines"], rejected, [0, 1]) : element("p", { class: "empty" }, "None."))));
   }
 
-  const about = data.kind === "run" ? `${data.training.model}, trained on ${data.training.dataset}` : "a dataset for sequential recommendation";
+  const about = { run: () => `${data.training.model}, trained on ${data.training.dataset}`, dataset: () => "a dataset for sequential recommendation", search: () => "a search for the best configuration" }[data.kind]();
   document.getElementById("header").append(element("div", {}, element("h1", {}, data.title), element("p", {}, about)), themeButton);
   if (data.kind === "run") ofRun();
-  ofDataset();
+  if (data.kind === "search") ofSearch();
+  else ofDataset();
   document.getElementById("footer").append(element("p", {}, `Made by seqrec_tf. Charts: Apache ECharts (Apache License 2.0).`));
   setTheme(root.dataset.theme);
 })();

@@ -1,4 +1,4 @@
-"""Keras callbacks of a run: what is kept on disk, and what is shown."""
+"""What a run keeps on disk, as a Keras callback."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import json
 import math
 import os
 import pathlib
-import sys
 import time
 
 import keras
 import tensorflow as tf
 
 from seqrec_tf import run_folder as run_lib
-from seqrec_tf.training.resume import checkpoint_numbers
+from seqrec_tf.training.divergence import LossNotFiniteError
+from seqrec_tf.training.resume import checkpoints_in
+from seqrec_tf.training.stopping import StopRequest, TrainingStoppedError
 from seqrec_tf.writing import naming, write_whole
 
 # A damaged newest one leaves the one before.
@@ -39,6 +40,8 @@ class _State(tf.train.experimental.PythonState):
 class RunKeeper(keras.callbacks.Callback):
     """Keeps the best model and, after each epoch, all that another process needs to go on exactly from there.
 
+    Where SIGTERM asks to stop, it keeps the same within the epoch.
+
     A checkpoint holds every variable (weights, optimizer slots, random generators) together with the epochs' figures,
     in one atomic step; batches follow from the epoch's number. So what comes after a stop equals what would have come,
     on CPUs with as many cores. The newest two are kept, and the models that were best with each.
@@ -48,13 +51,22 @@ class RunKeeper(keras.callbacks.Callback):
         model: A compiled model whose optimizer is built.
         patience: Validations without a better figure of `model.monitor` after which training stops; 0 never stops.
         has_validation: Whether there are validation figures; without, the newest model is the best.
+        stop: Asked after each step whether to stop; nobody asks for it where None.
+
+    Attributes:
+        steps_done: Steps that are done of the epoch that is not.
+        loss: The mean loss over these.
     """
 
-    def __init__(self, path: pathlib.Path, model, *, patience: int, has_validation: bool):
+    def __init__(
+        self, path: pathlib.Path, model, *, patience: int, has_validation: bool, stop: StopRequest | None = None
+    ):
         super().__init__()
         self.path = path
         self.patience = patience
         self.has_validation = has_validation
+        self.steps_done, self.loss = 0, 0.0
+        self._stop = stop or StopRequest()
         self.monitor = f"val_{model.monitor}"
         self._model = model
         self._state = _State()
@@ -97,12 +109,12 @@ class RunKeeper(keras.callbacks.Callback):
         Raises:
             ValueError: There are checkpoints, and none can be read.
         """
-        numbers = checkpoint_numbers(folder)
+        names = checkpoints_in(folder)
         # A constant rate is a variable of the optimizer; that of the configuration may have changed.
         rate = self._model.optimizer.learning_rate
         before = rate.numpy() if isinstance(rate, keras.Variable) else None
-        for number in numbers:
-            prefix = folder / f"ckpt-{number}"
+        for name in names:
+            prefix = folder / name
             try:
                 self._checkpoint.restore(str(prefix)).assert_existing_objects_matched()
                 break
@@ -110,7 +122,7 @@ class RunKeeper(keras.callbacks.Callback):
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
                 log(f"The checkpoint {prefix} is damaged and is not used: {reason}")
         else:
-            if numbers:
+            if names:
                 raise ValueError(
                     f"None of the checkpoints in {folder} can be read, so this run cannot go on. Copy the folder "
                     f"again, or remove {folder.parent} and train anew."
@@ -118,6 +130,7 @@ class RunKeeper(keras.callbacks.Callback):
         if before is not None:
             rate.assign(before)
         self._take_best_model_of_restored()
+        self.steps_done = self._state.value.get("within", {}).get("steps", 0)
         return len(self.epochs)
 
     def _take_best_model_of_restored(self):
@@ -132,27 +145,58 @@ class RunKeeper(keras.callbacks.Callback):
                 partial.unlink()
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Note the time."""
-        self._started = time.monotonic()
+        """Note the time; go on with the epoch that a stop has cut."""
+        within = self._state.value.pop("within", {})
+        self._started = time.monotonic() - within.get("seconds", 0.0)
+        self.training_seconds = within.get("training_seconds", 0.0)
+        self.loss = within.get("mean_loss", 0.0)
+        self._first_step = self.steps_done = within.get("steps", 0)
+        if within:
+            self._model.set_loss_tracker(within["loss"])
 
     def on_train_batch_end(self, batch, logs=None):
-        """Note the time, as what comes after the last step is validation."""
+        """Note the time, as what comes after the last step is validation; stop where that is asked or all is lost."""
         self.training_seconds = time.monotonic() - self._started
+        self.steps_done = self._first_step + batch + 1
+        self.loss = float(logs["loss"]) if logs else 0.0
+        if not math.isfinite(self.loss):
+            raise LossNotFiniteError("NaN" if math.isnan(self.loss) else "infinite")
+        self._end_if_asked()
+
+    def on_test_batch_end(self, batch, logs=None):
+        """Stop where that is asked."""
+        self._end_if_asked()
+
+    def _end_if_asked(self):
+        """Keep all that is needed to go on after this step, and stop."""
+        if not self._stop.is_asked:
+            return
+        self._state.value["within"] = {
+            "steps": self.steps_done,
+            "mean_loss": self.loss,
+            "loss": self._model.loss_tracker_state(),
+            "seconds": time.monotonic() - self._started,
+            "training_seconds": self.training_seconds,
+        }
+        name = f"within-{len(self.epochs)}-{self.steps_done}"
+        self._checkpoint.write(str(self.path / run_lib.CHECKPOINTS_FOLDER / name))
+        raise TrainingStoppedError(
+            f"Stopped by SIGTERM after step {self.steps_done:,} of epoch {len(self.epochs) + 1}, which is saved in "
+            f"{self.path}. Give the same command again to go on from there."
+        )
 
     def on_epoch_end(self, epoch, logs=None):
         """Note the figures, keep the best model, write the checkpoint, stop when patience is lost."""
         figures = {name: float(value) for name, value in (logs or {}).items()}
-        if not math.isfinite(figures["loss"]):
-            raise RuntimeError(
-                f"The loss became {figures['loss']} in epoch {epoch + 1}. Set a smaller train.learning_rate or a "
-                "train.clip_norm such as 1.0; the same command goes on after the epoch before."
-            )
         seconds = {"seconds": time.monotonic() - self._started, "training_seconds": self.training_seconds}
         self.epochs.append({"epoch": epoch + 1, **figures, **{name: round(time, 3) for name, time in seconds.items()}})
         is_best = self.best is self.epochs[-1]
         with naming(self.path):
             partial = self._write_model(epoch + 1) if is_best else None
             self._manager.save(checkpoint_number=epoch + 1)
+        self.steps_done = 0
+        for file in (self.path / run_lib.CHECKPOINTS_FOLDER).glob("within-*"):
+            file.unlink()
         self._remove_replaced()  # its checkpoint is not kept any more
         if partial:  # only now, as a run goes on from the checkpoint, for which the model before may be the best
             with contextlib.suppress(FileNotFoundError):
@@ -193,7 +237,7 @@ class RunKeeper(keras.callbacks.Callback):
         """The best epoch in a few words; empty where there is no validation."""
         if not self.best or self.monitor not in self.best:
             return ""
-        return f" (epoch {self.best['epoch']}, validation {_shown(self.monitor)} {self.best[self.monitor]:.4f})"
+        return f" (epoch {self.best['epoch']}, validation {shown(self.monitor)} {self.best[self.monitor]:.4f})"
 
     def finish(self) -> None:
         """Write the run's figures, and mark it finished."""
@@ -215,72 +259,6 @@ class RunKeeper(keras.callbacks.Callback):
         write_whole(self.path / run_lib.LOG_FILE, text.getvalue())
 
 
-class Progress(keras.callbacks.Callback):
-    """One line an epoch with the figures, sequences a second and the time left; on a terminal it moves with the steps.
-
-    Args:
-        steps: Steps an epoch.
-        sequences: Sequences an epoch.
-        keeper: Knows the figures so far; it comes before this among the callbacks.
-        log: Shows a finished line.
-    """
-
-    def __init__(self, *, steps: int, sequences: int, keeper: RunKeeper, log):
-        super().__init__()
-        self._steps, self._sequences, self._keeper, self._log = steps, sequences, keeper, log
-        self._is_live = sys.stderr.isatty()
-
-    def on_train_begin(self, logs=None):
-        """Note the time."""
-        self._first_epoch = len(self._keeper.epochs)
-        self._started = time.monotonic()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Note the epoch."""
-        self._epoch = epoch
-        self._epoch_started = self._shown = time.monotonic()
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Show the step, ten times a second on a terminal and every half minute elsewhere."""
-        now = time.monotonic()
-        if now - self._shown < (0.1 if self._is_live else 30.0):
-            return
-        self._shown = now
-        rate = (batch + 1) * self._sequences / self._steps / (now - self._epoch_started)
-        line = f"epoch {self._epoch + 1}  step {batch + 1:,}/{self._steps:,}  loss {float(logs['loss']):.4f}"
-        line += f"  {rate:,.0f} sequences/s"
-        if self._is_live:
-            sys.stderr.write(f"\r{line}  left {_duration(self._time_left(batch + 1))}\x1b[K")
-            sys.stderr.flush()
-        else:
-            self._log(line)
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Show the figures of the epoch."""
-        if self._is_live:
-            sys.stderr.write("\r\x1b[K")
-        words = [f"epoch {epoch + 1}/{self.params['epochs']}", f"loss {float(logs['loss']):.4f}"]
-        monitor = self._keeper.monitor
-        if monitor in logs:
-            words.append(f"{_shown(monitor)} {float(logs[monitor]):.4f}")
-            if self._keeper.best:
-                words.append(f"(best {self._keeper.best[monitor]:.4f}, epoch {self._keeper.best['epoch']})")
-        words.append(f"{self._sequences / self._keeper.training_seconds:,.0f} sequences/s")
-        words.append(f"at most {_duration(self._time_left(0))} left")
-        self._log("  ".join(words))
-
-    def _time_left(self, steps_of_epoch: int) -> float:
-        done = len(self._keeper.epochs) - self._first_epoch + steps_of_epoch / self._steps
-        left = self.params["epochs"] - self._first_epoch - done
-        return (time.monotonic() - self._started) / max(done, 1e-9) * left
-
-
-def _shown(monitor: str) -> str:
+def shown(monitor: str) -> str:
     """The name of a validation metric as people write it."""
     return monitor.removeprefix("val_").upper()
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -8,7 +8,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING
 
-from seqrec_tf.config import Config
+from seqrec_tf.config import Config, ModelConfig
 from seqrec_tf.records import DatasetFolder, read_split
 from seqrec_tf.schema import LABELS, TARGET_START
 
@@ -21,35 +21,76 @@ def preflight(
 ) -> str:
     """One line that says what the work will take.
 
+    Args:
+        model_class: The model.
+        config: Its configuration, whose `data.batch_size` is not 0.
+        folder: The dataset.
+        steps: Steps an epoch.
+        replicas: Replicas that share a batch.
+
     Raises:
         ValueError: It cannot fit in this machine's memory. That of GPUs TensorFlow does not tell.
     """
     import tensorflow as tf
 
-    from seqrec_tf.data import LEAST_ROWS
     from seqrec_tf.models.base_memory import training_bytes
 
-    mean_length = folder.training_lengths["mean"]
-    rows = config.data.batch_size
-    if config.data.sort_by_length:  # few of the longest make a batch
-        longest = min(config.model.max_len, max(folder.schema.max_len, 1))
-        rows = max(min(rows, LEAST_ROWS), math.ceil(rows * min(1.0, mean_length / longest)))
-    batch = -(-rows // replicas)
-    needed = training_bytes(model_class, config.model, folder.schema, batch_size=batch)
+    learns = learns_by_gradients(model_class, config.model)
+    work = _work(config, folder, steps) if learns else "no epochs, as it learns by counting"
+    rows = math.ceil(_longest_rows(config, folder) / replicas) if learns else 0
+    needed = training_bytes(model_class, config.model, folder.schema, batch_size=rows)
     total = math.inf if tf.config.get_visible_devices("GPU") else _memory_limit()
     line = (
         f"{config.model_name}: {folder.num_items:,} items, {folder.num_training_sequences:,} sequences of "
-        f"{mean_length:.0f} events on average; {steps:,} steps an epoch, at most {config.train.epochs} "
-        f"epochs; about {needed / 1e9:.1f} GB "
+        f"{folder.training_lengths['mean']:.0f} events on average; "
+        f"{work}; about {needed / 1e9:.1f} GB "
         + ("of a GPU's memory" if total == math.inf else f"of {total / 1e9:.0f} GB memory")
         + (f"; {replicas} replicas" if replicas > 1 else "")
     )
     if needed > total:
-        raise ValueError(
-            f"{line}: this cannot fit. Set a smaller data.batch_size, model.max_len or model.dim, or a sampled loss "
-            "instead of softmax."
-        )
+        raise ValueError(f"{line}: this cannot fit. Set a smaller {_what_would_help(config, learns)}.")
     return line
+
+
+def _work(config: Config, folder: DatasetFolder, steps: int) -> str:
+    """Steps and epochs in words; of a model that makes several examples of a sequence, how many a step has."""
+    words = f"{steps:,} steps an epoch, at most {config.train.epochs} epochs"
+    if (most := config.model.examples_a_sequence) > 1:
+        examples = min(max(folder.training_lengths["mean"] - 1, 1), most)
+        words += f", {config.data.batch_size} sequences a step with about {examples:.0f} examples each"
+    return words
+
+
+def learns_by_gradients(model_class: type[SequenceModel], config: ModelConfig) -> bool:
+    """Whether a model has a loss, and so epochs; else it learns by counting, in `adapt`."""
+    from seqrec_tf.learning.objective import ObjectiveConfig
+    from seqrec_tf.models.base import SequenceModel
+
+    return isinstance(config, ObjectiveConfig) or model_class.target_losses is not SequenceModel.target_losses
+
+
+def _longest_rows(config: Config, folder: DatasetFolder) -> int:
+    """Sequences of the batch that takes most memory; of the longest, few make one where those of like length do."""
+    from seqrec_tf.data import LEAST_ROWS
+
+    rows, most = config.data.batch_size, config.model.examples_a_sequence
+    if not config.data.sort_by_length:
+        return rows
+    longest = min(config.model.max_len if most == 1 else most, max(folder.schema.max_len, 1))
+    return max(min(rows, LEAST_ROWS), math.ceil(rows * min(1.0, folder.training_lengths["mean"] / longest)))
+
+
+def _what_would_help(config: Config, learns: bool) -> str:
+    """Options of this model that decide how much memory it takes: "data.batch_size or model.dim"."""
+    from seqrec_tf.learning.objective import ObjectiveConfig
+
+    samples = not (isinstance(config.model, ObjectiveConfig) and config.model.loss == "softmax")
+    names = ("max_targets", "max_len", "hidden_dims", "dim", "units") if learns else ("num_neighbors",)
+    names = ("num_negatives", *names) if samples else names
+    options = ["data.batch_size"] if learns else []
+    options += [f"model.{name}" for name in names if getattr(config.model, name, 0)]
+    words = ", ".join(options[:-1]) + (" or " if len(options) > 1 else "") + "".join(options[-1:])
+    return (words or "dataset") + ("" if samples else ", or a sampled loss instead of softmax")
 
 
 def _memory_limit() -> int:

@@ -15,6 +15,17 @@ from seqrec_tf.schema import COMPLETED_FILE
 from seqrec_tf.writing import LOCK_FILE
 
 
+def check_place(path: pathlib.Path) -> None:
+    """Raise a FileExistsError where the run folder holds a finished run, or something else than a run."""
+    if (path / COMPLETED_FILE).exists() and (path / run_lib.CONFIG_FILE).exists():
+        raise FileExistsError(f"{path} holds a finished run. Choose another --output, or remove it.")
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file. Choose another --output.")
+    is_used = path.exists() and any(file.name != LOCK_FILE for file in path.iterdir())
+    if is_used and not (path / run_lib.CONFIG_FILE).exists():
+        raise FileExistsError(f"{path} holds something else than a run. Choose another --output.")
+
+
 def check_output(path: pathlib.Path, config: Config, folder: DatasetFolder) -> list[str]:
     """Make sure that the run folder is new, or holds this run unfinished.
 
@@ -26,13 +37,8 @@ def check_output(path: pathlib.Path, config: Config, folder: DatasetFolder) -> l
     Raises:
         FileExistsError: The folder holds something else.
     """
-    if (path / COMPLETED_FILE).exists():
-        raise FileExistsError(f"{path} holds a finished run. Choose another --output, or remove it.")
-    if not path.exists() or not any(file.name != LOCK_FILE for file in path.iterdir()):
-        return []
-    if not (path / run_lib.CONFIG_FILE).exists():
-        raise FileExistsError(f"{path} holds something else than a run. Choose another --output.")
-    if not checkpoint_numbers(path / run_lib.CHECKPOINTS_FOLDER):
+    check_place(path)
+    if not checkpoints_in(path / run_lib.CHECKPOINTS_FOLDER):
         if (path / run_lib.LOG_FILE).exists():
             raise FileExistsError(
                 f"{path} holds an unfinished run whose checkpoints are gone, so it cannot go on: "
@@ -60,17 +66,19 @@ def check_output(path: pathlib.Path, config: Config, folder: DatasetFolder) -> l
     return _differences(before, config, "train")
 
 
-def checkpoint_numbers(folder: pathlib.Path) -> list[int]:
-    """The epochs of the checkpoints that were written whole, whatever became of them since, the newest first.
+def checkpoints_in(folder: pathlib.Path) -> list[str]:
+    """The names of the checkpoints that were written whole, whatever became of them since, the newest first.
+
+    `ckpt-2` was written after the second epoch, `within-2-340` by a stop in the third, after 340 of its steps.
 
     An index is written after its data, and TensorFlow's list of checkpoints, the file `checkpoint`, after both: of a
     run that was killed while it wrote one, there is neither.
     """
-    names = [file.name for file in folder.glob("ckpt-*.index")]
+    names = [file.stem for file in folder.glob("*.index")]
     with contextlib.suppress(OSError):
-        names += (folder / "checkpoint").read_text(encoding="utf-8", errors="replace").split('"')
-    found = {match[1] for name in names if (match := re.search(r"ckpt-(\d+)(?:\.index)?$", name))}
-    return sorted(map(int, found), reverse=True)
+        names += re.findall(r"ckpt-\d+", (folder / "checkpoint").read_text(encoding="utf-8", errors="replace"))
+    found = [name for name in names if re.fullmatch(r"ckpt-\d+|within-\d+-\d+", name)]
+    return sorted(set(found), key=lambda name: [int(number) for number in name.split("-")[1:]], reverse=True)
 
 
 def _of_optimizer_state(before: Config, now: Config) -> list[str]:
@@ -94,12 +102,12 @@ def _differences(before: Config, now: Config, section: str, only: Sequence[str] 
     ]
 
 
-def check_all_start_at(first_epoch: int, strategy) -> None:
-    """Raise a RuntimeError where the workers have found different checkpoints."""
+def check_all_start_at(step: int, strategy) -> None:
+    """Raise a RuntimeError where the workers have found different checkpoints, of other steps."""
     import tensorflow as tf
 
-    total = strategy.reduce("SUM", strategy.run(lambda: tf.constant(first_epoch)), axis=None)
-    if int(total) != first_epoch * strategy.num_replicas_in_sync:
+    total = strategy.reduce("SUM", strategy.run(lambda: tf.constant(step, tf.int64)), axis=None)
+    if int(total) != step * strategy.num_replicas_in_sync:
         raise RuntimeError(
             "The workers see different checkpoints. --output must be on a file system that all of them share."
         )

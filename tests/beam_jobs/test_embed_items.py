@@ -182,6 +182,9 @@ def test_a_mistyped_folder_of_images_leaves_the_vectors_that_there_were(shop, sa
     arguments = ["--image-encoder", saved / "image", "--image-size", SIZE, "--image-folder"]
     assert embed(dataset, *arguments, tmp_path) == 0
     before = vectors(dataset, "photo_vector")
+    assert embed(dataset, *arguments, tmp_path / "grye") == 2
+    assert f"--image-folder {tmp_path}/grye: there is no such folder." in capsys.readouterr().err
+    (tmp_path / "grye").mkdir()
     assert embed(dataset, *arguments, tmp_path / "grye") == 1
     assert "6 empty; 2 there is no such file." in capsys.readouterr().err
     assert vectors(dataset, "photo_vector") == before
@@ -214,6 +217,17 @@ def test_a_folder_that_is_no_saved_model_is_refused(shop, tmp_path, capsys):
     (tmp_path / "broken" / "saved_model.pb").write_bytes(b"not a model")
     assert embed(dataset, "--text-encoder", tmp_path / "broken") == 2
     assert "broken cannot be loaded" in capsys.readouterr().err
+
+
+def test_an_encoder_that_needs_tensorflow_text_says_how_to_get_it(shop, saved, tmp_path, capsys):
+    """Here an operation that no package has: the saved one's name with another letter."""
+    dataset = shop(TITLES)
+    model = shutil.copytree(saved / "text", tmp_path / "tokenizing") / "saved_model.pb"
+    model.write_bytes(model.read_bytes().replace(b"StringLength", b"StringLengtX"))
+    assert embed(dataset, "--text-encoder", tmp_path / "tokenizing") == 2
+    error = capsys.readouterr().err
+    assert "needs TensorFlow's operation StringLengtX, which is not there" in error
+    assert "pip install 'seqrec_tf[text]'" in error
 
 
 def jpeg(colour):

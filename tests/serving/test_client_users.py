@@ -9,6 +9,7 @@ import pytest
 
 from seqrec_tf import cli
 from serving.client import Client
+from serving.golden import differences
 from serving.model_store import ModelStore
 from serving.server import example_curl
 
@@ -98,6 +99,33 @@ def test_candidates_are_ranked_by_the_scores_that_they_are_recommended_with(pers
     assert ranked[1].scores == pytest.approx(golden[1]["scores"], abs=1e-4)
 
 
+def test_excluded_and_allowed_items_are_sent_to_a_signature_that_takes_them(personal):
+    address, golden = personal
+    histories = [request["history"] for request in golden[:2]]
+    best = [request["items"] for request in golden[:2]]
+    recommendations = Client(address).recommend(
+        "bst", histories, exclude=[best[0][:1], []], allow=[best[0], []], k=3, **given(golden[:2])
+    )
+    assert [recommendation.items for recommendation in recommendations] == [best[0][1:4], best[1][:3]]
+
+
+def test_a_server_is_asked_the_golden_requests(personal, personal_store, tmp_path):
+    address, golden = personal
+    number, lines = differences(Client(address), "bst", personal_store[1])
+    assert (number, lines) == (3 * len(golden), [])
+    extra = tmp_path / "bst" / "1" / "assets.extra"
+    extra.mkdir(parents=True)
+    golden = json.loads(json.dumps(golden))
+    golden[0]["scores"][1] += 0.01
+    golden[1]["items"][0] = "i-other"
+    (extra / "golden_requests.json").write_text(json.dumps(golden))
+    _, lines = differences(Client(address), "bst", tmp_path)
+    assert [line.split(",")[0] for line in lines if "the scores differ" in line][:1] == ["serving_default"]
+    assert any("the items differ" in line and "i-other" in line for line in lines)
+    with pytest.raises(FileNotFoundError, match=r"has version 1 of model bst, and .* is not there\. Give"):
+        differences(Client(address), "bst", tmp_path / "elsewhere")
+
+
 def test_what_a_model_takes_and_is_not_given_is_named(personal):
     address, golden = personal
     with pytest.raises(ValueError, match=r"Model `bst` takes `user_id`: give users \(--user\)"):
@@ -134,7 +162,7 @@ def test_what_a_model_does_not_know_is_said(personal, capsys):
     arguments += ["--history-times", "5", "--candidates", f"nowhere,{golden[0]['items'][0]}"]
     assert run(*arguments) == 0
     answer = capsys.readouterr()
-    assert answer.out.splitlines()[-1].split() == ["2", "nowhere", "unknown"]
+    assert answer.out.splitlines()[-2].split() == ["2", "nowhere", "unknown"]
     assert "1 of 1 history items is unknown to the model" in answer.err
 
 

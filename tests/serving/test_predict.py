@@ -65,8 +65,8 @@ def test_one_output_is_written_bare(web, document, answer):
 
 def test_values_that_are_not_finite_go_in_and_out_bare(web):
     body = b'{"signature_name": "double", "instances": [NaN, Infinity, -Infinity]}'
-    response = web.post(f"{NUMBERS}:predict", data=body)
-    assert response.data == b'{"predictions": [NaN, Infinity, -Infinity]}'
+    response = web.post(f"{NUMBERS}:predict", content=body)
+    assert response.content == b'{"predictions": [NaN, Infinity, -Infinity]}'
 
 
 def test_a_scalar_output_is_fine_in_columns_but_not_in_rows(web):
@@ -80,15 +80,15 @@ def test_a_scalar_output_is_fine_in_columns_but_not_in_rows(web):
 @pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
 def test_the_content_type_of_a_request_is_ignored(web, content_type):
     document = {"signature_name": "double", "instances": [1]}
-    answer = post(web, f"{NUMBERS}:predict?unused=1", document, content_type=content_type)
+    answer = post(web, f"{NUMBERS}:predict", document, headers={"Content-Type": content_type})
     assert answer == (200, {"predictions": [2.0]})
 
 
 def test_a_gzipped_body_is_unpacked_and_the_answer_is_plain(web):
     body = gzip.compress(b'{"signature_name": "double", "instances": [1]}')
     headers = {"Content-Encoding": "gzip", "Accept-Encoding": "gzip"}
-    response = web.post(f"{NUMBERS}:predict", data=body, headers=headers)
-    assert response.json == {"predictions": [2.0]}
+    response = web.post(f"{NUMBERS}:predict", content=body, headers=headers)
+    assert response.json() == {"predictions": [2.0]}
     assert "Content-Encoding" not in response.headers
 
 

@@ -18,7 +18,13 @@ def run(*arguments):
 def test_the_command_prints_a_table_and_what_was_unknown(url, capsys):
     assert run("--url", url, "--model", "shop", "--history", "apple, caviar", "--item", "salt, sea", "--k", "2") == 0
     output = capsys.readouterr()
-    assert output.out.splitlines() == ["rank  item     score", "   1  bread   0.5000", "   2  cheese  0.3333"]
+    assert output.out.splitlines() == [
+        "rank  item     score",
+        "   1  bread   0.5000",
+        "   2  cheese  0.3333",
+        f"next: seqrec recommend --url {url} --model shop --history 'apple, caviar' --item 'salt, sea' "
+        "--dataset DATASET",
+    ]
     assert output.err == "2 of 3 history items are unknown to the model and were ignored\n"
 
 
@@ -79,6 +85,7 @@ def test_names_come_from_the_dataset(url, dataset, capsys):
         "   1  bread   0.5000  Brown bread",
         "   2  cheese  0.3333",
         "   3  dates   0.2500  Dried dates",
+        f"next: seqrec recommend --url {url} --model shop --history apple --json",
     ]
 
 

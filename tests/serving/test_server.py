@@ -1,4 +1,4 @@
-"""The REST interface: status, metadata, `:classify` and `:regress`, the real server and its configuration."""
+"""The server: limits, what clients do wrong, its end, and the configuration of TF Serving."""
 
 import argparse
 import inspect
@@ -6,130 +6,21 @@ import json
 import pathlib
 import re
 import shlex
+import signal
 import subprocess
+import sys
 import threading
+import time
 import urllib.request
 
 import pytest
 from google.protobuf import text_format
-from rest_calls import SHOP, available, get, post
+from rest_calls import NUMBERS, SHOP
 from tensorflow_serving.config import model_server_config_pb2
-from werkzeug.test import Client as WebClient
 
 from serving import server as server_lib
 from serving.client import Client
-
-# Status and metadata
-
-
-@pytest.mark.parametrize(
-    "path", [SHOP, f"{SHOP}/versions/7", "/V1/Models/shop", f"{SHOP}/labels/any", "/v1/models/s%68op"]
-)
-def test_the_status_of_a_model_lists_its_versions(web, path):
-    assert get(web, path) == (200, {"model_version_status": [available(7)]})
-
-
-@pytest.mark.parametrize(
-    ("path", "status", "message"),
-    [
-        ("/v1/models", 400, "Missing model name in request."),
-        ("/v1/models/versions/3", 400, "Missing model name in request."),
-        ("/v1/models/none", 404, "Could not find any versions of model none"),
-        (f"{SHOP}/versions/8", 404, "Could not find version 8 of model shop"),
-        ("/v1/models/none/metadata", 404, "Servable not found for request: Latest(none)"),
-        (f"{SHOP}/versions/8/metadata", 404, "Servable not found for request: Specific(shop, 8)"),
-        (f"{SHOP}/labels/canary/metadata", 400, "Unrecognized servable version label: canary"),
-        (f"{SHOP}/versions/{2**63}", 400, f"Failed to convert version: {2**63} to numeric."),
-        (f"{SHOP}/versions/x", 400, f"Malformed request: GET {SHOP}/versions/x"),
-        (f"{SHOP}/", 400, f"Malformed request: GET {SHOP}/"),
-        (f"{SHOP}:predict", 400, f"Malformed request: GET {SHOP}:predict"),
-        ("/v1/", 400, "Malformed request: GET /v1/"),
-    ],
-)
-def test_a_get_that_cannot_be_answered_says_why(web, path, status, message):
-    assert get(web, path) == (status, {"error": message})
-
-
-def test_the_metadata_of_a_model_describes_its_signatures(web):
-    status, document = get(web, f"{SHOP}/metadata")
-    assert status == 200
-    assert document["model_spec"] == {"name": "shop", "signature_name": "", "version": "7"}
-    signature = document["metadata"]["signature_def"]["signature_def"]["serving_default"]
-    assert signature["inputs"]["history"] == {
-        "name": "serving_default_history:0",
-        "dtype": "DT_STRING",
-        "tensor_shape": {"dim": [{"size": "-1", "name": ""}, {"size": "-1", "name": ""}], "unknown_rank": False},
-    }
-    assert signature["outputs"]["scores"]["tensor_shape"]["dim"][1] == {"size": "3", "name": ""}
-    assert signature["method_name"] == "tensorflow/serving/predict"
-
-
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "POST"])
-def test_a_wrong_verb_is_a_malformed_request(web, method):
-    response = web.open(SHOP, method=method)
-    assert response.status_code == 400
-    assert response.json == {"error": f"Malformed request: {method} {SHOP}"}
-
-
-@pytest.mark.parametrize(
-    "path", [f"{SHOP}:rank", f"{SHOP}:PREDICT", f"{SHOP}/versions/x:predict", "/v1/models:predict"]
-)
-def test_a_post_to_an_unknown_path_is_a_malformed_request(web, path):
-    assert post(web, path, {}) == (400, {"error": f"Malformed request: POST {path}"})
-
-
-@pytest.mark.parametrize("path", ["/", "/v1", "/v2/models/shop", "/favicon.ico"])
-def test_a_path_outside_v1_gets_a_page_and_not_json(web, path):
-    response = web.get(path)
-    assert response.status_code == 404
-    assert response.headers["Content-Type"] == "text/html"
-    assert b"<H1>Not Found</H1>" in response.data
-
-
-# Classify and regress
-
-
-@pytest.mark.parametrize("method", ["classify", "regress"])
-def test_examples_must_be_there(web, method):
-    status, answer = post(web, f"{SHOP}:{method}", {})
-    assert status == 400
-    assert "key 'examples' is expected and was not found" in answer["error"]
-
-
-def test_examples_are_classified_and_regressed(web):
-    document = {"examples": [{"price": 0.25}, {"price": [1.0]}]}
-    assert post(web, "/v1/models/examples:classify", document) == (
-        200,
-        {"results": [[["cheap", 0.75], ["dear", 0.25]], [["cheap", 0.0], ["dear", 1.0]]]},
-    )
-    document = {"signature_name": "regress", "context": {"price": 0.5}, "examples": [{"price": 0.25}, {}]}
-    assert post(web, "/v1/models/examples:regress", document) == (200, {"results": [0.25, 0.5]})
-
-
-@pytest.mark.parametrize(
-    ("path", "document", "message"),
-    [
-        (
-            f"{SHOP}:classify",
-            {},
-            "Expected classification signature method_name to be tensorflow/serving/classify. Was: "
-            "tensorflow/serving/predict",
-        ),
-        (
-            f"{SHOP}:regress",
-            {},
-            "Expected regression signature method_name to be tensorflow/serving/regress. Was: "
-            "tensorflow/serving/predict",
-        ),
-        (f"{SHOP}:regress", {"signature_name": "x"}, "No signature was found with the name: x"),
-        ("/v1/models/examples:classify", {}, "Feature: price (data type: float) is required but could not be found."),
-    ],
-)
-def test_a_signature_of_the_wrong_kind_is_refused(web, path, document, message):
-    status, answer = post(web, path, {"examples": [{"a": 1}], **document})
-    assert status == 400
-    assert message in answer["error"]
-
+from serving.request_log import RequestLog
 
 # The real server
 
@@ -163,13 +54,15 @@ def test_the_example_command_of_every_model_works(url, store):
     )
 
 
-def test_the_access_log_has_one_short_line_a_request(store):
+def test_the_access_log_has_one_short_line_a_request(store, asking):
     lines = []
-    web = WebClient(server_lib.RestApi(store, log=lines.append))
-    web.get(f"{SHOP}?secret=1")
-    (line,) = lines
+    with asking(store, log=lines.append) as web:
+        web.get(SHOP)
+        web.get(f"{SHOP}/{'x' * 2000}")
+    line, long = lines
     assert line.split()[1:4] == ["GET", SHOP, "200"]
     assert line.endswith(" ms")
+    assert len(long) < 1100
 
 
 def test_a_port_that_is_taken_is_a_wrong_argument(url):
@@ -180,11 +73,17 @@ def test_a_port_that_is_taken_is_a_wrong_argument(url):
 
 
 def test_a_folder_without_models_is_a_wrong_argument(tmp_path):
-    args = argparse.Namespace(models=str(tmp_path), host="127.0.0.1", port=0)
+    def options(*words):
+        parser = argparse.ArgumentParser()
+        server_lib.add_arguments(parser)
+        return parser.parse_args(["--models", str(tmp_path), "--port", "0", *words])
+
     with pytest.raises(ValueError, match="NAME/VERSION/ SavedModel folders"):
-        server_lib.run(args)
+        server_lib.run(options())
     with pytest.raises(FileNotFoundError, match="must name a folder"):
-        server_lib.run(argparse.Namespace(**{**vars(args), "models": str(tmp_path / "none")}))
+        server_lib.check(options("--models", str(tmp_path / "none")))
+    with pytest.raises(ValueError, match="--max-batch-size must be at least 1, got 0"):
+        server_lib.check(options("--max-batch-size", "0"))
 
 
 # TF Serving's own configuration
@@ -212,3 +111,70 @@ def test_the_health_check_of_the_container_tells_a_served_model_from_none(url):
     for name, returncode in (("shop", 0), ("none", 1)):
         command = script.replace("/models/shop/", f"/models/{name}/")
         assert subprocess.run(["bash", "-c", command], timeout=20, check=False).returncode == returncode
+
+
+# What the server tells those who run it
+
+
+def test_metrics_have_the_names_of_tf_serving(store, asking):
+    with asking(store) as web:
+        for body, status in ((b'{"instances": [["apple"]]}', 200), (b"{", 400)):
+            assert web.post(f"{SHOP}:predict", content=body).status_code == status
+        web.post("/v1/models/any:predict", content=b"{}")  # no name that a client invents
+        response = web.get("/monitoring/prometheus/metrics")
+    assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    lines = response.text.splitlines()
+    assert "# TYPE :tensorflow:serving:request_count counter" in lines
+    for line in (
+        ':tensorflow:serving:request_count{model_name="shop",status="OK"} 1.0',
+        ':tensorflow:serving:request_count{model_name="shop",status="INVALID_ARGUMENT"} 1.0',
+        ':tensorflow:serving:request_latency_count{API="predict",entrypoint="REST",model_name="shop"} 2.0',
+        ':tensorflow:serving:runtime_latency_count{API="Predict",model_name="shop",runtime="TF1"} 1.0',
+    ):
+        assert line in lines
+    assert '"any"' not in response.text
+
+
+def test_answered_requests_are_logged_as_lines_of_json(store, asking, tmp_path):
+    file = tmp_path / "requests.jsonl"
+    with asking(store, request_log=RequestLog(str(file))) as web:
+        web.post(f"{SHOP}:predict", content=b'{"instances": [["apple", "\xff"], ["eggs", ""]]}')
+        web.post(f"{SHOP}:predict", content=b'{"instances": 1}')
+        deadline = time.monotonic() + 20
+        while not (file.exists() and file.read_bytes()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        file.rename(tmp_path / "requests.jsonl.1")  # as logrotate does
+        time.sleep(0.2)
+        web.post(f"{NUMBERS}:predict", content=b'{"instances": [2], "signature_name": "double"}')
+    (first,) = (tmp_path / "requests.jsonl.1").read_bytes().splitlines()
+    (second,) = map(json.loads, file.read_text().splitlines())
+    first = json.loads(first.decode("utf-8", "replace"))
+    assert abs(first.pop("time") - time.time()) < 60
+    assert first == {
+        "model": "shop",
+        "version": 7,
+        "signature": "serving_default",
+        "inputs": {"history": [["apple", "\N{REPLACEMENT CHARACTER}"], ["eggs", ""]]},
+        "outputs": {
+            "items": [["bread", "cheese", "dates"], ["apple", "bread", "cheese"]],
+            "scores": [[0.5, 0.33333334, 0.25], [1.0, 0.5, 0.33333334]],
+        },
+    }
+    assert (second["signature"], second["inputs"], second["outputs"]) == ("double", {"value": [2.0]}, {})
+
+
+def test_a_share_of_the_requests_is_logged(tmp_path):
+    log = RequestLog(str(tmp_path / "log"), share=0.25)
+    for _ in range(2000):
+        log.add("m", 1, "", {}, {})
+    log.close()
+    assert 400 < len((tmp_path / "log").read_text().splitlines()) < 600
+
+
+@pytest.mark.slow
+def test_sigterm_ends_the_command_with_status_0(models, tmp_path):
+    command = [sys.executable, "-m", "seqrec_tf.cli", "serve", "--models", str(models), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout.readline().startswith("Serving examples, fixed, numbers, shop at http://127.0.0.1:")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
