@@ -55,8 +55,8 @@ PARTS = ("faults", "writers", "disks", "kills")
 IMPORTED = (embed_items, prepare_sequences, check, evaluate, export, train)
 SMALL = "--set model.dim=16 model.num_blocks=1 model.max_len=12 data.batch_size=32"
 PREPARE = "prepare --input {shop}/events.csv --items {shop}/items.csv --item-feature title:text --output {out}"
-TRAIN = f"train --dataset {{copy}} --model sasrec --output {{out}} {SMALL} train.epochs=2"
-GO_ON = f"train --dataset {{shop}}/dataset --model sasrec --output {{copy}} {SMALL} train.epochs=4"
+TRAIN = f"train --no-report --dataset {{copy}} --model sasrec --output {{out}} {SMALL} train.epochs=2"
+GO_ON = f"train --no-report --dataset {{shop}}/dataset --model sasrec --output {{copy}} {SMALL} train.epochs=4"
 EVALUATE = "evaluate --run {shop}/run --dataset {copy}"
 CHECK = "check {copy}"
 
