@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -26,6 +27,7 @@ from types import ModuleType
 from typing import NoReturn
 
 import seqrec_tf
+from seqrec_tf.writing import FULL, REFUSED, trouble
 
 # Command to (module, one line of help), in the order in which a newcomer needs them.
 COMMANDS = {
@@ -39,6 +41,7 @@ COMMANDS = {
     "tune": ("seqrec_tf.tune", "many trainings with options drawn from a space: the best configuration (Optuna)"),
     "runs": ("seqrec_tf.runs", "all runs of a folder in one table, with the options in which they differ"),
     "compare": ("seqrec_tf.compare", "two runs on the same events: which is better, by how much, and for whom"),
+    "check": ("seqrec_tf.check", "whether a dataset, a run or a model is whole, by the checksums of its files"),
     "export": ("seqrec_tf.export", "a run to a SavedModel for TF Serving"),
     "serve": ("serving.server", "models over REST and gRPC, with TF Serving's contract, on one machine"),
     "recommend": ("serving.client", "ask a server (this one or TF Serving) for recommendations"),
@@ -145,13 +148,16 @@ def _run(name: str, module: ModuleType, args: argparse.Namespace) -> int:
     except Exception as error:
         if args.debug:
             traceback.print_exc()
-        wrong_input = isinstance(error, _INPUT_ERRORS)
+        wrong_input = isinstance(error, _INPUT_ERRORS) or trouble(error) in REFUSED
         sys.stderr.write(f"seqrec {name}: {_sentence(error, wrong_input)}\n")
         return getattr(error, "exit_status", WRONG_INPUT if wrong_input else WORK_FAILED)
     return DONE if status is None else status
 
 
 def _sentence(error: Exception, wrong_input: bool) -> str:
+    if isinstance(error, OSError) and error.filename and error.errno in (*FULL, errno.EROFS):
+        remedy = "Free some space, or write to another disk." if error.errno in FULL else "Write to another disk."
+        return f"{error.filename} cannot be written: {error.strerror}. {remedy}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     text = " ".join(str(error).split()) or "no message"

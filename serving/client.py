@@ -497,7 +497,8 @@ def item_names(dataset: str, ids: Collection[str], *, feature: str) -> dict[str,
     folder = records.DatasetFolder(dataset)
     wanted = {item.encode() for item in ids}
     found: dict[str, str] = {}
-    for batch in records.read_files(folder.item_files(), [known[schema.ITEM_ID], known[feature]]):
+    wanted_features = [known[schema.ITEM_ID], known[feature]]
+    for batch in records.read_files(folder.item_files(), wanted_features, folder.num_records(schema.ITEMS_FOLDER)):
         for item, name in zip(batch[schema.ITEM_ID].numpy(), batch[feature].numpy(), strict=True):
             if item in wanted:
                 found[item.decode()] = name.decode("utf-8", "replace")
