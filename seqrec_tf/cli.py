@@ -42,6 +42,7 @@ COMMANDS = {
     "export": ("seqrec_tf.export", "a run to a SavedModel for TF Serving"),
     "serve": ("serving.server", "models over REST and gRPC, with TF Serving's contract, on one machine"),
     "recommend": ("serving.client", "ask a server (this one or TF Serving) for recommendations"),
+    "canary": ("serving.canary", "a new version beside the one that serves: start, promote, roll back, by labels"),
 }
 
 # Exit statuses: one for one kind of end, whichever command it is of.
