@@ -31,14 +31,13 @@ from typing import Any, NamedTuple
 
 from seqrec_tf.cli import ANSWER_IS_NO, DONE
 from seqrec_tf.messages import next_command
+from serving.check_server import differ
 from serving.client import Client, ServerError
-from serving.golden import differences
 from serving.model_store import check_models, read_model_config
 
 PIN, START, PROMOTE, ROLLBACK = ACTIONS = ("pin", "start", "promote", "rollback")
 STABLE, CANARY, PREVIOUS = "stable", "canary", "previous"
 _POLL_PERIOD_S = 0.1
-_SHOWN_DIFFERENCES = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         for state in states(before, labels):
             if state.labels == labels and not is_asked:
                 is_asked = True
-                if _differs(clients, args, labels[CANARY]):
+                if differ(clients, args.model, args.models, labels[CANARY]):
                     file.put_back()
                     return ANSWER_IS_NO
             file.write(state)
@@ -258,19 +257,6 @@ def _lacks(client: Client, model: str, state: State) -> str:
     except ServerError as error:  # a label that is new, a server that starts
         return str(error).rstrip(".")
     return ""
-
-
-def _differs(clients: list[Client], args: argparse.Namespace, version: int) -> bool:
-    """Ask each server the golden requests of a version, and say what differs."""
-    lines = []
-    for client in clients:
-        number, found = differences(client, args.model, args.models, version=version)
-        lines += found
-        how = f"{len(found):,} differ" if found else "as the trained model's"
-        sys.stdout.write(f"{client.url}: {number:,} answers of version {version}: {how}\n")
-    for line in lines[:_SHOWN_DIFFERENCES]:
-        sys.stdout.write(f"  {line}\n")
-    return bool(lines)
 
 
 if __name__ == "__main__":

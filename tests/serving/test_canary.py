@@ -1,6 +1,7 @@
 """A canary: started, promoted and rolled back on a real server, by the labels of its configuration."""
 
 import json
+import shutil
 import threading
 
 import pytest
@@ -123,7 +124,7 @@ def test_a_canary_is_started_promoted_and_rolled_back(place, versions, capsys):
     assert act("rollback") == 0  # also after it was promoted
     assert scores(url) == {"stable": 3.0, "canary": 3.0}
     assert config.read_text().startswith("# The shop's models.\n")
-    assert f"{url}: 3 answers of version 2: as the trained model's\n" in capsys.readouterr().out
+    assert f"{url}: 3 answers of shop version 2: all as the trained model's\n" in capsys.readouterr().out
 
 
 def test_a_canary_that_answers_otherwise_gets_no_label(place, versions, capsys):
@@ -134,7 +135,7 @@ def test_a_canary_that_answers_otherwise_gets_no_label(place, versions, capsys):
     assert config.read_text() == before
     assert scores(url) == {"stable": 3.0, "canary": 3.0}
     out = capsys.readouterr().out
-    assert "answers of version 3: 3 differ" in out
+    assert "answers of shop version 3: 3 differ" in out
     assert "rank, history ending apple: the scores differ: [9.0, 6.0, 3.0], expected [6.0, 4.0, 2.0]" in out
 
 
@@ -151,6 +152,16 @@ def test_a_command_is_run_after_each_change(place, tmp_path):
     config, act, _ = place
     assert act("pin", "--apply", f"cp {config} {tmp_path / 'applied'}") == 0
     assert (tmp_path / "applied").read_text() == config.read_text()
+
+
+@pytest.mark.parametrize(("version", "status", "said"), [(1, 0, "all as the trained model's"), (3, 3, "3 differ")])
+def test_check_asks_a_server_the_golden_requests(versions, serving, tmp_path, capsys, version, status, said):
+    shutil.copytree(versions / "shop" / str(version), tmp_path / "shop" / str(version))
+    store = ModelStore(tmp_path, report=lambda line: None)
+    store.poll()
+    with serving(store) as url:
+        assert cli.main(["check", "--url", url, "--model", "shop", "--models", str(versions)]) == status
+    assert f"{url}: 3 answers of shop: {said}\n" in capsys.readouterr().out
 
 
 PINNED = {"stable": 1, "canary": 1}
