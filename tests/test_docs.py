@@ -32,6 +32,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "serving" / "READM
 # What keeps a command from being run here: a piece of it, and what it needs.
 NOT_HERE = {
     "docker ": "a Docker engine",
+    "kubectl ": "a cluster",
+    "seqrec canary": "a server that reads the file: tests/serving/test_canary.py has one",
     "gs://": "a bucket",
     "https://tfhub.dev": "the network, for an encoder",
     "--preset": "a large public data set",
@@ -243,7 +245,7 @@ def test_a_command_of_a_page_runs(words, here, server, tmp_path, capsys):
         words = with_option(words, "--item-vectors", tmp_path / "vectors")
     if words[1] == "analyze":
         words = [*words, "--shuffles", "1"]
-    if words[1] == "recommend":
+    if words[1] in ("recommend", "check"):
         words = [*words, "--url", server]  # the last one counts
     seqrec(*words[1:])
     assert capsys.readouterr().out
