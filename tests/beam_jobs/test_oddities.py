@@ -23,7 +23,8 @@ def warnings(users, items=None, times=None, time_format="s", **options):
     columns = {TIME: np.array(times, np.int64), POSITION: np.arange(number)}
     parts = [EventRows("", Coded.of(pa.array(users)), None, pa.array(items), columns)]
     tally = Tally(events=number)
-    oddities.note(tally, group(parts), 10_000)
+    oddities.note_ids(tally, group(parts), 10_000)
+    oddities.note_times(tally, group(parts))
     counts = ItemCounts(*(f(np.unique(items, return_counts=True)) for f in (lambda c: pa.array(c[0]), lambda c: c[1])))
     return oddities.warnings(tally, oddities.odd_items(counts), number, Options().recorded() | options, time_format)
 
