@@ -84,7 +84,7 @@ def check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     """Move the labels, step by step, and give the exit status."""
     file = ConfigFile(args.config, args.model, apply=args.apply)
-    clients = [Client(url) for url in args.url]
+    clients = [Client(url, raw_ids=True) for url in args.url]
     before = file.read()
     version = args.version
     if args.action == PIN:
