@@ -45,7 +45,12 @@ COMMANDS = {
     "export": ("seqrec_tf.export", "a run to a SavedModel for TF Serving"),
     "serve": ("serving.server", "models over REST and gRPC, with TF Serving's contract, on one machine"),
     "recommend": ("serving.client", "ask a server (this one or TF Serving) for recommendations"),
+    "check": ("serving.check_server", "whether a server answers as the trained model, by its golden requests"),
+    "canary": ("serving.canary", "a new version beside the one that serves: start, promote, roll back, by labels"),
 }
+
+# Command and option to the module that does this work of the command, as the one in COMMANDS may not import it.
+WITH_OPTION = {("check", "--url"): "serving.check_server"}
 
 # Exit statuses: one for one kind of end, whichever command it is of.
 DONE, WORK_FAILED, WRONG_INPUT, ANSWER_IS_NO, INTERRUPTED, STOPPED = 0, 1, 2, 3, 130, 143
@@ -86,7 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return WRONG_INPUT
     for variable, value in (("TF_CPP_MIN_LOG_LEVEL", "2"), ("GRPC_VERBOSITY", "ERROR")):
         os.environ.setdefault(variable, value)
-    module = importlib.import_module(COMMANDS[name][0])
+    options = {word.partition("=")[0] for word in arguments}
+    elsewhere = next((module for (of, option), module in WITH_OPTION.items() if of == name and option in options), None)
+    module = importlib.import_module(elsewhere or COMMANDS[name][0])
     parser = _parser(name, module, arguments)
     try:
         if getattr(module, "TAKES_BEAM_OPTIONS", False):

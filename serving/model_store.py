@@ -440,6 +440,21 @@ def _newest(versions: Mapping[int, pathlib.Path], count: int = 1) -> dict[int, p
     return {version: versions[version] for version in sorted(versions)[-count:]}
 
 
+def read_model_config(path: pathlib.Path, text: str) -> Any:
+    """The `ModelServerConfig` of a file's text.
+
+    Raises:
+        ValueError: It is none.
+    """
+    from google.protobuf import text_format
+    from tensorflow_serving.config import model_server_config_pb2
+
+    try:
+        return text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    except text_format.ParseError as error:
+        raise ValueError(f"{path} is no ModelServerConfig of TF Serving: {error}") from error
+
+
 class _ModelConfig:
     """A file of TF Serving's `ModelServerConfig`; `base_path` says only by its last part where in MODELS a model is."""
 
@@ -454,16 +469,10 @@ class _ModelConfig:
         Raises:
             ValueError: It is no such configuration.
         """
-        from google.protobuf import text_format
-        from tensorflow_serving.config import model_server_config_pb2
-
         text = self._path.read_text(encoding="utf-8")
         if text == self._text:
             return
-        try:
-            config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-        except text_format.ParseError as error:
-            raise ValueError(f"{self._path} is no ModelServerConfig of TF Serving: {error}") from error
+        config = read_model_config(self._path, text)
         self._text, self._models = text, list(config.model_config_list.config)
 
     def wanted(self, found: Mapping[str, Mapping[int, pathlib.Path]]) -> dict[str, dict[int, pathlib.Path]]:
