@@ -110,6 +110,12 @@ def _add_columns(group: _Group) -> None:
         "auto: by the first lines; s, ms, us, ns: since 1970; iso: ISO 8601; order: any integer that grows with time; "
         "or a pattern of strptime, such as '%%m/%%d/%%Y %%H:%%M'",
     )
+    _option(
+        group,
+        "raw-ids",
+        "ids stay as they are; by default blanks around them go, accents are composed and, where all ids of a column "
+        "are numbers, 7.0 is 7",
+    )
     _option(group, "label-threshold", "smallest value that is positive (default: labels are 0 or 1)", type=float)
 
 
@@ -122,6 +128,12 @@ def _add_table(group: _Group, one: str, example: str) -> None:
     _option(group, f"{one}s-encoding", f"of the {one}s files")
     _option(group, f"{one}s-multiline", "quoted fields may hold line breaks", choices=MULTILINE)
     _option(group, f"{one}s-columns", "names of the columns, comma-separated, where the files have no header")
+    _option(
+        group,
+        f"{one}-columns",
+        f"make features of these columns alone, comma-separated, and of those of --{one}-feature (default: of all)",
+        metavar="NAME,NAME",
+    )
     _option(group, f"{one}-id-column", f"name of the column with the {one}'s id")
     _option(
         group,

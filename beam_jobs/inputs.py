@@ -30,6 +30,7 @@ from beam_jobs.parsing import Columns, EventParser, LineError, TextFormat
 from beam_jobs.where import Condition, Where
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
+from seqrec_tf.ids import NULLS
 from seqrec_tf.schema import ITEM_ID, Feature
 
 _BY_EXTENSION = {
@@ -50,8 +51,6 @@ _FILES_TO_CHECK = 100
 # How much of a file is looked at for line breaks in quoted fields.
 _HEAD_BYTES = 1 << 20
 _WITH_LINE_BREAKS = "line breaks in quoted fields of {path}, so each file is read whole, by one worker ({option})"
-# How files say, in the text of a value, that there is none.
-_NULLS = {"", "None", "NULL", "null", "NA", "N/A", "nan", "NaN", "\\N"}
 
 T = TypeVar("T")
 
@@ -150,9 +149,8 @@ def inspect_events(options: Options) -> EventsInput:
                 parser = EventParser(columns, time_format=time_format, label_threshold=options.label_threshold)
                 _check_sample(sample, path, parser)
     parts = _whole_files(parts, text_format)
-    return EventsInput(
-        tuple(parts), len(files), _plain_bytes(files), text_format, columns, time_format, where, tuple(notes)
-    )
+    num_bytes = _plain_bytes(files)
+    return EventsInput(tuple(parts), len(files), num_bytes, text_format, columns, time_format, where, tuple(notes))
 
 
 def _plain_bytes(files: Sequence[FileMetadata]) -> int:
@@ -241,19 +239,6 @@ def _sample(
     return path, text_format, _wanted(rows, where)
 
 
-def _with_multiline(path: str, text_format: TextFormat, wanted: str, option: str) -> TextFormat:
-    """The format, with the word of `option`, or of the beginning of a file, on line breaks in quoted fields."""
-    can_be = quotes.may_hold_breaks(text_format)
-    if wanted == "yes" and not can_be:
-        raise ValueError(f"{option} yes needs quoted fields, which these files do not have by the other options.")
-    if wanted == "auto" and can_be:
-        with lines_lib.open_binary(path, text_format) as stream:
-            return dataclasses.replace(
-                text_format, multiline=quotes.line_with_breaks(stream.read(_HEAD_BYTES), text_format) > 0
-            )
-    return dataclasses.replace(text_format, multiline=wanted == "yes")
-
-
 def _wanted(rows: Sequence[Sequence], where: Where | None) -> list[Sequence]:
     """The rows that `where` wants, without its columns; all of them where it wants none of the first."""
     number = len(dataclasses.fields(Columns))
@@ -276,6 +261,19 @@ def _check_where(columns: Sequence[str | int], names: Sequence[str], path: str) 
                 f"{path} has no column {column!r} (--where; a text stands in 'single quotes')"
                 f"{_nearest(str(column), names)}."
             )
+
+
+def _with_multiline(path: str, text_format: TextFormat, wanted: str, option: str) -> TextFormat:
+    """The format, with the word of `option`, or of the beginning of a file, on line breaks in quoted fields."""
+    can_be = quotes.may_hold_breaks(text_format)
+    if wanted == "yes" and not can_be:
+        raise ValueError(f"{option} yes needs quoted fields, which these files do not have by the other options.")
+    if wanted == "auto" and can_be:
+        with lines_lib.open_binary(path, text_format) as stream:
+            return dataclasses.replace(
+                text_format, multiline=quotes.line_with_breaks(stream.read(_HEAD_BYTES), text_format) > 0
+            )
+    return dataclasses.replace(text_format, multiline=wanted == "yes")
 
 
 def inspect_table(options: Options, one: str, *, first_number: int) -> TableInput:
@@ -310,7 +308,7 @@ def inspect_table(options: Options, one: str, *, first_number: int) -> TableInpu
             nearest = _nearest(table.id_column, names)
             raise ValueError(f"{path} has no column {table.id_column!r} (--{one}-id-column){nearest}.")
     id_column = columns.pop(table.id_column)
-    others = _feature_columns(columns, one, path)
+    others = _feature_columns(_taken(columns, options, one, path), one, path)
     for name in options.required_item_features if one == "item" else ():
         if name not in others:
             raise ValueError(
@@ -367,10 +365,35 @@ def _table_columns(
         elif not names:
             names = lines_lib.read_header(path, text_format) or []
         else:
+            _check_no_header(path, text_format, names, table)
             text_format = dataclasses.replace(text_format, num_columns=len(names))
     _check_distinct(names, f"{path} has more than one column named", f"name them with {flag(table.option('columns'))}")
     has_no_header = text_format is not None and text_format.num_columns > 0
     return first, text_format, {name: number if has_no_header else name for number, name in enumerate(names)}
+
+
+def _check_no_header(path: str, text_format: TextFormat, names: Sequence[str], table: TableOptions) -> None:
+    """Raise a ValueError where the columns are named of a file that names them itself."""
+    with_header = dataclasses.replace(text_format, has_header=True)
+    if set(names) <= set(lines_lib.read_header(path, with_header) or ()):
+        raise ValueError(
+            f"{path} names its columns in its first line, so leave out {flag(table.option('columns'))}, which is for "
+            f"files that do not. {flag(table.option('take'))} says which of them to take."
+        )
+
+
+def _taken(columns: dict[str, str | int], options: Options, one: str, path: str) -> dict[str, str | int]:
+    """The columns to make features of: all, unless some are named."""
+    table: TableOptions = getattr(options, f"{one}s")
+    named = [name.strip() for name in table.take.split(",") if name.strip()]
+    if not named:
+        return columns
+    for name in named:
+        if name not in columns:
+            raise ValueError(f"{path} has no column {name!r} (--{one}-columns){_nearest(name, list(columns))}.")
+    also = {features.name_of(declaration.rpartition(":")[0] or declaration) for declaration in table.feature}
+    also |= set(options.required_item_features if one == "item" else ())
+    return {name: of for name, of in columns.items() if name in named or features.name_of(name) in also}
 
 
 def _feature_columns(columns: Mapping[str, str | int], one: str, path: str) -> dict[str, str | int]:
@@ -551,7 +574,7 @@ def _check_sample(sample: Sequence[Sequence], path: str, parse: EventParser) -> 
     errors = []
     for values in sample:
         taken = (value for value, column in zip(values, parse.columns, strict=True) if column is not None)
-        if any(str(value) in _NULLS for value in taken):
+        if any(str(value) in NULLS for value in taken):
             continue
         try:
             parse(tuple(values), role="", position=0)

@@ -17,12 +17,6 @@ from seqrec_tf.config import check_choice
 
 NONE = "none"
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "sequences")
-MULTILINE = ("auto", "yes", "no")
-# Options that say nothing of files with a sequence a line.
-_NOT_OF_SEQUENCES = (
-    *("session_column", "label_column", "item_column", "time_column", "time_format"),
-    *("header", "no_quotes", "multiline", "where"),
-)
 # The rules of `splits.RULES`, each with the options that it alone reads.
 SPLIT_OPTIONS = {
     "leave-one-out": ("valid_share",),
@@ -30,6 +24,12 @@ SPLIT_OPTIONS = {
     "last-days": ("valid_days", "test_days"),
     "files": ("test_input", "valid_input", "valid_sequences"),
 }
+MULTILINE = ("auto", "yes", "no")
+# Options that say nothing of files with a sequence a line.
+_NOT_OF_SEQUENCES = (
+    *("session_column", "label_column", "item_column", "time_column", "time_format"),
+    *("header", "no_quotes", "multiline", "where"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,7 @@ class TableOptions:
         encoding: How the bytes of text files are text, such as utf-8.
         multiline: Whether quoted fields may hold line breaks, one of `MULTILINE`.
         columns: Names of the columns, where the files have no header.
+        take: `--item-columns` or `--user-columns`, the columns to make features of; all where empty.
         id_column: `--item-id-column` or `--user-id-column`.
         feature: `--item-feature` or `--user-feature`, each NAME:KIND.
     """
@@ -57,6 +58,7 @@ class TableOptions:
     encoding: str = "utf-8"
     multiline: str = "auto"
     columns: str = ""
+    take: str = ""
     id_column: str = ""
     feature: tuple[str, ...] = ()
 
@@ -64,6 +66,8 @@ class TableOptions:
         """The name of a field's option: items_format of format, item_id_column of id_column."""
         if field == "files":
             return f"{self.one}s"
+        if field == "take":
+            return f"{self.one}_columns"
         return f"{self.one}_{field}" if field in ("id_column", "feature") else f"{self.one}s_{field}"
 
     @property
@@ -103,6 +107,7 @@ class Options:
     label_column: str = NONE
     time_format: str = "auto"
     label_threshold: float | None = None
+    raw_ids: bool = False
     positive_only: bool = False
     where: str = ""
     items: TableOptions = TableOptions("item", id_column="item_id")
@@ -292,6 +297,16 @@ def check_options(options: Options) -> None:
     _check_splits(options)
 
 
+def _check_header(options: Options) -> None:
+    columns = (options.user_column, options.item_column, options.time_column, options.session_column)
+    named = [column for column in (*columns, options.label_column) if column != NONE and not column.isdigit()]
+    if options.header and named:
+        raise ValueError(
+            f"--header is for columns that are given by number; {named[0]} is a name, so the first line names the "
+            "columns anyway. Leave it out."
+        )
+
+
 def _check_sequences(options: Options) -> None:
     """Refuse what says nothing of lines of one sequence each: item ids, perhaps after the user's."""
     given = options.by_name
@@ -308,16 +323,6 @@ def _check_sequences(options: Options) -> None:
             )
     if options.users.files and options.user_column != "0":
         raise ValueError("--users needs --user-column 0: lines of --format sequences that begin with the user's id.")
-
-
-def _check_header(options: Options) -> None:
-    columns = (options.user_column, options.item_column, options.time_column, options.session_column)
-    named = [column for column in (*columns, options.label_column) if column != NONE and not column.isdigit()]
-    if options.header and named:
-        raise ValueError(
-            f"--header is for columns that are given by number; {named[0]} is a name, so the first line names the "
-            "columns anyway. Leave it out."
-        )
 
 
 def _check_splits(options: Options) -> None:

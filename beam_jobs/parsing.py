@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from beam_jobs import times
-from seqrec_tf import features
+from seqrec_tf import features, ids
 
 TIME_FORMATS = ("s", "ms", "us", "ns", "iso", "order")
 UNITS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000, "iso": 1_000_000, "order": 1}
@@ -205,7 +205,7 @@ def _json_parser(columns: Sequence[str | int | None], num_required: int) -> Call
 
     def parse(text: str) -> tuple:
         try:
-            row = json.loads(text)
+            row = json.loads(text, parse_float=ids.FloatAsWritten.of)
         except (ValueError, RecursionError) as error:
             raise LineError("bad JSON", str(error)) from None
         if not isinstance(row, dict):
@@ -220,13 +220,18 @@ def _json_parser(columns: Sequence[str | int | None], num_required: int) -> Call
 
 
 def parse_id(value: Any, what: str) -> str:
-    """An id as text: strings as they are, integers (and floats that are integers) in decimal."""
+    """An id as text: strings as they are, integers (and other numbers that are integers) in decimal."""
     if value.__class__ is not str:
-        if value is None:
+        if value is None or value != value:  # NaN, as pandas has it where there is nothing
             raise LineError(f"empty {what}")
-        if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, float) and value.is_integer())):
-            raise LineError(f"{what} is neither text nor an integer", repr(value)[:200])
-        return str(int(value))
+        if isinstance(value, bytes):
+            return parse_id(text_of_bytes(value), what)
+        try:
+            return ids.of_value(value)
+        except TypeError:
+            raise LineError(f"{what} is neither text nor an integer", repr(value)[:200]) from None
+        except OverflowError as error:
+            raise LineError(f"{what} is a float too large to be exact", f"{value!r}: {error}") from None
     if not value.isprintable():
         if "\n" in value or "\r" in value:
             raise LineError(f"{what} contains a line break")
@@ -237,6 +242,14 @@ def parse_id(value: Any, what: str) -> str:
     if not value or value.isspace():
         raise LineError(f"empty {what}")
     return value
+
+
+def text_of_bytes(value: bytes) -> str:
+    """A value of a Parquet column that does not say that it is text."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise LineError("broken encoding", f"not utf-8: {error.reason} at byte {error.start}") from None
 
 
 def parse_number(value: Any) -> int | float:
@@ -378,7 +391,8 @@ class EventParser:
         return Key(role, user, session), Event(time, position, item, label)
 
     def _parse_label(self, value: Any) -> int:
-        number = int(value) if isinstance(value, bool) else parse_number(value)
+        truth = features.truth_of(value)
+        number = parse_number(value) if truth is None else int(truth)
         if self._label_threshold is not None:
             return int(number >= self._label_threshold)
         if number not in (0, 1):

@@ -30,7 +30,7 @@ from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
-from beam_jobs import storage, write_dataset
+from beam_jobs import joins, storage, write_dataset
 from beam_jobs.beam_arguments import unknown_option
 from beam_jobs.counting import PARTS
 from beam_jobs.options import flag, output_exists, resolve
@@ -83,6 +83,8 @@ def run(args: argparse.Namespace) -> None:
     finally:
         if is_local:
             shutil.rmtree(partial, ignore_errors=True)
+    for warning in joins.warnings(stats):
+        sys.stderr.write(f"Warning: {warning}\n")
     sys.stdout.write(summary(stats, output, time.monotonic() - started, seconds))
 
 
@@ -243,7 +245,7 @@ def _read_stats(folder: str) -> dict[str, Any]:
 
 
 def _check_result(stats: dict[str, Any], partial: str, output: str, *, is_local: bool) -> None:
-    failures, emptiness = write_dataset.failures(stats), write_dataset.emptiness(stats)
+    failures, emptiness = write_dataset.failures(stats), write_dataset.emptiness(stats) or joins.failure(stats)
     if not failures and not emptiness:
         return
     rejected, kept = f"{partial}/{schema_lib.REJECTED_FOLDER}", ""

@@ -30,7 +30,7 @@ from apache_beam.metrics import Metrics
 
 from beam_jobs import columns as columns_lib
 from beam_jobs import lines as lines_lib
-from beam_jobs import parsing, storage
+from beam_jobs import normal_ids, parsing, storage
 from beam_jobs.counting import NAMESPACE, READING, Counting, timed
 from beam_jobs.lines import Block, Plain, Range
 from beam_jobs.parsing import Columns, LineError, TextFormat
@@ -80,7 +80,8 @@ def _parquet_arrays(part: Range, columns: Sequence[str | int | None]) -> Iterato
         wanted = sorted({name for name in names if name is not None})
         groups = range(part.start, file.num_row_groups if part.end is None else part.end)
         for batch in file.iter_batches(batch_size=_PARQUET_ROWS_AT_ONCE, row_groups=list(groups), columns=wanted):
-            yield [pa.nulls(len(batch)) if name is None else batch.column(name) for name in names]
+            usual = {name: columns_lib.of_parquet(batch.column(name)) for name in wanted}
+            yield [pa.nulls(len(batch)) if name is None else usual[name] for name in names]
 
 
 def _python_rows(arrays: Iterable[pa.Array]) -> Iterator[tuple]:
@@ -100,7 +101,11 @@ def _python_values(array: pa.Array) -> list:
         nanoseconds, array = array.cast(pa.int64()), array.cast(pa.timestamp("us", tz=array.type.tz), safe=False)
         if pc.any(pc.not_equal(pc.multiply(array.cast(pa.int64()), 1_000), nanoseconds)).as_py():
             return nanoseconds.cast(pa.timestamp("ns")).cast(pa.string()).to_pylist()
-    return array.to_pylist()
+    values = array.to_pylist()
+    if pa.types.is_float32(array.type) or pa.types.is_float16(array.type):  # which integers are exact depends on it
+        kind = array.type.to_pandas_dtype()
+        values = [None if value is None else kind(value) for value in values]
+    return values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,15 +162,23 @@ class ReadRange(Counting):
         columns: What to take from each line or record.
         store: Where tables go.
         num_buckets: How many buckets there are.
+        raw_ids: Whether ids stay as they are, instead of in the form of `normal_ids`.
     """
 
     def __init__(
-        self, text_format: TextFormat | None, columns: Sequence[str | int | None], store: Store, num_buckets: int
+        self,
+        text_format: TextFormat | None,
+        columns: Sequence[str | int | None],
+        store: Store,
+        num_buckets: int,
+        *,
+        raw_ids: bool,
     ):
         self._text_format = text_format
         self._columns = tuple(columns)
         self._store = store
         self._num_buckets = num_buckets
+        self._raw_ids = raw_ids
         self.num_required = len(self._columns)
 
     def select(self, batch: Batch) -> Batch:
@@ -292,6 +305,7 @@ class ReadEvents(ReadRange):
         time_format: One of `parsing.TIME_FORMATS`, "" where events have no time.
         label_threshold: The smallest positive value; None where labels are 0 or 1.
         max_events: The newest events of a sequence that matter.
+        raw_ids: Whether ids stay as they are.
         where: Which events are wanted; None: all.
     """
 
@@ -305,9 +319,11 @@ class ReadEvents(ReadRange):
         time_format: str = "",
         label_threshold: float | None = None,
         max_events: int,
+        raw_ids: bool = False,
         where: Where | None = None,
     ):
-        super().__init__(text_format, (*columns, *(where.columns if where else ())), store, num_buckets)
+        taken = (*columns, *(where.columns if where else ()))
+        super().__init__(text_format, taken, store, num_buckets, raw_ids=raw_ids)
         self.num_required = len(tuple(columns))
         self._where = where
         self._names = columns
@@ -455,7 +471,8 @@ class ReadEvents(ReadRange):
         if self._single:
             tables.append(_rows_of(self._single, self._names, self._lines_are_sequences))
             self._single = []
-        for rows in tables:
+        for as_read in tables:
+            rows = as_read if self._raw_ids else normal_ids.mend_events(as_read, self.tally)
             self.tally.events += len(rows)
             kept = _newest(rows, self._max_events)
             if len(kept) < len(rows):
@@ -585,6 +602,7 @@ class ReadTable(ReadRange):
         store: Where tables go.
         num_buckets: How many buckets there are.
         kinds: The kinds of the features that the others hold, so that fields that cannot be of them are rejected.
+        raw_ids: Whether ids stay as they are.
     """
 
     def __init__(
@@ -595,8 +613,10 @@ class ReadTable(ReadRange):
         store: Store,
         num_buckets: int,
         kinds: Sequence[str] = (),
+        *,
+        raw_ids: bool = False,
     ):
-        super().__init__(text_format, (id_column, *columns), store, num_buckets)
+        super().__init__(text_format, (id_column, *columns), store, num_buckets, raw_ids=raw_ids)
         self.num_required = 0
         self._kinds = tuple(kinds)
 
@@ -648,7 +668,9 @@ class ReadTable(ReadRange):
             arrays = tuple(pa.array(field, pa.string()) for field in zip(*fields, strict=True))
             tables.append(FieldRows(pa.array(ids, pa.string()), np.array(positions, np.int64), arrays))
             self._single = []
-        for rows in tables:
+        for as_read in tables:
+            one = part.role.removesuffix("s")
+            rows = as_read if self._raw_ids else normal_ids.mend_table(as_read, one, self.tally)
             buckets = bucket_of(rows.ids, self._num_buckets)
             for bucket in np.unique(buckets).tolist():
                 chosen = buckets == bucket
@@ -698,7 +720,9 @@ def peek_table(
 
 def column_text(value: Any) -> str:
     """A value of an items or users file as text; LineError where it could not be written again."""
-    text = features.text_of(value)
+    if isinstance(value, bytes):
+        return parsing.text_of_bytes(value)
+    text = features.text_of(float(value) if isinstance(value, np.floating) else value)
     if not text.isprintable():
         try:
             text.encode()

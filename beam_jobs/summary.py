@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from beam_jobs import write_dataset
+from beam_jobs import normal_ids, write_dataset
 from beam_jobs.options import NONE
 from seqrec_tf import schema as schema_lib
 
@@ -73,6 +73,9 @@ def _remarks(stats: Mapping[str, Any], output: str) -> Iterator[tuple[str, str]]
         )
     if beyond := of_input["events_beyond_the_newest"]:
         yield "too old", f"{beyond:,} events beyond the newest {options['max_events']:,} of a sequence (--max-events)"
+    for line in normal_ids.lines(stats["ids"]):
+        name, _, text = line.partition(": ")
+        yield name, text
     if alone := stats["training_sequences_of_one_event"]:
         yield "training", f"{alone:,} sequences of one event have nothing to predict and are left out"
     untrained = items["without_training_events"]
@@ -86,6 +89,13 @@ def _remarks(stats: Mapping[str, Any], output: str) -> Iterator[tuple[str, str]]
         lacking = about.get("without_side_information", 0), about.get(f"in_{table}_file_without_events", 0)
         if any(lacking):
             yield table, f"{lacking[0]:,} {table} have no row in the {table} files, {lacking[1]:,} rows have no events"
+        if conflict := about.get("conflict"):
+            yield (
+                table,
+                f"rows of {about[f'conflicting_in_{table}_file']:,} {table} disagree, such as {conflict['id']} "
+                f"({conflict['column']} {conflict['first']!r}, later {conflict['other']!r}): the first row wins, and a "
+                "blank gives way to a value",
+            )
     if tied := ties["events_sharing_a_time_with_a_neighbour"]:
         targets, of_all = ties["targets_with_ties"]["test"], stats["splits"]["test"]["targets"]
         yield (

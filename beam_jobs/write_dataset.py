@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import seqrec_tf
-from beam_jobs import examples, oddities, side_tables, storage
+from beam_jobs import examples, joins, normal_ids, oddities, side_tables, storage
 from beam_jobs.counting import WRITING, Counting, Tally, timed
 from beam_jobs.progress import WRITTEN
 from beam_jobs.storage import RecordFiles
@@ -266,6 +266,7 @@ class Finish:
             num_users=tally.training_users,
             item_features=features.with_sizes(self.schema.item_features, learned),
             user_features=features.with_sizes(self.schema.user_features, learned_of_users),
+            numeric_ids=normal_ids.numeric(tally, self.schema),
             max_len=max((length for counter in lengths.values() for length in counter), default=0),
         )
         vocabulary_text = "".join(f"{item}\n" for item in vocabulary.items.to_pylist())
@@ -294,7 +295,7 @@ class Finish:
             (schema_lib.STATS_FILE, json.dumps(stats, indent=2, ensure_ascii=False) + "\n"),
         ):
             storage.write_text(f"{self.output}/{file}", text)
-        if not failures(stats) and not emptiness(stats):
+        if not failures(stats) and not emptiness(stats) and not joins.failure(stats):
             storage.write_text(f"{self.output}/{schema_lib.COMPLETED_FILE}", "")
 
     def _stats(
@@ -324,9 +325,14 @@ class Finish:
         described = {
             table: {
                 "without_side_information": tally.without_side_information[table],
+                "with_side_information": tally.with_side_information[table],
                 f"in_{table}_file_without_events": tally.without_events[table],
                 f"duplicates_in_{table}_file": tally.duplicates[table],
                 f"conflicting_in_{table}_file": tally.conflicts[table],
+                "conflict": dict(
+                    zip(("id", "column", "first", "other"), tally.examples.get((table, "conflict"), ()), strict=False)
+                ),
+                "unjoined": joins.unjoined(tally.unjoined, table),
             }
             for table in self.tables
         }
@@ -354,6 +360,7 @@ class Finish:
                 }
                 for step in self.steps
             ],
+            "ids": normal_ids.described(tally),
             "ties": {
                 "events_sharing_a_time_with_a_neighbour": tally.events_with_ties,
                 "sequences_with_ties": tally.sequences_with_ties,

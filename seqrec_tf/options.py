@@ -21,6 +21,7 @@ import sys
 import textwrap
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from seqrec_tf.config import ModelConfig, check_choice
@@ -227,10 +228,16 @@ def meaning_of(cls: type, name: str) -> str:
     return next(filter(None, texts))
 
 
-def help_of(section: str, cls: type) -> str:
-    """The options of a section for a terminal: each with its default and its meaning."""
+def help_of(section: str, cls: type, defaults: Mapping[str, Any] | None = None) -> str:
+    """The options of a section for a terminal: each with its default and its meaning.
+
+    Args:
+        section: Its name.
+        cls: The class of its options.
+        defaults: Those that are others than the class says.
+    """
     lines = [f"[{section}]"]
     for field in dataclasses.fields(cls):
-        lines.append(f"  {field.name} = {value_of(field.default)}")
+        lines.append(f"  {field.name} = {value_of((defaults or {}).get(field.name, field.default))}")
         lines += textwrap.wrap(meaning_of(cls, field.name), 92, initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines)

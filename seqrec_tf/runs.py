@@ -206,9 +206,6 @@ def table(found: list[RunSummary], metric: str) -> str:
     lines = [columns(rows, left=1)]
     if len(datasets) > 1:
         lines.append(f"These runs are of {len(datasets)} datasets: figures compare within each alone.\n")
-    finished = [summary.name for summary in found if summary.state == "finished"]
-    if len(finished) > 1:
-        lines.append(f"\nnext: seqrec compare RUN RUN, such as {finished[0]} and {finished[1]}\n")
     return "".join(lines)
 
 

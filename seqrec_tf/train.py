@@ -17,8 +17,8 @@ import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from seqrec_tf import run_folder as run_lib
 from seqrec_tf.config import STRATEGIES, Config, DataConfig, ModelConfig, TrainConfig, computing_in, resolve
@@ -27,7 +27,7 @@ from seqrec_tf.options import config_class, help_of, model_names, module_of
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.run_folder import RunFolder
 from seqrec_tf.schema import LABELS
-from seqrec_tf.training.preflight import check_labels_of_validation, preflight
+from seqrec_tf.training.preflight import check_features, check_labels_of_validation, preflight
 from seqrec_tf.training.resume import check_all_start_at, check_output, check_place
 
 if TYPE_CHECKING:
@@ -72,15 +72,18 @@ def more_help(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     named = argparse.ArgumentParser(add_help=False)
     named.add_argument("--model")
     model = named.parse_known_args([word for word in arguments if word not in ("-h", "--help")])[0].model
-    sections = [help_of("data", DataConfig), help_of("train", TrainConfig)]
+    sections: list[str] = []
+    defaults: Mapping[str, Any] = {}
     if model is None:
-        sections.insert(0, "Keys of [model]: seqrec train --help --model NAME, such as --model sasrec")
+        sections.append("Keys of [model]: seqrec train --help --model NAME, such as --model sasrec")
     else:
         try:
             cls = config_class(model) or _imported_options(model)
-            sections.insert(0, help_of("model", cls).replace("[model]", f"[model] of {model}", 1))
+            sections.append(help_of("model", cls).replace("[model]", f"[model] of {model}", 1))
+            defaults = cls.data_defaults
         except ValueError as error:
-            sections.insert(0, str(error))
+            sections.append(str(error))
+    sections += [help_of("data", DataConfig, defaults), help_of("train", TrainConfig)]
     parser.epilog = "\n\n".join(["Keys of --set and of the sections of --config, with their defaults:", *sections])
 
 
@@ -186,6 +189,7 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     keras.utils.set_random_seed(config.train.seed)
     with computing_in(config.train.precision), strategy.scope():
         model = _compiled_model(model_class, config, folder, steps, strategy.num_replicas_in_sync)
+    check_features(model, folder)
     if model.trainable_variables and folder.split_files("valid") and LABELS in folder.schema:
         check_labels_of_validation(model, folder, config.data.valid_sequences)
     # Only the chief writes the run folder; the others need a place of their own, but read the chief's checkpoints.

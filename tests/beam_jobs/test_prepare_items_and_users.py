@@ -75,7 +75,7 @@ def test_item_features_are_learned_from_training_items_alone(prepare, tmp_path):
     (tmp_path / "items.csv").write_text(
         "item_id,price,brand,tags,photo\n"
         "a,1,acme,x|y,a.jpg\nb,3,acme,y,b.jpg\nc,5,zeta,,c.jpg\nnew,100,fresh,fresh|y,d.jpg\nb,4,acme,y,b.jpg\n"
-        "broken,NaN,acme,x,e.jpg\nbroken2,much,acme,x,e.jpg\n"
+        "broken,-inf,acme,x,e.jpg\nbroken2,much,acme,x,e.jpg\n"
     )
     text = log("t a 1", "t b 2", "t c 3", "u c 1", "u a 2", "v b 11", "v new 12", "w new 21", "w a 22")
     declared = ("--items", str(tmp_path / "items.csv"), "--item-feature", "price:number", "brand:category")
@@ -141,9 +141,12 @@ def test_features_of_users_are_in_their_records_and_learned_from_training_users_
     assert sizes == {"country": 4, "age": 0, "hobbies": 4}
     assert outcome.stats["users"] == {
         "without_side_information": 1,
+        "with_side_information": 3,
         "in_users_file_without_events": 1,
         "duplicates_in_users_file": 1,
         "conflicting_in_users_file": 1,
+        "conflict": {"id": "u", "column": "age", "first": "40", "other": "41"},
+        "unjoined": {},
     }
     assert [(row["line"], row["reason"]) for row in outcome.rejected()] == [(7, "empty user id")]
     assert "1 users have no row in the users files, 1 rows have no events" in outcome.out
@@ -161,7 +164,7 @@ def test_users_without_records_have_no_events(prepare, tmp_path):
 
 
 def test_users_files_do_not_change_the_sequences(prepare, tmp_path):
-    (tmp_path / "users.csv").write_text("user_id,country\nann,no\n")
+    (tmp_path / "users.csv").write_text("user_id,country\nu,no\n")
     plain = prepare(THREE_USERS, output="plain")
     described = prepare(THREE_USERS, "--users", str(tmp_path / "users.csv"), "--user-feature country:category")
     for split in schema.SPLITS:

@@ -112,13 +112,13 @@ def test_rejected_lines_are_kept_where_nothing_is_left_to_train_on(prepare):
 def test_a_column_of_the_wrong_kind_is_refused_before_the_work(prepare):
     """But not where the first records only lack something, as those of anonymous users do in a sorted file."""
     header, options = "user_id,item_id,timestamp,label\n", ["--label-column", "label"]
-    outcome = prepare(header + "u,a,1,yes\nu,b,2,no\n" * 200, *options)
+    outcome = prepare(header + "u,a,1,good\nu,b,2,bad\n" * 200, *options)
     assert outcome.status == 2
     assert "No record in the first lines of" in outcome.err
     assert "is an event; unparsable label: " in outcome.err
-    assert "'yes'" in outcome.err
+    assert "'good'" in outcome.err
     assert "With --max-rejected 1 they are rejected" in outcome.err
     known = "u,a,1,1\nu,b,2,1\nu,a,3,1\nu,b,4,1\n"
     for lacking in (",a,1,1\n", "u,a,1,NULL\n"):
         assert prepare(header + lacking * 120 + known, *options, "--max-rejected", "0.99", "--overwrite").status == 0
-    assert prepare(header + "u,a,1,no\n" * 120 + known, *options, "--max-rejected", "1", "--overwrite").status == 0
+    assert prepare(header + "u,a,1,bad\n" * 120 + known, *options, "--max-rejected", "1", "--overwrite").status == 0

@@ -140,7 +140,7 @@ def test_the_graph_serialises_for_a_portable_runner(tmp_path):
 
 
 def test_the_dataflow_job_builds(tmp_path):
-    pytest.importorskip("google.cloud.storage", reason="needs apache-beam[gcp]")
+    pytest.importorskip("google.cloud.dataflow", reason="needs apache-beam[gcp]")
     apiclient = pytest.importorskip("apache_beam.runners.dataflow.internal.apiclient", reason="needs apache-beam[gcp]")
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
