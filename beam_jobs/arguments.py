@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any, NamedTuple
 
-from beam_jobs import parsing
 from beam_jobs.options import FORMATS, SPLIT_OPTIONS, Options
 from beam_jobs.presets import PRESETS
 from seqrec_tf import features
@@ -97,8 +96,8 @@ def _add_columns(group: _Group) -> None:
     _option(
         group,
         "time-format",
-        "auto: by the first lines; s, ms, us, ns: since 1970; order: any integer that grows with time",
-        choices=("auto", *parsing.TIME_FORMATS),
+        "auto: by the first lines; s, ms, us, ns: since 1970; iso: ISO 8601; order: any integer that grows with time; "
+        "or a pattern of strptime, such as '%%m/%%d/%%Y %%H:%%M'",
     )
     _option(group, "label-threshold", "smallest value that is positive (default: labels are 0 or 1)", type=float)
 
@@ -132,6 +131,14 @@ def _add_table(group: _Group, one: str, example: str) -> None:
 
 
 def _add_filters(group: _Group) -> None:
+    _option(
+        group,
+        "where",
+        'keep only the events that this says, such as "Quantity > 0 and CustomerID is not null and InvoiceNo not like '
+        "'C%%'\": any columns of the events files, compared with numbers, 'texts', true or false; names that are no "
+        "words in double quotes",
+        metavar="CONDITION",
+    )
     _option(group, "max-events", "newest events of a sequence that are looked at", type=int)
     _option(group, "positive-only", "drop events with label 0")
     _option(

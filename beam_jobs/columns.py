@@ -7,6 +7,7 @@ taken in two ways (blanks, signs, exponents, more digits than a float has) is le
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs import parsing
+from beam_jobs import times as times_lib
 from beam_jobs.tables import string_buffers
 
 # Digits of an integer that fits in 64 bits, and of one that is exact as a float.
@@ -23,10 +25,18 @@ _INTEGER_DIGITS, _FLOAT_DIGITS = 18, 15
 _EXACT = 1 << 53
 _NEGATIVE = f"^-[0-9]{{1,{_INTEGER_DIGITS}}}$"
 _DECIMAL = f"^-?[0-9]{{1,{_FLOAT_DIGITS}}}\\.[0-9]{{1,{_FLOAT_DIGITS}}}$"
-_DAY = "[12][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
-_CLOCK = "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})?"
-_ISO = f"^{_DAY}([T ]{_CLOCK})?$"
-_ISO_WITH_ZONE = f"^{_DAY}[T ]{_CLOCK}(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+_EXACT_DECIMAL = f"^[0-9]{{1,{_INTEGER_DIGITS}}}\\.[0-9]{{1,{_FLOAT_DIGITS}}}$"
+_MONTH_AND_DAY = "-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+_DAY, _DAY_IN_NANOSECONDS = f"[12][0-9]{{3}}{_MONTH_AND_DAY}", f"(1[7-9]|2[01])[0-9]{{2}}{_MONTH_AND_DAY}"
+_CLOCK = "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+_ZONE = "(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+# How times are written in ISO 8601, the unit that holds them, their zone.
+_ISO = (
+    (f"^{_DAY}([T ]{_CLOCK}(\\.[0-9]{{1,6}})?)?$", "us", None),
+    (f"^{_DAY}[T ]{_CLOCK}(\\.[0-9]{{1,6}})?{_ZONE}$", "us", "UTC"),
+    (f"^{_DAY_IN_NANOSECONDS}[T ]{_CLOCK}\\.[0-9]{{7,9}}$", "ns", None),
+    (f"^{_DAY_IN_NANOSECONDS}[T ]{_CLOCK}\\.[0-9]{{7,9}}{_ZONE}$", "ns", "UTC"),
+)
 # Days that not every month has.
 _LATE_DAY = "^.{8}(29|30|31)"
 _MICROSECONDS_A_DAY = 86_400_000_000
@@ -74,30 +84,51 @@ def times(array: pa.Array, time_format: str) -> tuple[np.ndarray, np.ndarray | N
         taken.
     """
     if time_format == "iso":
-        values, taken = _iso_times(array)
-        return values, None, taken
-    integers, floats, taken = _numbers(array)
+        return _iso_times(array)
+    if times_lib.is_pattern(time_format):
+        return _pattern_times(array, time_format)
+    integers, fractions, taken = _parts(array)
     first, limit = parsing.bounds(time_format)
+    taken &= ((integers >= first) & (integers < limit)) | (integers < parsing.bounds("s")[0])
+    if fractions is not None and time_format == "order":
+        taken &= fractions == 0
+    if fractions is not None and not fractions[taken].any():
+        fractions = None
+    return integers, fractions, taken
 
-    def in_unit(numbers: np.ndarray) -> np.ndarray:
-        return ((numbers >= first) & (numbers < limit)) | (numbers < parsing.bounds("s")[0])
 
+def _parts(array: pa.Array) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Numbers as integers, rounded down, and what that left of them, None where all are integers; which are taken."""
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        return _parts_of_text(array.cast(pa.string()))
+    integers, floats, taken = _numbers(array)
     if floats is None:
-        return integers, None, taken & in_unit(integers)
-    is_float = ~np.isnan(floats)
-    whole = np.trunc(floats)
+        return integers, None, taken
     with np.errstate(invalid="ignore"):
-        fits = in_unit(floats) & (np.abs(floats) < _EXACT)
-        if time_format == "order":
-            fits &= whole == floats
-    taken = taken & np.where(is_float, fits, in_unit(integers))
-    fractions = None
-    if time_format == "s":
-        whole = np.floor(floats)
-        fractions = np.where(taken & is_float, floats - whole, 0.0)
-        if not fractions.any():
-            fractions = None
-    return np.where(is_float, np.where(taken & is_float, whole, 0).astype(np.int64), integers), fractions, taken
+        taken = taken & (np.abs(floats) < _EXACT)
+    floats = np.where(taken, floats, 0.0)
+    whole = np.floor(floats)
+    return whole.astype(np.int64), floats - whole, taken
+
+
+def _parts_of_text(strings: pa.StringArray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """The same of text, of which every digit counts: 0.123456789 of a second, too."""
+    integers, _, taken = _numbers_of_text(strings, has_decimals=False)
+    rest = np.flatnonzero(~taken)
+    of_rest = strings.take(pa.array(rest))
+    fits = _numpy(pc.match_substring_regex(of_rest, _EXACT_DECIMAL).fill_null(False), bool)
+    if not fits.any():
+        return integers, None, taken
+    digits = pc.split_pattern(of_rest.filter(pa.array(fits)), ".").flatten()
+    places, rows = np.arange(0, len(digits), 2), rest[fits]
+    fractions = np.zeros(len(strings))
+    integers[rows] = _numpy(digits.take(pa.array(places)).cast(pa.int64()), np.int64)
+    of_fractions = pc.binary_join_element_wise("0", digits.take(pa.array(places + 1)), ".")
+    fractions[rows] = _numpy(of_fractions.cast(pa.float64()), np.float64)
+    taken[rows] = True
+    return integers, fractions, taken
 
 
 def labels(array: pa.Array, threshold: float | None) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +193,9 @@ def _numbers(array: pa.Array) -> tuple[np.ndarray, np.ndarray | None, np.ndarray
     return zeros, None, np.zeros(len(array), bool)
 
 
-def _numbers_of_text(strings: pa.StringArray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+def _numbers_of_text(
+    strings: pa.StringArray, *, has_decimals: bool = True
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     offsets, data = string_buffers(strings)
     lengths = np.diff(offsets)
     taken = (lengths > 0) & (lengths <= _INTEGER_DIGITS) & _present(strings)
@@ -175,7 +208,8 @@ def _numbers_of_text(strings: pa.StringArray) -> tuple[np.ndarray, np.ndarray | 
     rest = np.flatnonzero(~taken)
     of_rest = strings.take(pa.array(rest))
     floats = None
-    for pattern, type_, into in ((_NEGATIVE, pa.int64(), integers), (_DECIMAL, pa.float64(), None)):
+    kinds = [(_NEGATIVE, pa.int64(), integers), *([(_DECIMAL, pa.float64(), None)] if has_decimals else [])]
+    for pattern, type_, into in kinds:
         fits = _numpy(pc.match_substring_regex(of_rest, pattern).fill_null(False), bool)
         if fits.any():
             if into is None:
@@ -185,28 +219,70 @@ def _numbers_of_text(strings: pa.StringArray) -> tuple[np.ndarray, np.ndarray | 
     return integers, floats, taken
 
 
-def _iso_times(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Microseconds since 1970, as `parsing.parse_iso` gives them, and which rows are taken."""
+def _iso_times(array: pa.Array) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Microseconds since 1970, as `parsing.parse_iso` gives them, in two parts; which rows are taken."""
     taken = _present(array)
     if pa.types.is_timestamp(array.type):
-        array = array.cast(pa.timestamp("us", tz=array.type.tz), safe=False)
-        return _numpy(array.cast(pa.int64()), np.int64), taken
+        return *_microseconds(array if array.type.unit == "ns" else _in_unit(array, "us")), taken
     if pa.types.is_date(array.type):
         days = array.cast(pa.date32()).cast(pa.int32()).cast(pa.int64())
-        return _numpy(days, np.int64) * _MICROSECONDS_A_DAY, taken
-    values, taken = np.zeros(len(array), np.int64), np.zeros(len(array), bool)
+        return _numpy(days, np.int64) * _MICROSECONDS_A_DAY, None, taken
+    values, fractions, taken = np.zeros(len(array), np.int64), None, np.zeros(len(array), bool)
     if not pa.types.is_string(array.type):
-        return values, taken
-    for pattern, zone in ((_ISO, None), (_ISO_WITH_ZONE, "UTC")):
+        return values, None, taken
+    for pattern, unit, zone in _ISO:
+        if taken.all():
+            break
         fits = _numpy(pc.match_substring_regex(array, pattern).fill_null(False), bool)
         try:
-            moments = array.filter(pa.array(fits)).cast(pa.timestamp("us", tz=zone))
+            moments = array.filter(pa.array(fits)).cast(pa.timestamp(unit, tz=zone))
         except pa.ArrowInvalid:  # a day that its month does not have
             fits &= ~_numpy(pc.match_substring_regex(array, _LATE_DAY).fill_null(False), bool)
-            moments = array.filter(pa.array(fits)).cast(pa.timestamp("us", tz=zone))
-        values[fits] = _numpy(moments.cast(pa.int64()), np.int64)
+            moments = array.filter(pa.array(fits)).cast(pa.timestamp(unit, tz=zone))
+        values[fits], finer = _microseconds(moments)
+        if finer is not None:
+            fractions = np.zeros(len(array)) if fractions is None else fractions
+            fractions[fits] = finer
         taken |= fits
-    return values, taken
+    return values, fractions, taken
+
+
+def _in_unit(array: pa.Array, unit: str) -> pa.Array:
+    return array.cast(pa.timestamp(unit, tz=array.type.tz), safe=False)
+
+
+def _microseconds(moments: pa.Array) -> tuple[np.ndarray, np.ndarray | None]:
+    """Micro- or nanoseconds as whole microseconds and what is beyond them, None where nothing is."""
+    numbers = _numpy(moments.cast(pa.int64()), np.int64)
+    if moments.type.unit == "us":
+        return numbers, None
+    whole, finer = np.divmod(numbers, 1_000)
+    return whole, finer / 1_000 if finer.any() else None
+
+
+def _pattern_times(array: pa.Array, pattern: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """The same of times that a pattern of `strptime` says; each text is looked at once."""
+    if pa.types.is_integer(array.type):
+        array = array.cast(pa.string())
+    if not pa.types.is_string(array.type):
+        return np.zeros(len(array), np.int64), None, np.zeros(len(array), bool)
+    coded = array.dictionary_encode()
+    texts = coded.dictionary
+    values, taken = np.zeros(len(texts), np.int64), np.zeros(len(texts), bool)
+    if iso := times_lib.iso_of(pattern):
+        padded = pc.replace_substring_regex(texts, times_lib.ONE_DIGIT_ALONE, r"0\1")
+        fits = pc.match_substring_regex(padded, iso[0])
+        values, _, taken = _iso_times(pc.if_else(fits, pc.replace_substring_regex(padded, *iso), ""))
+    parse = parsing.time_parser(pattern)
+    for place in np.flatnonzero(~taken).tolist():
+        with contextlib.suppress(ValueError):
+            values[place] = parse(texts[place].as_py())
+            taken[place] = True
+    codes = _numpy(coded.indices, np.int64)
+    present = _present(array)
+    if not len(texts):
+        return np.zeros(len(array), np.int64), None, present
+    return values[codes], None, taken[codes] & present
 
 
 def _present(array: pa.Array) -> np.ndarray:

@@ -58,7 +58,15 @@ class Tally:
         lines: Lines (in Parquet: records) by what they are of: "events", "items" or "users".
         rejected: Those that were rejected, by (what they are of, reason).
         events: Events that were read.
+        dropped_by_where: Lines of events that `--where` does not want.
+        dropped_as_null: Those of them where a null was what decided.
         too_old: Events beyond the newest --max-events of a sequence.
+        events_a_user: How many users (or sessions, where the data has no users) have so many events.
+        noted_users: Events of those that stand out by their number, or by an id that may say "nothing".
+        noted_sessions: Events of sessions of users whose id may say "nothing".
+        events_at_median: Events at the time that is the median of a bucket.
+        last_time: One number, of the newest event.
+        minus_first_time: One number, of the oldest event, negative: the largest of several tallies counts.
         sequences: By step, sequences that are there after it.
         training_users: Users with a training record.
         events_with_ties: Events that share their time with a neighbour.
@@ -81,7 +89,15 @@ class Tally:
     lines: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     rejected: collections.Counter[tuple[str, str]] = dataclasses.field(default_factory=collections.Counter)
     events: int = 0
+    dropped_by_where: int = 0
+    dropped_as_null: int = 0
     too_old: int = 0
+    events_a_user: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
+    noted_users: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    noted_sessions: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    events_at_median: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
+    last_time: tuple[int, ...] = ()
+    minus_first_time: tuple[int, ...] = ()
     sequences: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     training_users: int = 0
     events_with_ties: int = 0
@@ -109,6 +125,8 @@ class Tally:
                 value = getattr(part, field.name)
                 if isinstance(value, int):
                     setattr(total, field.name, getattr(total, field.name) + value)
+                elif isinstance(value, tuple):
+                    setattr(total, field.name, max(getattr(total, field.name), value))
                 else:
                     getattr(total, field.name).update(value)
         return total

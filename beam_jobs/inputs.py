@@ -21,10 +21,11 @@ from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs import lines as lines_lib
-from beam_jobs import parsing, read_events, storage
+from beam_jobs import parsing, read_events, storage, times
 from beam_jobs.lines import Range
 from beam_jobs.options import FORMATS, NONE, Options, TableOptions, flag, no_match
 from beam_jobs.parsing import Columns, EventParser, LineError, TextFormat
+from beam_jobs.where import Condition, Where
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import ITEM_ID, Feature
@@ -40,6 +41,8 @@ _BY_EXTENSION = {
 _DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "pipe": "|", "semicolon": ";"}
 _LINES_TO_PEEK = 100
 _ROWS_TO_PEEK = 1_000
+# Where the first lines do not tell days from months: files are by time, and the first of them of a few days.
+_LINES_TO_TELL_DAYS = 100_000
 _FILES_AT_ONCE = 32
 # How files say, in the text of a value, that there is none.
 _NULLS = {"", "None", "NULL", "null", "NA", "N/A", "nan", "NaN", "\\N"}
@@ -58,6 +61,7 @@ class EventsInput:
         text_format: How lines are written, None for Parquet.
         columns: What to take of them.
         time_format: One of `parsing.TIME_FORMATS`, "" where events have no time.
+        where: Which events are wanted; None: all.
         notes: What was inferred, a line each.
     """
 
@@ -67,6 +71,7 @@ class EventsInput:
     text_format: TextFormat | None
     columns: Columns
     time_format: str
+    where: Where | None
     notes: tuple[str, ...]
 
 
@@ -113,24 +118,27 @@ def inspect_events(options: Options) -> EventsInput:
     notes = [f"format {format_}"] if options.format == "auto" else []
     if not parts:
         raise ValueError(f"The input files are empty: {files[0].path}.")
-    columns, text_format, time_format = Columns(item=0), None, ""
+    columns, text_format, time_format, where = Columns(item=0), None, "", None
     if format_ == "sequences":
         text_format = _text_format(format_, options.delimiter or " ", options.encoding, quoted=False)
         _first_with_records(parts, text_format)
     else:
         names = {field.name: getattr(options, f"{field.name}_column") for field in dataclasses.fields(Columns)}
         columns = Columns(**{name: _column(text, has_numbers=format_ != "jsonl") for name, text in names.items()})
-        path, text_format, sample = _sample(options, format_, parts, columns)
+        where = _where(options.where, has_numbers=format_ != "jsonl")
+        path, text_format, sample = _sample(options, format_, parts, columns, where)
         if columns.time is not None:
             time_format = options.time_format
             if time_format == "auto":
-                time_format, value = _infer_time(sample, path)
+                time_format, value = _infer_time(
+                    sample, path, lambda: _sample(options, format_, parts, columns, where, _LINES_TO_TELL_DAYS)[2]
+                )
                 notes.append(f"time format {time_format} (as in {value!r})")
         if options.max_rejected < 1:
             parser = EventParser(columns, time_format=time_format, label_threshold=options.label_threshold)
             _check_sample(sample, path, parser)
     num_bytes = sum(file.size_in_bytes * (4 if lines_lib.is_gzip(file.path) else 1) for file in files)
-    return EventsInput(tuple(parts), len(files), num_bytes, text_format, columns, time_format, tuple(notes))
+    return EventsInput(tuple(parts), len(files), num_bytes, text_format, columns, time_format, where, tuple(notes))
 
 
 def _events_files(options: Options) -> tuple[list[FileMetadata], str, list[Range]]:
@@ -161,15 +169,25 @@ def _events_files(options: Options) -> tuple[list[FileMetadata], str, list[Range
 
 
 def _sample(
-    options: Options, format_: str, parts: Sequence[Range], columns: Columns
+    options: Options,
+    format_: str,
+    parts: Sequence[Range],
+    columns: Columns,
+    where: Where | None,
+    number: int = _LINES_TO_PEEK,
 ) -> tuple[str, TextFormat | None, list[Sequence]]:
-    """A file that holds records, how its lines are written, and the values of `columns` in its first records."""
+    """A file that holds records, how its lines are written, and the values of `columns` in its first wanted records.
+
+    `number` says how many lines are looked at.
+    """
+    more = where.columns if where else ()
     if format_ == "parquet":
         paths = list(dict.fromkeys(part.path for part in parts))
         for path, names in zip(paths, _of_each(_parquet_names, paths), strict=True):
             _check_columns(columns, names, path)
-        rows = read_events.read_parquet(parts[0], tuple(columns))
-        return parts[0].path, None, list(itertools.islice(rows, _LINES_TO_PEEK))
+            _check_where(more, names, path)
+        records = read_events.read_parquet(parts[0], (*columns, *more))
+        return parts[0].path, None, _wanted(list(itertools.islice(records, number)), where)
     text_format = _text_format(
         format_,
         options.delimiter,
@@ -178,7 +196,32 @@ def _sample(
         has_header=options.header or any(isinstance(column, str) for column in columns),
     )
     path = _first_with_records(parts, text_format).path
-    return (path, *_peek(path, text_format, columns))
+    text_format, rows = _peek(path, text_format, columns, more, number)
+    return path, text_format, _wanted(rows, where)
+
+
+def _wanted(rows: Sequence[Sequence], where: Where | None) -> list[Sequence]:
+    """The rows that `where` wants, without its columns; all of them where it wants none of the first."""
+    number = len(dataclasses.fields(Columns))
+    is_wanted = where.condition.of_rows([row[number:] for row in rows]).to_pylist() if where else []
+    chosen = list(itertools.compress(rows, is_wanted)) or rows
+    return [row[:number] for row in chosen]
+
+
+def _where(text: str, *, has_numbers: bool) -> Where | None:
+    if not text:
+        return None
+    condition = Condition.of(text)
+    return Where(tuple(_name_or_number(name, has_numbers=has_numbers) for name in condition.names), condition)
+
+
+def _check_where(columns: Sequence[str | int], names: Sequence[str], path: str) -> None:
+    for column in columns:
+        if column not in (range(len(names)) if isinstance(column, int) else names):
+            raise ValueError(
+                f"{path} has no column {column!r} (--where; a text stands in 'single quotes')"
+                f"{_nearest(str(column), names)}."
+            )
 
 
 def inspect_table(options: Options, one: str, *, first_number: int) -> TableInput:
@@ -326,7 +369,11 @@ def _first_with_records(parts: Sequence[Range], text_format: TextFormat) -> Rang
 
 
 def _column(text: str, *, has_numbers: bool) -> str | int | None:
-    return None if text == NONE else int(text) if has_numbers and text.isdigit() else text
+    return None if text == NONE else _name_or_number(text, has_numbers=has_numbers)
+
+
+def _name_or_number(text: str, *, has_numbers: bool) -> str | int:
+    return int(text) if has_numbers and text.isdigit() else text
 
 
 def _format(wanted: str, paths: Sequence[str], option: str) -> str:
@@ -357,13 +404,16 @@ def _text_format(format_: str, delimiter: str, encoding: str, *, quoted: bool, h
     )
 
 
-def _peek(path: str, text_format: TextFormat, columns: Columns) -> tuple[TextFormat, list[Sequence]]:
-    """The format with its number of columns, and the values of `columns` in the first good lines."""
+def _peek(
+    path: str, text_format: TextFormat, columns: Columns, more: Sequence[str | int], number: int
+) -> tuple[TextFormat, list[Sequence]]:
+    """The format with its number of columns, and the values of `columns` and `more` in the first good lines."""
     header = lines_lib.read_header(path, text_format)
     with lines_lib.open_binary(path) as stream:
-        lines = list(itertools.islice(stream, _LINES_TO_PEEK))[0 if header is None else 1 :]
+        lines = list(itertools.islice(stream, number))[0 if header is None else 1 :]
     if header is not None:
         _check_columns(columns, header, path)
+        _check_where(more, header, path)
     elif text_format.format == "csv":
         sizes = collections.Counter(
             len(text_format.split(text_format.decode(line)))
@@ -371,21 +421,23 @@ def _peek(path: str, text_format: TextFormat, columns: Columns) -> tuple[TextFor
             if not text_format.is_blank(line) and _is_good(text_format, line)
         )
         text_format = dataclasses.replace(text_format, num_columns=max(sizes, key=lambda n: (sizes[n], n), default=0))
-        numbers = [column for column in columns if isinstance(column, int)]
+        numbers = [column for column in (*columns, *more) if isinstance(column, int)]
         if lines and max(numbers) >= text_format.num_columns:
             raise ValueError(
                 f"{path} has {text_format.num_columns} columns (delimiter {text_format.delimiter!r}), so there is no "
                 f"column number {max(numbers)}; numbers start at 0."
             )
-    parse = parsing.row_parser(text_format, tuple(columns), header)
+    parse = parsing.row_parser(text_format, (*columns, *more), header, num_required=len(tuple(columns)))
     sample = []
     for line in lines:
         try:
             sample.append(parse(text_format.decode(line)))
         except LineError:
             continue
-    if not sample and text_format.format == "jsonl":
-        _check_columns(columns, _json_names(path, text_format), path)
+    if text_format.format == "jsonl" and (more or not sample):
+        names = _json_names(path, text_format)
+        _check_columns(columns, names, path)
+        _check_where(more, names, path)
     return text_format, sample
 
 
@@ -438,22 +490,27 @@ def _check_sample(sample: Sequence[Sequence], path: str, parse: EventParser) -> 
         )
 
 
-def _infer_time(sample: Sequence[Sequence], path: str) -> tuple[str, Any]:
+def _infer_time(sample: Sequence[Sequence], path: str, more: Callable[[], Sequence[Sequence]]) -> tuple[str, Any]:
+    """The time format that the first lines show, and a value that shows it; `more` gives more lines."""
     for values in sample:
         try:
             return parsing.infer_time_format(values[2]), values[2]
         except LookupError as error:
             raise ValueError(
-                f"{path}: {error}. Write times as ISO 8601 or as seconds since 1970; if this one is a number of "
-                f"seconds or parts of them, give --time-format ({', '.join(parsing.UNITS_PER_SECOND)})."
+                f"{path}: {error}. If it is one, {times.proposal(times.recognised([values[2]]))}; if it is a number of "
+                f"seconds or parts of them, give --time-format ({', '.join(('s', 'ms', 'us', 'ns'))})."
             ) from None
         except (ValueError, TypeError):
             continue
+    patterns = times.recognised(values[2] for values in sample)
+    if len(patterns) > 1:
+        patterns = times.recognised(values[2] for values in more()) or patterns
     shown = f" (the first is {sample[0][2]!r})" if sample else ""
-    raise ValueError(
-        f"The times in the first lines of {path} are neither numbers nor ISO 8601{shown}; give --time-column or "
-        f"--time-format ({', '.join(parsing.TIME_FORMATS)})."
-    )
+    names = ", ".join(parsing.TIME_FORMATS)
+    cure = f"give --time-column or --time-format ({names}, or a pattern of strptime such as '%d.%m.%Y %H:%M')"
+    if patterns:
+        cure = times.proposal(patterns)
+    raise ValueError(f"The times in the first lines of {path} are neither numbers nor ISO 8601{shown}; {cure}.")
 
 
 def _of_each(function: Callable[[str], T], paths: Sequence[str]) -> list[T]:

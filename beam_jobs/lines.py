@@ -346,36 +346,46 @@ def _bytes_at(values: np.ndarray, places: np.ndarray) -> np.ndarray:
     return np.where(inside, values[np.where(inside, places, 0)], _LINE_FEED).astype(np.uint8)
 
 
-def plain_json(block: Block, text_format: TextFormat, wanted: Sequence[str | int | None]) -> Plain:
-    """The columns `wanted` of the lines that are an object with all of them."""
+def plain_json(
+    block: Block, text_format: TextFormat, wanted: Sequence[str | int | None], *, num_required: int
+) -> Plain:
+    """The columns `wanted` of the lines that are an object with the first `num_required` of them."""
     import orjson
 
     if codecs.lookup(text_format.encoding).name != "utf-8":
         return Plain.nothing(wanted)
     texts = block.data.split(b"\n")
-    names = [name for name in wanted if name is not None]
-    values: list[list[Any]] = [[] for _ in names]
+    names, optional = [name for name in wanted[:num_required] if name is not None], wanted[num_required:]
+    required = set(names).difference(optional)
+    values: list[list[Any]] = [[] for _ in (*names, *optional)]
     lines: list[np.ndarray] = []
     for start in range(0, len(block), _JSON_LINES_AT_ONCE):
         some = texts[start : min(start + _JSON_LINES_AT_ONCE, len(block))]
         try:
             rows = list(map(orjson.loads, some))
-            columns_of_rows = [[row[name] for row in rows] for name in names]
+            columns_of_rows = [
+                [row[name] for row in rows] if name in required else [row.get(name) for row in rows]
+                for name in (*names, *optional)
+            ]
             of_rows = np.arange(start, start + len(rows))
-        except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
-            kept = [(number, row) for number, row in enumerate(map(_object, some), start) if _has_all(row, names)]
-            columns_of_rows = [[row[name] for _, row in kept] for name in names]
+        except (orjson.JSONDecodeError, KeyError, TypeError, IndexError, AttributeError):
+            kept = [(number, row) for number, row in enumerate(map(_object, some), start) if _has_all(row, required)]
+            columns_of_rows = [[row.get(name) for _, row in kept] for name in (*names, *optional)]
             of_rows = np.array([number for number, _ in kept], np.int64)
         lines.append(of_rows)
         for into, column in zip(values, columns_of_rows, strict=True):
             into += column
     numbers = np.concatenate(lines)
     taken = np.ones(len(numbers), bool)
-    arrays = {}
-    for name, column in zip(names, values, strict=True):
-        arrays[name], is_usual = columns.of_values(column)
+    arrays = []
+    for place, column in enumerate(values):
+        array, is_usual = columns.of_values(column)
+        if place >= len(names):
+            is_usual |= np.array([value is None for value in column], bool)
+        arrays.append(array)
         taken &= is_usual
-    return Plain([None if name is None else arrays[name] for name in wanted], numbers, taken)
+    of_names = iter(arrays)
+    return Plain([None if name is None else next(of_names) for name in wanted], numbers, taken)
 
 
 def _object(text: bytes) -> Any:
@@ -387,7 +397,7 @@ def _object(text: bytes) -> Any:
         return None
 
 
-def _has_all(row: Any, names: Sequence[Any]) -> bool:
+def _has_all(row: Any, names: Iterable[Any]) -> bool:
     return isinstance(row, dict) and all(name in row for name in names)
 
 

@@ -9,6 +9,7 @@ import glob
 import os
 from typing import Any
 
+from beam_jobs import parsing, times
 from beam_jobs.presets import PRESETS
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
@@ -94,6 +95,7 @@ class Options:
     time_format: str = "auto"
     label_threshold: float | None = None
     positive_only: bool = False
+    where: str = ""
     items: TableOptions = TableOptions("item", id_column="item_id")
     require_items: bool = False
     require_item_features: str = ""
@@ -251,9 +253,13 @@ def check_options(options: Options) -> None:
         raise ValueError("Give --item-column: what the events are about.")
     if options.format == "sequences":  # an item after the other, and nothing beside them
         given = options.by_name
-        for name in ("users", "session_column", "label_column", "header", "no_quotes"):
-            if given[name] not in ((), NONE, False):
+        for name in ("users", "session_column", "label_column", "header", "no_quotes", "where"):
+            if given[name] not in ((), NONE, False, ""):
                 raise ValueError(f"--format sequences has items alone, a sequence a line: {flag(name)} does not apply.")
+    if times.is_pattern(options.time_format):
+        times.check_pattern(options.time_format)
+    else:
+        check_choice("--time-format", options.time_format, ("auto", *parsing.TIME_FORMATS))
     for name, is_met, needed in (
         ("time_format", options.time_column != NONE, "--time-column"),
         ("positive_only", options.label_column != NONE, "--label-column"),

@@ -9,18 +9,23 @@ import contextlib
 import csv
 import dataclasses
 import datetime
+import decimal
 import json
 import math
 import operator
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from beam_jobs import times
 from seqrec_tf import features
 
 TIME_FORMATS = ("s", "ms", "us", "ns", "iso", "order")
-UNITS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000, "iso": 1_000_000}
+UNITS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000, "iso": 1_000_000, "order": 1}
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
+# Digits of a second that come after those of its microseconds.
+_FINER = re.compile(r"[.,][0-9]{6}([0-9]+)")
 _INT64 = 2**63
 # The year 1973 in each unit; a thousand times as much is the year 5138, and 1973 in the next finer one.
 _LEAST_OF_UNIT = {"ns": 10**17, "us": 10**14, "ms": 10**11, "s": 10**8}
@@ -46,13 +51,13 @@ class Event(NamedTuple):
     """One event, as a line tells it.
 
     Attributes:
-        time: In the unit of the input.
+        time: In the unit of the input, with what it has beyond whole units.
         position: Unique in the input, and ascending in it: equal times keep the order of the input.
         item: What was chosen.
         label: 1 where it was liked, 0 where not, None where the data does not say.
     """
 
-    time: int | float
+    time: int | float | decimal.Decimal
     position: int
     item: str
     label: int | None
@@ -134,7 +139,7 @@ def row_parser(
     columns: Sequence[str | int | None],
     header: Sequence[str] | None,
     *,
-    optional_keys: bool = False,
+    num_required: int | None = None,
 ) -> Callable[[str], Sequence]:
     """A function from the text of a line to the values of `columns`, None for each column that is None.
 
@@ -142,10 +147,11 @@ def row_parser(
         text_format: How the line is written.
         columns: What to take.
         header: The names in the file's first line, None where it has none.
-        optional_keys: Whether a JSON object may lack a key, which then counts as null.
+        num_required: How many of the columns, the first ones, a JSON object must have, None for all; what it lacks of
+            the others is null, also where one of the first is among these again.
     """
     if text_format.format == "jsonl":
-        return _json_parser(columns, optional_keys)
+        return _json_parser(columns, len(columns) if num_required is None else num_required)
     if text_format.format == "sequences":
         return text_format.split
     try:
@@ -189,7 +195,9 @@ def _refuse(reason: str, detail: str) -> Callable[[str], tuple]:
     return parse
 
 
-def _json_parser(columns: Sequence[str | int | None], optional_keys: bool) -> Callable[[str], tuple]:
+def _json_parser(columns: Sequence[str | int | None], num_required: int) -> Callable[[str], tuple]:
+    optional = frozenset(columns[num_required:])
+
     def parse(text: str) -> tuple:
         try:
             row = json.loads(text)
@@ -198,10 +206,8 @@ def _json_parser(columns: Sequence[str | int | None], optional_keys: bool) -> Ca
         if not isinstance(row, dict):
             raise LineError("bad JSON", "not an object")
         row[None] = None
-        if optional_keys:
-            return tuple([row.get(column) for column in columns])
         try:
-            return tuple([row[column] for column in columns])
+            return tuple([row.get(column) if column in optional else row[column] for column in columns])
         except KeyError as error:
             raise LineError("missing key", str(error)) from None
 
@@ -250,9 +256,18 @@ def parse_number(value: Any) -> int | float:
     return number
 
 
-def parse_iso(value: Any) -> int:
+def parse_exactly(value: Any) -> int | float | decimal.Decimal:
+    """A finite number, as `parse_number`, but of a text every digit counts."""
+    number = parse_number(value)
+    return decimal.Decimal(value) if isinstance(number, float) and isinstance(value, str) else number
+
+
+def parse_iso(value: Any) -> int | decimal.Decimal:
     """Microseconds since 1970 of an ISO 8601 text, a date or a datetime; UTC where it names no zone."""
+    finer = decimal.Decimal(0)
     if isinstance(value, str):
+        if digits := _FINER.search(value):
+            finer = decimal.Decimal(f"0.{digits[1]}")
         value = datetime.datetime.fromisoformat(value)
     elif isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
         value = datetime.datetime(value.year, value.month, value.day)
@@ -260,7 +275,13 @@ def parse_iso(value: Any) -> int:
         raise ValueError(f"{value!r} is not a date")
     if value.tzinfo is None:
         value = value.replace(tzinfo=datetime.UTC)
-    return (value - _EPOCH) // _MICROSECOND
+    microseconds = (value - _EPOCH) // _MICROSECOND
+    return microseconds + finer if finer else microseconds
+
+
+def units_per_second(time_format: str) -> int:
+    """Units that a second has; 1 where times are just an order, or there are none."""
+    return UNITS_PER_SECOND["iso" if times.is_pattern(time_format) else time_format] if time_format else 1
 
 
 def infer_time_format(value: Any) -> str:
@@ -290,22 +311,29 @@ def bounds(time_format: str) -> tuple[int, int]:
     return first, _INT64 if time_format == "ns" else 1_000 * first
 
 
-def time_parser(time_format: str) -> Callable[[Any], int | float]:
-    """A function from a value to the time in the unit of the input; ValueError where it is none."""
+def time_parser(time_format: str) -> Callable[[Any], int | float | decimal.Decimal]:
+    """A function from a value to the time in the unit of the input; ValueError where it is none.
+
+    Times of ISO 8601, and those of a pattern, are in microseconds.
+    """
     if time_format == "iso":
         return parse_iso
+    if times.is_pattern(time_format):
+        moment_of = times.pattern_parser(time_format)
+        return lambda value: parse_iso(moment_of(value))
 
     first, limit = bounds(time_format)
 
-    def parse(value: Any) -> int | float:
-        number = parse_number(value)
+    def parse(value: Any) -> int | float | decimal.Decimal:
+        number = parse_exactly(value)
         if not first <= number < limit and number >= _LEAST_OF_UNIT["s"]:  # what is less is near 1970 in any unit
             other = next(name for name, least in _LEAST_OF_UNIT.items() if number >= least)
             raise ValueError(f"{value!r} looks like a time in {other}, not in {time_format}")
-        if isinstance(number, float) and (number.is_integer() or time_format != "s"):
-            if time_format == "order" and not number.is_integer():
-                raise ValueError(f"{value!r} is no integer, as times that are a mere order must be")
-            number = int(number)
+        whole = math.floor(number)
+        if whole == number:
+            number = whole
+        elif time_format == "order":
+            raise ValueError(f"{value!r} is no integer, as times that are a mere order must be")
         if not -_INT64 <= number < _INT64:
             raise ValueError(f"{value!r} does not fit in 64 bits")
         return number

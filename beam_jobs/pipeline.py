@@ -11,7 +11,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import AsDict, AsList, AsSingleton
 
-from beam_jobs import inputs, parsing, read_events, sequences, side_tables, splits, write_dataset
+from beam_jobs import inputs, oddities, parsing, read_events, sequences, side_tables, splits, write_dataset
 from beam_jobs import steps as steps_lib
 from beam_jobs.counting import ITEM_COUNTS, TALLY, Counting, SumItems, Tally
 from beam_jobs.inputs import EventsInput, TableInput
@@ -60,7 +60,7 @@ class Plan:
     @property
     def units_per_second(self) -> int:
         """Of the events' times; 1 where they are just an order."""
-        return parsing.UNITS_PER_SECOND.get(self.events.time_format, 1)
+        return parsing.units_per_second(self.events.time_format)
 
 
 def make_plan(options: Options, output: str) -> Plan:
@@ -215,8 +215,10 @@ class PrepareSequences(beam.PTransform):
             num_files=plan.events.num_files,
             max_rejected=plan.options.max_rejected,
             tables=tuple(plan.tables),
+            time_format=plan.events.time_format,
         )
         tally = counted.tallies | "All tallies" >> beam.Flatten() | "Sum tallies" >> beam.CombineGlobally(Tally.sum)
+        odd_items = counted.items[0] | "Odd items" >> beam.MapTuple(_odd_items)
         by_step = counted.items | "All steps" >> beam.Flatten() | "Sizes" >> beam.MapTuple(_size)
         return (
             begin
@@ -229,6 +231,7 @@ class PrepareSequences(beam.PTransform):
                 AsSingleton(made.learned_of_users),
                 AsSingleton(tally),
                 AsDict(by_step),
+                AsList(odd_items),
                 AsDict(digests | "All files" >> beam.Flatten()),
                 AsList(rejected_files),
             )
@@ -248,6 +251,7 @@ class PrepareSequences(beam.PTransform):
                     time_format=plan.events.time_format,
                     label_threshold=options.label_threshold,
                     max_events=options.max_events,
+                    where=plan.events.where,
                 ),
             )
         }
@@ -410,6 +414,10 @@ def _of_bucket(bucket: int, whole: Sequences, function: Callable[[Sequences], An
 
 def _size(step: str, counts: ItemCounts) -> tuple[str, tuple[int, int]]:
     return step, (counts.num_items, counts.num_events)
+
+
+def _odd_items(step: str, counts: ItemCounts) -> dict[str, int]:
+    return oddities.odd_items(counts)
 
 
 def _joined(arrays: Sequence[pa.StringArray]) -> pa.StringArray:

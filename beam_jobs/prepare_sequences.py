@@ -305,6 +305,12 @@ def summary(stats: dict[str, Any], output: str, seconds: float, of_parts: Mappin
         f"repeats: {repeats['repeated_events']:,} events of an item seen before in the sequence, "
         f"{repeats['targets_repeating_history']['test']:,} test targets among them",
     ]
+    if dropped := stats["input"].get("dropped_by_where"):
+        nulls = stats["input"]["dropped_as_null"]
+        lines.append(
+            f"--where: {dropped:,} of {stats['input']['lines']:,} lines dropped"
+            + (f"; for {nulls:,} of them a field that it reads is empty, or no number" if nulls else "")
+        )
     beyond = stats["input"]["events_beyond_the_newest"]
     if beyond:
         lines.append(f"too old: {beyond:,} events beyond the newest {stats['options']['max_events']:,} of a sequence")
@@ -323,6 +329,7 @@ def summary(stats: dict[str, Any], output: str, seconds: float, of_parts: Mappin
         if part and part["rejected"]:
             reasons = ", ".join(f"{number:,} {reason}" for reason, number in part["rejected_by_reason"].items())
             lines.append(f"rejected: {part['rejected']:,} of {part['lines']:,} {what}: {reasons}")
+    lines += [f"warning: {sentence}" for sentence in stats["warnings"]]
     events = stats["input"]["events"]
     parts = ", ".join(f"{part} {of_part:.1f}" for part, of_part in of_parts.items())
     lines += [

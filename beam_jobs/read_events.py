@@ -15,6 +15,7 @@ import functools
 import itertools
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -44,9 +45,12 @@ from beam_jobs.tables import (
     bucket_of,
     time_order,
 )
+from beam_jobs.where import Where
 from seqrec_tf import features
 
 REJECTED_HELD = 1_000
+# Records that are not plain are looked at in pieces of so many.
+_RECORDS_AT_ONCE = 10_000
 # A position is the file's rank and the byte offset (in Parquet: the record) in one integer.
 _RANK_SHIFT = 44
 _PARQUET_ROWS_AT_ONCE = 1 << 18
@@ -88,8 +92,10 @@ def _lines_at(block: Block, rows: np.ndarray) -> Iterator[bytes]:
 
 
 def _python_values(array: pa.Array) -> list:
-    if pa.types.is_timestamp(array.type):  # nanoseconds have no Python equal
-        array = array.cast(pa.timestamp("us", tz=array.type.tz), safe=False)
+    if pa.types.is_timestamp(array.type) and array.type.unit == "ns":  # these have no Python equal, but as text
+        nanoseconds, array = array.cast(pa.int64()), array.cast(pa.timestamp("us", tz=array.type.tz), safe=False)
+        if pc.any(pc.not_equal(pc.multiply(array.cast(pa.int64()), 1_000), nanoseconds)).as_py():
+            return nanoseconds.cast(pa.timestamp("ns")).cast(pa.string()).to_pylist()
     return array.to_pylist()
 
 
@@ -103,6 +109,7 @@ class Batch:
         records: From the numbers of some records to these as they came.
         plain: The columns of those that can be taken at once, m of them.
         first: How many of the records are none, but a header.
+        unwanted: int64, the numbers of those that `--where` drops; they are not among the plain ones any more.
         block: The lines that the records are, None where they are not of a text file.
     """
 
@@ -111,18 +118,23 @@ class Batch:
     records: Callable[[np.ndarray], Iterator[Any]]
     plain: Plain
     first: int = 0
+    unwanted: np.ndarray = dataclasses.field(default_factory=functools.partial(np.zeros, 0, np.int64))
     block: Block | None = None
 
     def others(self, taken: np.ndarray) -> np.ndarray:
         """The numbers of the records that are not among the plain ones that `taken`, bool [m], says."""
         is_other = np.ones(len(self.positions), bool)
         is_other[: self.first] = False
+        is_other[self.unwanted] = False
         is_other[self.plain.lines[taken]] = False
         return np.flatnonzero(is_other)
 
 
 class ReadRange(Counting):
     """Ranges to (bucket, stored table); what cannot be read goes to the output REJECTED.
+
+    Attributes:
+        num_required: How many of the columns, the first ones, each object of JSON must have.
 
     Outputs beside the main one: REJECTED, (range number, [(index, reason, detail, text), ...]); LINES, (range number,
     lines); TALLY.
@@ -134,8 +146,6 @@ class ReadRange(Counting):
         num_buckets: How many buckets there are.
     """
 
-    _optional_keys = False
-
     def __init__(
         self, text_format: TextFormat | None, columns: Sequence[str | int | None], store: Store, num_buckets: int
     ):
@@ -143,6 +153,15 @@ class ReadRange(Counting):
         self._columns = tuple(columns)
         self._store = store
         self._num_buckets = num_buckets
+        self.num_required = len(self._columns)
+
+    def select(self, batch: Batch) -> Batch:
+        """The batch without the plain records that are not wanted."""
+        return batch
+
+    def wanted(self, parsed: Sequence[Sequence[Any] | LineError | None]) -> Iterable[bool]:
+        """Which records are wanted, of those that are not plain: their values, or why there are none."""
+        return itertools.repeat(True, len(parsed))
 
     def take(self, part: Range, batch: Batch) -> np.ndarray:
         """Hold the plain records of a batch; gives the numbers of those that `handle` must take."""
@@ -162,14 +181,15 @@ class ReadRange(Counting):
         kind = part.role if part.role in ("items", "users") else "events"
         rejected: list[tuple[int, str, str, str]] = []
         num_lines = 0
-        for batch in self._batches(part):
+        for batch in map(self.select, self._batches(part)):
             others = self.take(part, batch)
             positions = (batch.positions[others] + (part.rank << _RANK_SHIFT)).tolist()
-            for number, position, record in zip(others.tolist(), positions, batch.records(others), strict=True):
+            records = zip(others.tolist(), positions, batch.records(others), strict=True)
+            for (number, position, record), values in self._wanted_of(batch, records):
                 try:
-                    values = batch.parse(record)
-                    if values is not None:
-                        self.handle(part, position, values)
+                    if isinstance(values, LineError):
+                        raise values
+                    self.handle(part, position, values)
                 except LineError as bad:
                     rejected.append((num_lines + number, bad.reason, bad.detail, _raw_text(record)))
                     self.tally.rejected[kind, bad.reason] += 1
@@ -185,6 +205,16 @@ class ReadRange(Counting):
         self.tally.lines[kind] += num_lines
         yield beam.pvalue.TaggedOutput(LINES, (part.number, num_lines))
         _LOGGER.info("read %s%s: %d lines", part.path, f" from byte {part.start}" if part.start else "", num_lines)
+
+    def _wanted_of(
+        self, batch: Batch, records: Iterator[tuple[int, int, Any]]
+    ) -> Iterator[tuple[tuple[int, int, Any], Sequence[Any] | LineError]]:
+        """Those of some records of a batch that hold something, and are wanted, with their values."""
+        while some := list(itertools.islice(records, _RECORDS_AT_ONCE)):
+            parsed = [_parsed(batch, record) for *_, record in some]
+            for record, values, is_wanted in zip(some, parsed, self.wanted(parsed), strict=True):
+                if values is not None and is_wanted:
+                    yield record, values
 
     def _batches(self, part: Range) -> Iterator[Batch]:
         if self._text_format is None:
@@ -208,7 +238,7 @@ class ReadRange(Counting):
     def _text_batches(self, part: Range, text_format: TextFormat) -> Iterator[Batch]:
         has_header = text_format.has_header and text_format.format == "csv"
         header = lines_lib.read_header(part.path, text_format)
-        parse_row = parsing.row_parser(text_format, self._columns, header, optional_keys=self._optional_keys)
+        parse_row = parsing.row_parser(text_format, self._columns, header, num_required=self.num_required)
 
         def parse(line: bytes) -> Sequence[Any] | None:
             return None if text_format.is_blank(line) else parse_row(text_format.decode(line))
@@ -218,8 +248,8 @@ class ReadRange(Counting):
             plain = Plain.nothing(self._columns)
             if text_format.format == "csv":
                 plain = lines_lib.plain_csv(block, text_format, self._columns, header, first=first)
-            elif text_format.format == "jsonl" and not self._optional_keys:
-                plain = lines_lib.plain_json(block, text_format, self._columns)
+            elif text_format.format == "jsonl" and self.num_required:
+                plain = lines_lib.plain_json(block, text_format, self._columns, num_required=self.num_required)
             yield Batch(
                 positions=block.offsets,
                 parse=parse,
@@ -241,6 +271,7 @@ class ReadEvents(ReadRange):
         time_format: One of `parsing.TIME_FORMATS`, "" where events have no time.
         label_threshold: The smallest positive value; None where labels are 0 or 1.
         max_events: The newest events of a sequence that matter.
+        where: Which events are wanted; None: all.
     """
 
     def __init__(
@@ -253,8 +284,11 @@ class ReadEvents(ReadRange):
         time_format: str = "",
         label_threshold: float | None = None,
         max_events: int,
+        where: Where | None = None,
     ):
-        super().__init__(text_format, tuple(columns), store, num_buckets)
+        super().__init__(text_format, (*columns, *(where.columns if where else ())), store, num_buckets)
+        self.num_required = len(tuple(columns))
+        self._where = where
         self._names = columns
         self._time_format = time_format
         self._label_threshold = label_threshold
@@ -268,6 +302,42 @@ class ReadEvents(ReadRange):
         self._plain: list[EventRows] = []
         self._single: list[tuple[parsing.Key, parsing.Event]] = []
 
+    def select(self, batch: Batch) -> Batch:
+        """The batch without the plain events that `--where` drops; those that are none after all are left to later."""
+        plain = batch.plain
+        if self._where is None or not len(plain.lines):
+            return batch
+        is_row, items = plain.taken, plain.arrays[1]
+        if pa.types.is_string(items.type):  # of an empty line, which is no row, Arrow makes one of empty fields
+            is_row = is_row & pc.not_equal(items, "").fill_null(True).to_numpy(zero_copy_only=False)
+        is_dropped = self._dropped(self._where.condition(plain.arrays[self.num_required :]), is_row)
+        if not is_dropped.any():
+            return batch
+        kept = ~is_dropped
+        chosen = pa.array(kept)
+        arrays = [None if array is None else array.filter(chosen) for array in plain.arrays]
+        return dataclasses.replace(
+            batch, plain=Plain(arrays, plain.lines[kept], plain.taken[kept]), unwanted=plain.lines[is_dropped]
+        )
+
+    def wanted(self, parsed: Sequence[Sequence[Any] | LineError | None]) -> Iterable[bool]:
+        """Which records `--where` wants, of those that are not plain; what has no values is left to later."""
+        if self._where is None:
+            return super().wanted(parsed)
+        rows = [None if isinstance(values, LineError) else values for values in parsed]
+        nothing = (None,) * len(self._where.columns)
+        of_rows = [nothing if row is None else row[self.num_required :] for row in rows]
+        is_row = np.array([row is not None for row in rows], bool)
+        return (~self._dropped(self._where.condition.of_rows(of_rows), is_row)).tolist()
+
+    def _dropped(self, is_wanted: pa.BooleanArray, is_row: np.ndarray) -> np.ndarray:
+        """bool [n], which rows go; they are counted."""
+        is_null = is_wanted.is_null().to_numpy(zero_copy_only=False) & is_row
+        is_dropped = ~is_wanted.fill_null(False).to_numpy(zero_copy_only=False) & is_row
+        self.tally.dropped_by_where += int(is_dropped.sum())
+        self.tally.dropped_as_null += int(is_null.sum())
+        return is_dropped
+
     def take(self, part: Range, batch: Batch) -> np.ndarray:
         """Hold the plain events."""
         if self._lines_are_sequences:
@@ -275,7 +345,7 @@ class ReadEvents(ReadRange):
         plain, names = batch.plain, self._names
         if not len(plain.lines):
             return batch.others(np.zeros(0, bool))
-        user, item, time, session, label = plain.arrays
+        user, item, time, session, label = plain.arrays[: self.num_required]
         taken = plain.taken
         columns: dict[str, np.ndarray] = {}
         texts: dict[str, pa.StringArray] = {}
@@ -341,7 +411,8 @@ class ReadEvents(ReadRange):
             key = parsing.Key(part.role, "", _sequence_name(position))
             self._single += [(key, parsing.Event(0, position + place, item, None)) for place, item in enumerate(items)]
         else:
-            self._single.append(self._parse_event(values, role=part.role, position=position))  # type: ignore[arg-type]
+            values = tuple(values[: self.num_required])
+            self._single.append(self._parse_event(values, role=part.role, position=position))
 
     def flush(self, part: Range) -> Iterator[tuple[int, EventRows]]:
         """The events held, by bucket."""
@@ -352,8 +423,17 @@ class ReadEvents(ReadRange):
         for rows in tables:
             self.tally.events += len(rows)
             kept = _newest(rows, self._max_events)
-            self.tally.too_old += len(rows) - len(kept)
+            if len(kept) < len(rows):
+                self.tally.too_old += len(rows) - len(kept)
+                self.tally.noted_users.update(_without(rows, kept))
             yield from _by_bucket(kept, self._num_buckets)
+
+
+def _parsed(batch: Batch, record: Any) -> Sequence[Any] | LineError | None:
+    try:
+        return batch.parse(record)
+    except LineError as bad:
+        return bad
 
 
 def _sequence_name(position: int) -> str:
@@ -367,8 +447,8 @@ def _rows_of(
     keys, values = zip(*events, strict=True)
     roles, users, sessions = zip(*keys, strict=True)
     times, positions, items, labels = zip(*values, strict=True)
-    floors = [time if isinstance(time, int) else int(time // 1) for time in times]
-    fractions = np.array([time - floor for time, floor in zip(times, floors, strict=True)], np.float64)
+    floors = [math.floor(time) for time in times]
+    fractions = np.array([float(time - floor) for time, floor in zip(times, floors, strict=True)], np.float64)
     columns: dict[str, np.ndarray] = {TIME: np.array(floors, np.int64), POSITION: np.array(positions, np.int64)}
     if fractions.any():
         columns[FRACTION] = fractions
@@ -396,6 +476,17 @@ def _newest(rows: EventRows, limit: int) -> EventRows:
     order = time_order(codes, columns[TIME], columns.get(FRACTION), columns[POSITION])
     newer = np.repeat(np.cumsum(counts), counts) - np.arange(len(rows))  # of a sequence, itself counted
     return _take(rows, np.sort(order[newer <= limit]))
+
+
+def _without(rows: EventRows, kept: EventRows) -> dict[str, int]:
+    """Events of each user (or session, where there are no users) that are not kept."""
+    names, of_kept = (part.sessions if part.users is None else part.users for part in (rows, kept))
+    assert names is not None
+    assert of_kept is not None
+    number = len(names.values)
+    gone = np.bincount(names.codes, minlength=number) - np.bincount(of_kept.codes, minlength=number)
+    places = np.flatnonzero(gone)
+    return dict(zip(names.values.take(pa.array(places)).to_pylist(), gone[places].tolist(), strict=True))
 
 
 def _take(rows: EventRows, places: np.ndarray) -> EventRows:
@@ -460,8 +551,6 @@ class ReadTable(ReadRange):
         kinds: The kinds of the features that the others hold, so that fields that cannot be of them are rejected.
     """
 
-    _optional_keys = True
-
     def __init__(
         self,
         text_format: TextFormat | None,
@@ -472,6 +561,7 @@ class ReadTable(ReadRange):
         kinds: Sequence[str] = (),
     ):
         super().__init__(text_format, (id_column, *columns), store, num_buckets)
+        self.num_required = 0
         self._kinds = tuple(kinds)
 
     def start_bundle(self):
@@ -554,7 +644,7 @@ def peek_table(
         for row in itertools.islice(read_parquet(part, columns), number):
             yield [column_text(value) for value in row]
         return
-    parse = parsing.row_parser(text_format, columns, lines_lib.read_header(part.path, text_format), optional_keys=True)
+    parse = parsing.row_parser(text_format, columns, lines_lib.read_header(part.path, text_format), num_required=0)
     has_header = text_format.has_header and text_format.format == "csv"
     offset = 0
     with lines_lib.open_binary(part.path) as stream:

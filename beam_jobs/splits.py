@@ -7,6 +7,7 @@ help in `beam_jobs.arguments`.
 from __future__ import annotations
 
 import dataclasses
+import decimal
 import functools
 import heapq
 import itertools
@@ -33,7 +34,7 @@ class Moment:
     fraction: float = 0.0
 
     @classmethod
-    def of(cls, number: float) -> Moment:
+    def of(cls, number: float | decimal.Decimal) -> Moment:
         """The moment of a number, exactly."""
         time = math.floor(number)
         return cls(time, float(number - time))
@@ -200,7 +201,7 @@ class LastDays(Splitter):
         _check_time(options, time_format)
         if time_format == "order":
             raise ValueError("--split last-days needs times, and the time column only holds an order.")
-        day = _SECONDS_A_DAY * parsing.UNITS_PER_SECOND[time_format]
+        day = _SECONDS_A_DAY * parsing.units_per_second(time_format)
         return cls(valid=options.valid_days * day, test=options.test_days * day)
 
     @property
@@ -213,7 +214,7 @@ class LastDays(Splitter):
         ages = boundary.time - sequences.columns[TIME][last]
         if FRACTION in sequences.columns or boundary.fraction:
             fractions = sequences.columns.get(FRACTION, np.zeros(len(sequences.items)))[last]
-            ages = (boundary.time + boundary.fraction) - (sequences.columns[TIME][last] + fractions)
+            ages = ages + (boundary.fraction - fractions)  # not of the moments themselves, which have too many digits
             limits = self.test, self.test + self.valid
         else:  # whole numbers, compared as such: nanoseconds have more digits than floats
             limits = math.ceil(self.test), math.ceil(self.test + self.valid)
@@ -287,28 +288,29 @@ def _check_time(options: Any, time_format: str) -> None:
         raise ValueError(f"--split {options.split} needs a --time-column.")
 
 
-def _moment(text: str, option: str, time_format: str) -> float:
+def _moment(text: str, option: str, time_format: str) -> float | decimal.Decimal:
     """A moment in the unit of the events: a number is in that unit already, ISO 8601 is UTC."""
     try:
-        moment = parsing.parse_number(text) if time_format != "iso" else parsing.parse_iso(text)
+        is_number = time_format in ("s", "ms", "us", "ns", "order")
+        moment = parsing.parse_exactly(text) if is_number else parsing.time_parser(time_format)(text)
     except ValueError:
         pass
     else:
-        if time_format in ("s", "ms", "us", "ns") and moment < 1e8 * parsing.UNITS_PER_SECOND[time_format]:
+        if time_format in ("s", "ms", "us", "ns") and moment < 10**8 * parsing.units_per_second(time_format):
             raise ValueError(
                 f"{option} {text} would be in 1973 or before, as the times are in {time_format}; write a day as "
                 "ISO 8601, such as 2024-05-01."
             )
         return moment
     try:
-        microseconds = parsing.parse_iso(text)
+        microseconds = decimal.Decimal(parsing.parse_iso(text))
     except ValueError:
         raise ValueError(
             f"{option} must be a number or ISO 8601 (2024-05-01 or 2024-05-01T12:00), got {text!r}."
         ) from None
     if time_format == "order":
         raise ValueError(f"{option} must be a number as in the time column, which only holds an order, got {text!r}.")
-    return microseconds * parsing.UNITS_PER_SECOND[time_format] / 1_000_000
+    return microseconds * parsing.units_per_second(time_format) / 1_000_000
 
 
 # Each rule by its name on the command line.

@@ -10,6 +10,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
+from beam_jobs import oddities
 from beam_jobs import sequences as sequences_lib
 from beam_jobs.counting import ITEM_COUNTS, STEPS, Counting, timed
 from beam_jobs.splits import Moment, Splitter
@@ -39,6 +40,7 @@ class Order(Counting):
         """Order the sequences of one bucket."""
         bucket, parts = element
         sequences = group([self._store.take(part) for part in parts])
+        oddities.note(self.tally, sequences, self._max_events)
         newest = sequences_lib.newest(sequences, self._max_events)
         self.tally.too_old += len(sequences.items) - len(newest.items)
         if not self._keep_positions:
@@ -104,7 +106,9 @@ class Split(Counting):
         self._audit(sequences, starts, ends)
         if sequences.users is not None and has_record[0].any():
             self.tally.training_users += len(sequences.users.filter(pa.array(has_record[0])).unique())
-        left = dataclasses.replace(sequences.without(FRACTION), starts=starts, ends=ends).keep(ends.max(axis=0) > 0)
+        if POSITION not in sequences.columns:  # nothing asks for the order of events any more
+            sequences = sequences.without(FRACTION)
+        left = dataclasses.replace(sequences, starts=starts, ends=ends).keep(ends.max(axis=0) > 0)
         if len(left):
             yield bucket, left
 

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import seqrec_tf
-from beam_jobs import examples, side_tables, storage
+from beam_jobs import examples, oddities, side_tables, storage
 from beam_jobs.counting import WRITING, Counting, Tally, timed
 from beam_jobs.storage import RecordFiles
 from beam_jobs.store import Store, Stored
-from beam_jobs.tables import LABEL, POSITION, TIME, ItemCounts, Sequences
+from beam_jobs.tables import FRACTION, LABEL, POSITION, TIME, ItemCounts, Sequences
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import Schema
@@ -145,13 +145,13 @@ class WriteSequences(Counting):
         for split, of_split in written.items():
             places = np.concatenate([places for places, _ in of_split])
             encoded = [example for _, some in of_split for example in some]
-            order = np.lexsort([places[:, 1], places[:, 0]]).tolist()
+            order = np.lexsort(places.T[::-1]).tolist()
             yield self._write(split, shard, [encoded[row] for row in order])
 
     def _encoded(
         self, numbered: Numbered, learned: dict[str, dict[str, Any]]
     ) -> Iterator[tuple[str, np.ndarray, list[bytes]]]:
-        """Of each split with records its name, uint64 [n, 2] that orders the records, and the records."""
+        """Of each split with records its name, uint64 [n, 2 or 3] that orders the records, and the records."""
         sequences = numbered.sequences
         assert sequences.starts is not None
         assert sequences.ends is not None
@@ -187,7 +187,7 @@ class WriteSequences(Counting):
             places = numbered.hashes[rows]
             if self._is_by_time:
                 newest = firsts + ends - 1
-                places = _moments(sequences.columns[TIME][newest], sequences.columns[POSITION][newest])
+                places = _moments(sequences, newest)
             yield split, places, examples.write_examples(pieces)
 
     def _values(self, sequences: Sequences, name: str) -> np.ndarray:
@@ -198,9 +198,13 @@ class WriteSequences(Counting):
         return values // self._units_per_second if name == schema_lib.TIMESTAMPS else values
 
 
-def _moments(times: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """uint64 [n, 2], which sort as the times do, equal times in the order of the input."""
-    return np.stack([times.view(np.uint64) ^ np.uint64(1 << 63), positions.astype(np.uint64)], axis=1)
+def _moments(sequences: Sequences, events: np.ndarray) -> np.ndarray:
+    """uint64 [n, 3], which sort as the times of these events do, equal times in the order of the input."""
+    times, positions = (sequences.columns[name][events] for name in (TIME, POSITION))
+    fractions = sequences.columns[FRACTION][events] if FRACTION in sequences.columns else np.zeros(len(events))
+    # The bits of floats that are not negative sort as these do.
+    parts = [times.view(np.uint64) ^ np.uint64(1 << 63), fractions.view(np.uint64), positions.astype(np.uint64)]
+    return np.stack(parts, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +221,7 @@ class Finish:
         num_files: Input files.
         max_rejected: Largest share of lines that may be rejected.
         tables: Which of items and users have files.
+        time_format: Of the events, "" where they have no time.
     """
 
     output: str
@@ -226,6 +231,7 @@ class Finish:
     num_files: int
     max_rejected: float
     tables: tuple[str, ...]
+    time_format: str
 
     def __call__(
         self,
@@ -235,6 +241,7 @@ class Finish:
         learned_of_users: dict[str, dict[str, Any]],
         tally: Tally,
         step_items: dict[str, tuple[int, int]],
+        odd_items: list[dict[str, int]],
         digests: dict[str, str],
         rejected_files: list[str],
     ) -> None:
@@ -253,6 +260,9 @@ class Finish:
         vocabulary_text = "".join(f"{item}\n" for item in vocabulary.items.to_pylist())
         counts_text = "".join(f"{number}\n" for number in vocabulary.counts.tolist())
         stats = self._stats(vocabulary, tally, step_items, lengths)
+        num_left = stats["steps"][-1]["events"]
+        odd = odd_items[0] if odd_items else {}
+        stats["warnings"] = oddities.warnings(tally, odd, num_left, self.options, self.time_format)
         stats["fingerprint"] = hashlib.sha256(
             json.dumps(
                 [schema.to_dict(), vocabulary_text, counts_text, learned, learned_of_users, sorted(digests.items())]
@@ -316,7 +326,13 @@ class Finish:
                 "files": self.num_files,
                 "events": tally.events,
                 "events_beyond_the_newest": tally.too_old,
+                **oddities.span(tally, self.time_format),
                 **rejected("events"),
+                **(
+                    {"dropped_by_where": tally.dropped_by_where, "dropped_as_null": tally.dropped_as_null}
+                    if self.options["where"]
+                    else {}
+                ),
                 **{f"{table}_file": rejected(table) for table in self.tables},
             },
             "steps": [
@@ -377,7 +393,17 @@ def emptiness(stats: Mapping[str, Any]) -> str:
     left = "; ".join(
         f"{step['step']}: {step['users']:,} sequences, {step['events']:,} events" for step in stats["steps"]
     )
-    return f"No training sequence with a target is left. After each step: {left}."
+    dropped = stats["input"].get("dropped_by_where")
+    first = f"--where: {dropped:,} of {stats['input']['lines']:,} lines dropped; " if dropped else ""
+    options, of_input = stats["options"], stats["input"]
+    period = ""
+    if options["split"] == "time" and "first_time" in of_input:
+        option = "valid_from" if options["valid_from"] else "test_from"
+        period = (
+            f" --{option.replace('_', '-')} {options[option]} leaves what is before it for training; the events are "
+            f"from {of_input['first_time']} to {of_input['last_time']}."
+        )
+    return f"No training sequence with a target is left. After each step: {first}{left}.{period}"
 
 
 def describe_lengths(lengths: collections.Counter[int]) -> dict[str, float]:

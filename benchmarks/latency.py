@@ -1,15 +1,19 @@
 """Latency of an exported model, loaded as TF Serving loads it, and of other ways to find the best items.
 
     python benchmarks/latency.py
+    python benchmarks/latency.py --requests --items 100000
     pip install scann && python benchmarks/latency.py --indexes
 
 SASRec with d = 64, L = 50 and random weights answers `serving_default` (ids in, 20 ids and scores out, as strings) for
-histories of 50 events, through a session on the saved model. With --indexes: only the search, from a query vector to
-its best 20 items, by the exported model's own operations and by TFRS' indexes, and the share of the exact items that
-each finds. Each line is a process of its own.
+histories of 50 events, through a session on the saved model. With --requests: `recommend`, by what requests hold beside
+the history (50 excluded items, 50 allowed ones), and its time over that of `serving_default`, both asked in turn in one
+process. With --indexes: only the search, from a query vector to its best 20 items, by the exported model's own
+operations and by TFRS' indexes, and the share of the exact items that each finds. Each line is a process of its own.
 """
 
 import argparse
+import contextlib
+import itertools
 import os
 import subprocess
 import sys
@@ -22,6 +26,13 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # TFRS needs it; `import kera
 
 DIM, LENGTH, K = 64, 50, 20
 EXPORTED = "exported"
+# Of `recommend`: how many items a row excludes, in which share of the rows 50 are allowed, how many are wanted.
+REQUESTS = {
+    "nothing else": (0, 0.0, 0),
+    "exclude, k": (50, 0.0, 10),
+    "exclude, k, allow in half": (50, 0.5, 10),
+    "exclude, k, allow in all": (50, 1.0, 10),
+}
 
 
 def main() -> None:
@@ -31,6 +42,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--requests", action="store_true")
     parser.add_argument("--indexes", action="store_true")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)  # the measured process: what, items, batch, threads
     args = parser.parse_args()
@@ -39,8 +51,18 @@ def main() -> None:
         items, batch, threads = map(int, numbers)
         if what == EXPORTED:
             print(*served(items, batch, threads, args.seconds))
+        elif what == "requests":
+            for line in requested(items, batch, threads, args.seconds):
+                print(line, flush=True)
         else:
             print(*searched(what, items, batch, threads, args.seconds))
+        return
+    if args.requests:
+        head = f"{'recommend with':<28}{'items':>10}{'batch':>7}{'threads':>9}{'p50 ms':>9}"
+        print(f"{head}{'serving_default':>17}{'ratio':>8}", flush=True)
+        for case in itertools.product(args.items, args.batch_sizes, args.threads):
+            command = [sys.executable, __file__, "--seconds", str(args.seconds), "--one", "requests", *map(str, case)]
+            subprocess.run(command, check=True)
         return
     whats = ("in-graph", "tfrs-brute-force", "tfrs-streaming", "tfrs-scann") if args.indexes else (EXPORTED,)
     print(f"{'what':<18}{'items':>10}{'batch':>7}{'threads':>9}{'p50 ms':>9}{'p99 ms':>9}{'a second':>10}{'recall':>8}")
@@ -84,9 +106,9 @@ def write_model(path: str, num_items: int) -> None:
     """Write the model as `seqrec export` does, to a version folder."""
     import tensorflow as tf
 
-    from seqrec_tf.exporting import serving_module
+    from seqrec_tf.exporting.serving_module import Answers, Recommender, Trained
     from seqrec_tf.models import SASRec
-    from seqrec_tf.schema import EXTRA_FOLDER, RECOMMEND, SCHEMA_FILE, Schema
+    from seqrec_tf.schema import EXTRA_FOLDER, SCHEMA_FILE, Schema
 
     schema = Schema(num_items=num_items)
     model = SASRec(SASRec.config_class(max_len=LENGTH, dim=DIM), schema)
@@ -95,33 +117,88 @@ def write_model(path: str, num_items: int) -> None:
         vocabulary = os.path.join(folder, "item_id.txt")
         with open(vocabulary, "w") as stream:
             stream.writelines(f"item-{number}\n" for number in range(1, num_items + 1))
-        module = serving_module.make_serving_module(model, dataset, vocabulary, k=K, exclude_history=True)
-        signature = module.recommend.get_concrete_function(**serving_module.input_specs(model, None))
-        tf.saved_model.save(module, path, signatures={RECOMMEND.name: signature})
+        module = Recommender([Trained(model, dataset)], vocabulary, Answers(K))
+        tf.saved_model.save(module, path, signatures=module.concrete_functions())
     os.makedirs(f"{path}/{EXTRA_FOLDER}")
     with open(f"{path}/{EXTRA_FOLDER}/{SCHEMA_FILE}", "w") as stream:
         stream.write(schema.to_json())
 
 
-def served(num_items: int, batch: int, threads: int, seconds: float) -> tuple[float, ...]:
-    """The whole signature, which looks at every item: the share found is 1."""
-    import numpy as np
+@contextlib.contextmanager
+def exported(num_items: int, threads: int):
+    """A saved SASRec in a session: a function from a signature's name to one of feeds, which asks it."""
     import tensorflow as tf
-
-    from seqrec_tf.schema import HISTORY, RECOMMEND
 
     with tempfile.TemporaryDirectory() as folder:
         write_model(f"{folder}/1", num_items)
         config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads)
         with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
             loaded = tf.compat.v1.saved_model.load(session, ["serve"], f"{folder}/1")
-            signature = loaded.signature_def[RECOMMEND.name]
-            outputs = [info.name for info in signature.outputs.values()]
-            ids = np.random.default_rng(0).integers(1, num_items, size=[batch, LENGTH])
-            feeds = {signature.inputs[HISTORY].name: np.char.add("item-", ids.astype(str)).astype(object)}
-            ask = session.make_callable(list(outputs), list(feeds))
-            times = percentiles(lambda: ask(*feeds.values()), seconds)
-        return *times, 1.0
+
+            def asker(name, feeds):
+                signature = loaded.signature_def[name]
+                outputs = [info.name for info in signature.outputs.values()]
+                ask = session.make_callable(outputs, [signature.inputs[key].name for key in feeds])
+                return lambda: ask(*feeds.values())
+
+            yield asker
+
+
+def strings(ids):
+    """The item ids of an array of numbers."""
+    import numpy as np
+
+    return np.char.add("item-", ids.astype(str)).astype(object)
+
+
+def served(num_items: int, batch: int, threads: int, seconds: float) -> tuple[float, ...]:
+    """The whole signature, which looks at every item: the share found is 1."""
+    import numpy as np
+
+    from seqrec_tf.schema import HISTORY, RECOMMEND
+
+    ids = np.random.default_rng(0).integers(1, num_items, size=[batch, LENGTH])
+    with exported(num_items, threads) as asker:
+        return *percentiles(asker(RECOMMEND.name, {HISTORY: strings(ids)}), seconds), 1.0
+
+
+def requested(num_items: int, batch: int, threads: int, seconds: float):
+    """A line for each of `REQUESTS`."""
+    import numpy as np
+
+    from seqrec_tf.schema import ALLOW, EXCLUDE, HISTORY, RECOMMEND, RECOMMEND_AMONG
+    from seqrec_tf.schema import K as WANTED
+
+    rng = np.random.default_rng(0)
+    history = strings(rng.integers(1, num_items, size=[batch, LENGTH]))
+    with exported(num_items, threads) as asker:
+        plain = asker(RECOMMEND.name, {HISTORY: history})
+        for name, (excluded, share, wanted) in REQUESTS.items():
+            allow = strings(rng.integers(1, num_items, size=[batch, 50 if share else 1]))
+            allow[round(share * batch) :] = ""
+            feeds = {HISTORY: history, EXCLUDE: strings(rng.integers(1, num_items, size=[batch, excluded]))}
+            feeds |= {ALLOW: allow, WANTED: np.full([batch], wanted)}
+            if share == 0.5 and batch == 1:
+                continue
+            ours, theirs = in_turn(asker(RECOMMEND_AMONG.name, feeds), plain, seconds)
+            head = f"{name:<28}{num_items:>10,}{batch:>7}{threads:>9}"
+            yield f"{head}{ours:>9.2f}{theirs:>17.2f}{ours / theirs:>8.2f}"
+
+
+def in_turn(first, second, seconds: float) -> tuple[float, float]:
+    """Medians of two calls, milliseconds, each made after the other, so that what else the machine does hits both."""
+    import numpy as np
+
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(20):
+        first(), second()
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        for ask, of_ask in zip((first, second), times, strict=True):
+            started = time.perf_counter()
+            ask()
+            of_ask.append(time.perf_counter() - started)
+    return tuple(1000 * float(np.median(of_ask)) for of_ask in times)
 
 
 def searched(what: str, num_items: int, batch: int, threads: int, seconds: float) -> tuple[float, ...]:

@@ -198,6 +198,7 @@ def report(figures: dict[str, Any]) -> str:
             f"{name:<14}{figure['frequent']:,} frequent {name} of neighbours (in {order['min_support']}+ sequences), "
             f"{figure['frequent_shuffled']:,.0f} when shuffled{surviving}"
         )
+    lines += [f"warning       {sentence}" for sentence in audits["warnings"]]
     if "model" in order:
         model = order["model"]
         for name in (f"ndcg@{_K}", f"hr@{_K}"):

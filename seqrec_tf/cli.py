@@ -52,7 +52,7 @@ STATUSES = {
     WRONG_INPUT: "the arguments or the input are wrong",
     ANSWER_IS_NO: "the work is done, and its answer is no",
     INTERRUPTED: "interrupted",
-    STOPPED: "stopped by SIGTERM, after saving",
+    STOPPED: "`seqrec train` was stopped by SIGTERM, and has saved",
 }
 
 # Errors that the user can mend; everything else is a failure of the work.

@@ -6,13 +6,14 @@ Signature `serving_default`, what to recommend:
   scores       float32 [batch, k]      their scores, in descending order
   num_unknown  int32 [batch]           how many ids of the history were ignored
 
-Signature `rank`, how good each of some candidates is:
-  history      as above
-  candidates   string [batch, number]  item ids, in any order
-  scores       float32 [batch, number] in the order of the candidates; the lowest number for an id that is not known
-  num_unknown  as above
+Others, of which docs/serving.md has a table:
+  recommend    what to recommend, of what each row excludes and allows, and how many items
+  rank         how good each of some candidates is
+  embed        the vector of a history, where scores are dot products (--item-vectors writes those of the items)
+  similar      items that are like an item
+  examples     as `recommend`, of serialized tf.Examples, for `classify`; `regress` is `rank` of one candidate
 
-Both take more where the model reads it: `user_id` string [batch]; `history_timestamps` int64 [batch, length] and
+All take more where the model reads it: `user_id` string [batch]; `history_timestamps` int64 [batch, length] and
 `timestamp` int64 [batch], seconds, when the events happened and when the answer is for; features of users by their
 names in the schema: a number as float32 [batch] (NaN where missing), a category as string [batch], several as string
 [batch, number] ("" where missing).
@@ -20,6 +21,12 @@ names in the schema: a number as float32 [batch] (NaN where missing), a category
 A history without any known item gets the most popular items, scored by the logarithm of their share of the events; but
 models that know the user answer by their vector, and ranking models by the candidate and what they know of the user.
 Ranking models of a dataset with labels take a history of liked events alone.
+
+With --retrieve RUN --rank RUN in place of --run, one saved model has two stages: the first model proposes --candidates
+items, the second orders them. Both must have learned from the same items, in the same order. Where the second takes
+liked events alone and the first all, requests say which were liked: `history_labels` int64 [batch, length], 0 or 1.
+
+--max-per COLUMN=M lists at most M items of one category of the items file, --exclude-category COLUMN=VALUE none of one.
 
 With --items, items that came after training are candidates too, for models that know items by their features.
 
@@ -29,6 +36,7 @@ nothing is published unless it gives the golden answers.
 
 Example:
   seqrec export --run runs/sasrec --output models/shop
+  seqrec export --retrieve runs/sasrec --rank runs/bst --candidates 200 --output models/shop
 """
 
 from __future__ import annotations
@@ -42,26 +50,34 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from seqrec_tf import run_folder as run_lib
 from seqrec_tf.config import check_at_least
-from seqrec_tf.exporting import new_items
-from seqrec_tf.exporting.golden import check_golden, golden_requests, warm_up_requests, write_warm_up
+from seqrec_tf.exporting import new_items, rules
+from seqrec_tf.exporting.golden import (
+    WARM_UP_BATCH_SIZES,
+    check_golden,
+    golden_requests,
+    warm_up_requests,
+    write_warm_up,
+)
 from seqrec_tf.messages import DATASET, MODELS, RUN, VERSION, kind_of, next_command
 from seqrec_tf.run_folder import RunFolder
 from seqrec_tf.schema import EXTRA_FOLDER, GOLDEN_FILE, RECOMMEND, SCHEMA_FILE, WARM_UP_FILE
 
 if TYPE_CHECKING:
-    from seqrec_tf.models.base import SequenceModel
-    from seqrec_tf.records import DatasetFolder
+    from seqrec_tf.exporting.serving_module import Answers, Trained
 
 NEEDS_TENSORFLOW = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--run", required=True, metavar="RUN", help="folder made by `seqrec train`")
+    parser.add_argument("--run", metavar="RUN", help="folder made by `seqrec train`")
+    parser.add_argument("--retrieve", metavar="RUN", help="in place of --run: the run that proposes items")
+    parser.add_argument("--rank", metavar="RUN", help="the run, of a ranking model, that orders them")
+    parser.add_argument("--candidates", type=int, help="items that --retrieve proposes (default 100)")
     parser.add_argument(
         "--output", required=True, metavar="MODELS/NAME", help="the version goes to MODELS/NAME/VERSION"
     )
@@ -79,6 +95,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="fix the second dimension of `history`, as TF Serving's batching needs; by default it is free",
     )
+    parser.add_argument(
+        rules.MAX_PER,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="COLUMN=M",
+        help="list at most M items of one category of this column of the items file",
+    )
+    parser.add_argument(
+        rules.EXCLUDE_CATEGORY,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="never list items of this category",
+    )
+    parser.add_argument(
+        "--item-vectors", metavar="FOLDER", help="also write the items' ids and vectors, in Parquet and NumPy's format"
+    )
+    parser.add_argument(
+        "--warmup-batch-sizes",
+        default=",".join(map(str, WARM_UP_BATCH_SIZES)),
+        metavar="N,N,...",
+        help="rows of the warm-up requests: the batch sizes that the server allows (default %(default)s)",
+    )
 
 
 def check(args: argparse.Namespace) -> None:
@@ -86,6 +127,10 @@ def check(args: argparse.Namespace) -> None:
     for name in ("item_id_column", "image_folder"):
         if getattr(args, name) is not None and not args.items:
             raise ValueError(f"--{name.replace('_', '-')} needs --items.")
+    if bool(args.run) == bool(args.retrieve) or bool(args.retrieve) != bool(args.rank):
+        raise ValueError("Give --run RUN, or both --retrieve RUN and --rank RUN for two stages in one model.")
+    if args.candidates is not None and not args.rank:
+        raise ValueError("--candidates needs --retrieve and --rank.")
     if args.items and not pathlib.Path(args.items).is_file():
         raise FileNotFoundError(f"--items {args.items}: there is no such file.")
     if args.image_folder and "://" not in args.image_folder and not pathlib.Path(args.image_folder).is_dir():
@@ -95,7 +140,9 @@ def check(args: argparse.Namespace) -> None:
     if (kind := kind_of(output)) in (DATASET, RUN, MODELS, VERSION, "a file"):
         raise ValueError(f"--output {output} is {kind}; name the folder of one model, such as {output.parent}/NAME.")
     _new_version(output, args.version)
-    run_folder = RunFolder(args.run)
+    run_folder = RunFolder(args.run or args.retrieve)
+    if args.rank:
+        RunFolder(args.rank)
     run_folder.excludes_history(keep_history=args.keep_history)
     if "://" not in (args.dataset or run_folder.dataset_info["path"]):
         check_k(args.k, run_folder.open_dataset(args.dataset).num_items)
@@ -116,7 +163,7 @@ def check_k(k: int, num_items: int) -> None:
 def run(args: argparse.Namespace) -> None:
     """Export as the arguments say."""
     path = export(
-        RunFolder(args.run),
+        RunFolder(args.run or args.retrieve),
         args.output,
         version=args.version,
         k=args.k,
@@ -126,6 +173,11 @@ def run(args: argparse.Namespace) -> None:
         items=args.items,
         item_id_column=args.item_id_column or "item_id",
         image_folder=args.image_folder or "",
+        ranker=RunFolder(args.rank) if args.rank else None,
+        num_candidates=100 if args.candidates is None else args.candidates,
+        wanted_rules=rules.parse(args.max_per, args.exclude_category),
+        item_vectors=args.item_vectors,
+        warm_up_batch_sizes=_batch_sizes(args.warmup_batch_sizes),
     )
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     golden = json.loads((path / EXTRA_FOLDER / GOLDEN_FILE).read_text(encoding="utf-8"))
@@ -149,6 +201,11 @@ def export(
     items: str | None = None,
     item_id_column: str = "item_id",
     image_folder: str = "",
+    ranker: RunFolder | None = None,
+    num_candidates: int = 100,
+    wanted_rules: rules.Wanted | None = None,
+    item_vectors: str | None = None,
+    warm_up_batch_sizes: Sequence[int] = WARM_UP_BATCH_SIZES,
 ) -> pathlib.Path:
     """Write the best model of a run to `output/version`.
 
@@ -163,6 +220,11 @@ def export(
         items: File with items that came after training, for `new_items.read`.
         item_id_column: Its column with the item's id.
         image_folder: What its image paths are relative to.
+        ranker: A finished run of a ranking model, which orders what the other proposes; None where there is one stage.
+        num_candidates: Items that are proposed to it.
+        wanted_rules: Which categories are not shown, and how many items of one.
+        item_vectors: Folder to write the items' vectors to; they are not written where None.
+        warm_up_batch_sizes: Rows of the warm-up requests.
 
     Returns:
         The version's folder.
@@ -172,38 +234,71 @@ def export(
         ValueError: `k` is more than there are items.
         RuntimeError: The saved model does not give the trained model's answers; nothing is published.
     """
+    from seqrec_tf.exporting import item_vectors as vectors_lib
+    from seqrec_tf.exporting.serving_module import Answers, Trained
+    from seqrec_tf.exporting.two_stages import second_stage
     from seqrec_tf.learning.ranking import multiply_exactly
 
     check_history_length(history_length)
     target = _new_version(run_lib.local_path(output, "--output"), version)
+    vectors_target = vectors_lib.new_folder(item_vectors) if item_vectors else None
     folder = run_folder.open_dataset(dataset)
     check_k(k, folder.num_items)
     multiply_exactly()
     model = run_folder.load_model()
-    catalogue = folder.item_ids
+    if vectors_target and not model.scores_by_vectors:
+        raise ValueError(
+            f"--item-vectors: scores of {type(model).__name__} are no products of vectors. Export another model."
+        )
+    catalogue, new_values = folder.item_ids, {}
+    wanted_rules = wanted_rules or rules.Wanted()
     if items:
-        wanted = [feature.name for feature in model.item_features.features] if model.item_features else []
+        of_model = [feature.name for feature in model.item_features.features] if model.item_features else []
+        wanted = [*of_model, *(name for name in wanted_rules.names if name not in of_model)]
         new = new_items.read(items, folder, wanted, id_column=item_id_column, image_folder=image_folder)
         model = model.with_new_items(len(new.ids), new.values)
-        catalogue = [*catalogue, *new.ids]
+        catalogue, new_values = [*catalogue, *new.ids], new.values
     model.freeze_item_table()
-    exclude_history = run_folder.excludes_history(keep_history=keep_history)
-    answers: dict[str, Any] = {"k": k, "exclude_history": exclude_history, "history_length": history_length}
+    stages = [Trained(model, folder)]
+    if ranker is not None:
+        stages.append(second_stage(ranker, stages[0], dataset, k=k, num_candidates=num_candidates, has_new=bool(items)))
+    answers = Answers(
+        k=k,
+        exclude_history=run_folder.excludes_history(keep_history=keep_history),
+        history_length=history_length,
+        rules=rules.make(wanted_rules, folder, new_values),
+        num_candidates=num_candidates if ranker is not None else 0,
+    )
+    of_items = vectors_lib.of_items(model).numpy() if model.scores_by_vectors else None
     with _published_as(target) as partial:
-        _save(model, folder, catalogue, partial, **answers)
-        golden = golden_requests(model, folder, catalogue, **answers)
-        check_golden(partial, golden, history_length)
+        _save(stages, catalogue, partial, answers)
+        golden = golden_requests(stages, catalogue, answers)
+        # Of two stages, scores are the second one's.
+        check_golden(partial, golden, history_length, None if ranker else of_items, catalogue)
         extra = partial / EXTRA_FOLDER
         extra.mkdir()
         (extra / GOLDEN_FILE).write_text(json.dumps(golden, indent=1) + "\n", encoding="utf-8")
         (extra / SCHEMA_FILE).write_text(folder.schema.to_json(), encoding="utf-8")
         for file in (run_lib.CONFIG_FILE, run_lib.DATASET_FILE):  # what the model was made of
             shutil.copy(run_folder.path / file, extra / file)
-        requests = warm_up_requests(
-            target.parent.name, golden, history_length, scores_one_by_one=model.scores_one_by_one
-        )
+            if ranker is not None:
+                shutil.copy(ranker.path / file, extra / f"rank_{file}")
+        requests = warm_up_requests(target.parent.name, golden, model, history_length, batch_sizes=warm_up_batch_sizes)
         write_warm_up(extra / WARM_UP_FILE, requests)
+        if vectors_target and of_items is not None:
+            vectors_lib.write(vectors_target, catalogue, of_items)
     return target
+
+
+def _batch_sizes(text: str) -> list[int]:
+    """The numbers of --warmup-batch-sizes."""
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = [0]
+    if min(sizes) < 1:
+        raise ValueError(f"--warmup-batch-sizes expects positive numbers such as 1,8,64, got {text!r}.")
+    return sizes
 
 
 def _new_version(output: pathlib.Path, version: int | None) -> pathlib.Path:
@@ -236,26 +331,22 @@ def _published_as(target: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _save(
-    model: SequenceModel,
-    folder: DatasetFolder,
-    catalogue: Sequence[str],
-    partial: pathlib.Path,
-    *,
-    k: int,
-    exclude_history: bool,
-    history_length: int | None,
-) -> None:
-    """Write the SavedModel of a model whose item table is frozen."""
+def _save(stages: Sequence[Trained], catalogue: Sequence[str], partial: pathlib.Path, answers: Answers) -> None:
+    """Write the SavedModel."""
     import tensorflow as tf
 
-    from seqrec_tf.exporting.serving_module import make_serving_module, signatures
+    from seqrec_tf.exporting.serving_module import Recommender, signatures_of
 
     vocabulary = partial / "item_id.txt"  # saved as an asset, so removed below
     vocabulary.write_text("".join(f"{item}\n" for item in catalogue), encoding="utf-8")
-    module = make_serving_module(model, folder, str(vocabulary), k=k, exclude_history=exclude_history)
-    tf.saved_model.save(module, str(partial), signatures=signatures(module, model, history_length))
+    module = Recommender(stages, str(vocabulary), answers)
+    tf.saved_model.save(module, str(partial), signatures=module.concrete_functions())
     vocabulary.unlink()
+    of_examples = [signature for signature in signatures_of(stages[0].model) if signature.method != "predict"]
+    updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(partial))
+    for signature in of_examples:
+        updater.replace_method_name(signature.name, f"tensorflow/serving/{signature.method}", tags="serve")
+    updater.save()
 
 
 def changed_inputs(version: pathlib.Path) -> str:

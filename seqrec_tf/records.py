@@ -105,8 +105,8 @@ class DatasetFolder:
 
     def __init__(self, path: str | pathlib.Path):
         self.path = str(path).rstrip("/")
+        make = f"Make it with `seqrec prepare --input FILES --output {self.path}`."
         if not self._exists(schema_lib.COMPLETED_FILE):
-            make = f"Make it with `seqrec prepare --input FILES --output {self.path}`."
             if self._exists(schema_lib.SCHEMA_FILE):
                 raise FileNotFoundError(
                     f"{self.path} is not finished: it has no {schema_lib.COMPLETED_FILE} file. {make}"

@@ -60,16 +60,24 @@ TOUCHED, PLACE = "touched", "place"
 HISTORY = "history"
 HISTORY_TIMESTAMPS = "history_timestamps"
 TIMESTAMP = "timestamp"
+HISTORY_LABELS = "history_labels"
 CANDIDATES = "candidates"
+EXCLUDE, ALLOW, K = "exclude", "allow", "k"
+ITEM = "item"
 
-# Its outputs, which golden requests hold beside the inputs.
+# Its outputs, of which golden requests hold the first two beside the inputs.
 ITEMS, SCORES, NUM_UNKNOWN = "items", "scores", "num_unknown"
+
+# The input and the outputs of signatures that take serialized Examples: TF Serving's names for them.
+SERIALIZED = "inputs"
+CLASSES, OUTPUTS = "classes", "outputs"
 
 # Names that no feature of users may have, as records, inputs or requests hold something else by them.
 RESERVED_NAMES = frozenset(
     [
         *(USER_ID, SESSION_ID, ITEM_IDS, TIMESTAMPS, LABELS, TARGET_START),
-        *(HISTORY, HISTORY_TIMESTAMPS, TIMESTAMP, CANDIDATES, SEEN, TARGET_TIME),
+        *(HISTORY, HISTORY_TIMESTAMPS, HISTORY_LABELS, TIMESTAMP, SEEN, TARGET_TIME),
+        *(CANDIDATES, EXCLUDE, ALLOW, K, ITEM),
         *(ITEMS, SCORES, NUM_UNKNOWN),
     ]
 )
@@ -179,30 +187,47 @@ ITEM_ID_FEATURE = Feature(ITEM_ID, "string", (), "the item")
 HISTORY_INPUT = Feature(HISTORY, "string", (None,), "item ids, oldest first")
 HISTORY_TIMESTAMPS_INPUT = Feature(HISTORY_TIMESTAMPS, "int64", (None,), "time of each event of the history, seconds")
 TIMESTAMP_INPUT = Feature(TIMESTAMP, "int64", (), "when the answer is for, seconds")
+HISTORY_LABELS_INPUT = Feature(HISTORY_LABELS, "int64", (None,), "1 where the event of the history was liked, else 0")
 CANDIDATES_INPUT = Feature(CANDIDATES, "string", (None,), "item ids, in any order")
+EXCLUDE_INPUT = Feature(EXCLUDE, "string", (None,), "item ids that are not to be shown")
+ALLOW_INPUT = Feature(ALLOW, "string", (None,), "the only item ids that may be shown; all where there are none")
+K_INPUT = Feature(K, "int64", (), "items wanted; as many as there are places where 0")
+ITEM_INPUT = Feature(ITEM, "string", (), "an item id")
+SERIALIZED_INPUT = Feature(SERIALIZED, "string", (), "a serialized tf.train.Example of what the other signatures take")
+
+# The inputs of a request that hold one value of each event of its history.
+OF_HISTORY = (HISTORY, HISTORY_TIMESTAMPS, HISTORY_LABELS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Signature:
-    """One question that a saved model answers.
-
-    All take the history and what the model reads of the user, and all give `num_unknown`, the ids of the history that
-    the model does not know. `serving_module` computes each, `serving.client` asks any.
+    """One question that a saved model answers; `serving_module` computes each, `serving.client` asks any.
 
     Attributes:
         name: In the saved model and in requests.
-        outputs: What it gives beside `num_unknown`.
-        inputs: What it takes beside the history: ids of items. Where there are none, all items are looked at.
+        outputs: What it gives; and all but those that take Examples give `num_unknown`, how many ids of the history, or
+            items asked about, the model does not know.
+        inputs: What it takes beside the history.
+        takes_history: Whether it takes the history and what the model reads of the user.
+        method: TF Serving's word for who may ask: "predict", or "classify" or "regress", whose requests are Examples.
     """
 
     name: str
     outputs: tuple[str, ...]
     inputs: tuple[Feature, ...] = ()
+    takes_history: bool = True
+    method: str = "predict"
 
 
-RECOMMEND = Signature("serving_default", outputs=(ITEMS, SCORES))
-RANK = Signature("rank", outputs=(SCORES,), inputs=(CANDIDATES_INPUT,))
-SIGNATURES = (RECOMMEND, RANK)
+RECOMMEND = Signature("serving_default", (ITEMS, SCORES))
+RECOMMEND_AMONG = Signature("recommend", (ITEMS, SCORES), (EXCLUDE_INPUT, ALLOW_INPUT, K_INPUT))
+RANK = Signature("rank", (SCORES,), (CANDIDATES_INPUT,))
+EMBED = Signature("embed", (VECTOR,))
+SIMILAR = Signature("similar", (ITEMS, SCORES), (ITEM_INPUT,), takes_history=False)
+EXAMPLES = Signature("examples", (CLASSES, SCORES), (SERIALIZED_INPUT,), takes_history=False, method="classify")
+REGRESS = Signature("regress", (OUTPUTS,), (SERIALIZED_INPUT,), takes_history=False, method="regress")
+# EMBED and SIMILAR are those of models whose scores are dot products (SIMILAR also of ItemKNN); all have the others.
+SIGNATURES = (RECOMMEND, RECOMMEND_AMONG, RANK, EMBED, SIMILAR, EXAMPLES, REGRESS)
 
 
 @dataclasses.dataclass(frozen=True)

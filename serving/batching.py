@@ -96,11 +96,15 @@ class Batcher:
             self._queued_rows += waiting.num_rows
             self._queues.setdefault(key, []).append(waiting)
             self._changed.notify()
+        timer = asyncio.get_running_loop().call_later(self._timeout_s, self._give_up, waiting)
         try:
-            return await asyncio.wait_for(waiting.answer, self._timeout_s)
-        except TimeoutError as error:
-            code = "DEADLINE_EXCEEDED" if waiting.is_running else "RESOURCE_EXHAUSTED"
-            raise StatusError(code, f"There was no answer within {self._timeout_s:g} s") from error
+            return await waiting.answer
+        finally:
+            timer.cancel()
+
+    def _give_up(self, waiting: _Waiting) -> None:
+        code = "DEADLINE_EXCEEDED" if waiting.is_running else "RESOURCE_EXHAUSTED"
+        _deliver([(waiting, StatusError(code, f"There was no answer within {self._timeout_s:g} s"))])
 
     def _waiting(
         self, model: LoadedModel, signature_name: str, feeds: Mapping[str, np.ndarray]

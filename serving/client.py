@@ -1,7 +1,8 @@
 """Ask a server for recommendations: TF Serving, or `seqrec serve`, which has the same contract.
 
 Give the items that a user has met, oldest first: `--history a,b,c`, or `--item` once for each where ids hold commas.
-With `--candidates x,y,z` these are ranked, by the signature `rank`; else the model recommends from all that it knows.
+With `--candidates x,y,z` these are ranked, by the signature `rank`, with `--similar x` items like this one are listed,
+by `similar`; else the model recommends from all that it knows, or from what `--exclude` and `--allow` leave.
 Some models also need `--user`, `--user-feature` or `--history-times`. With `--dataset DATASET` the answer shows
 the items' names.
 """
@@ -23,16 +24,26 @@ from urllib.parse import quote
 from seqrec_tf import padding
 from seqrec_tf.messages import next_command
 from seqrec_tf.schema import (
+    ALLOW,
     CANDIDATES,
+    EMBED,
+    EXCLUDE,
     HISTORY,
+    HISTORY_LABELS,
     HISTORY_TIMESTAMPS,
+    ITEM,
     ITEMS,
     NUM_UNKNOWN,
+    OF_HISTORY,
     RANK,
     RECOMMEND,
+    RECOMMEND_AMONG,
     SCORES,
+    SIMILAR,
     TIMESTAMP,
     USER_ID,
+    VECTOR,
+    K,
     Signature,
 )
 
@@ -76,9 +87,16 @@ class Recommendation:
 _OPTIONS = {
     USER_ID: "users (--user)",
     HISTORY_TIMESTAMPS: "the times of the histories (--history-times)",
+    HISTORY_LABELS: "which events of the histories were liked (--history-labels)",
     TIMESTAMP: "the time of the recommendation (--time)",
     CANDIDATES: "the items to rank (--candidates)",
+    EXCLUDE: "the items not to show (--exclude)",
+    ALLOW: "the only items to show (--allow)",
+    K: "how many items (--k)",
+    ITEM: "the item (--similar)",
 }
+
+_EACH = {"--history-times": "times", "--history-labels": "labels"}
 
 
 class Client:
@@ -121,7 +139,10 @@ class Client:
         users: Sequence[str] | None = None,
         user_features: Mapping[str, Sequence[Any]] | None = None,
         history_times: Sequence[Sequence[int]] | None = None,
+        history_labels: Sequence[Sequence[int]] | None = None,
         times: Sequence[int] | None = None,
+        exclude: Sequence[Sequence[str]] | None = None,
+        allow: Sequence[Sequence[str]] | None = None,
         k: int | None = None,
         version: int | None = None,
         batch_size: int = 64,
@@ -134,7 +155,10 @@ class Client:
             users: Who they are, for a model that knows users.
             user_features: What is known of them, for a model that reads it: name of a feature to one value of each.
             history_times: When each event was, seconds, for a model that knows times.
-            times: When the recommendation is shown, seconds, for such a model.
+            history_labels: Which events were liked, 1 or 0, for a model of two stages that asks for it.
+            times: When the recommendation is shown, seconds, for a model that knows times.
+            exclude: Items not to show to each; none where None.
+            allow: The only items to show to each; where None or, for one of them, empty, all may be shown.
             k: How many items; all that the model returns where None.
             version: Version of the model; the newest where None.
             batch_size: Histories in one request; TF Serving refuses more than its own `max_batch_size`.
@@ -149,8 +173,13 @@ class Client:
         """
         if k is not None and k < 1:
             raise ValueError(f"k must be at least 1, got {k}.")
-        given = _given(users, user_features, history_times, times)
-        answers = self.ask(RECOMMEND, model, histories, given, version=version, batch_size=batch_size)
+        given = _given(users, user_features, history_times, times, history_labels)
+        signature = RECOMMEND
+        if exclude is not None or allow is not None:
+            signature = RECOMMEND_AMONG
+            nothing: list[list[str]] = [[]] * len(histories)
+            given |= {EXCLUDE: exclude or nothing, ALLOW: allow or nothing, K: [0] * len(histories)}
+        answers = self.ask(signature, model, histories, given, version=version, batch_size=batch_size)
         return [_read_prediction(answer, model, k) for answer in answers]
 
     def rank(
@@ -162,6 +191,7 @@ class Client:
         users: Sequence[str] | None = None,
         user_features: Mapping[str, Sequence[Any]] | None = None,
         history_times: Sequence[Sequence[int]] | None = None,
+        history_labels: Sequence[Sequence[int]] | None = None,
         times: Sequence[int] | None = None,
         version: int | None = None,
         batch_size: int = 64,
@@ -175,6 +205,7 @@ class Client:
             users: See `recommend`.
             user_features: See `recommend`.
             history_times: See `recommend`.
+            history_labels: See `recommend`.
             times: See `recommend`.
             version: See `recommend`.
             batch_size: See `recommend`.
@@ -189,7 +220,7 @@ class Client:
         """
         if len(candidates) != len(histories):
             raise ValueError(f"There must be candidates for each of {len(histories)} histories, got {len(candidates)}.")
-        given = {CANDIDATES: candidates, **_given(users, user_features, history_times, times)}
+        given = {CANDIDATES: candidates, **_given(users, user_features, history_times, times, history_labels)}
         answers = self.ask(RANK, model, histories, given, version=version, batch_size=batch_size)
         ranked = []
         for answer, wanted in zip(answers, candidates, strict=True):
@@ -199,11 +230,59 @@ class Client:
             ranked.append(Recommendation(items, scores, int(answer.get(NUM_UNKNOWN, 0))))
         return ranked
 
+    def similar(
+        self,
+        model: str,
+        items: Sequence[str],
+        *,
+        k: int | None = None,
+        version: int | None = None,
+        batch_size: int = 64,
+    ) -> list[Recommendation]:
+        """Items that are like each of some items, for pages where nobody is known.
+
+        Args:
+            model: Name of the model.
+            items: Item ids.
+            k: How many items; all that the model returns where None.
+            version: Version of the model; the newest where None.
+            batch_size: Items in one request.
+
+        Returns:
+            One recommendation for each item; an empty one for an item that the model does not know.
+
+        Raises:
+            ServerError: See `recommend`.
+            ValueError: The model has no such signature, or `k` is more than it returns.
+        """
+        answers = self.ask(SIMILAR, model, None, {ITEM: items}, version=version, batch_size=batch_size)
+        return [_read_prediction(answer, model, k) for answer in answers]
+
+    def embed(
+        self,
+        model: str,
+        histories: Sequence[Sequence[str]],
+        *,
+        users: Sequence[str] | None = None,
+        user_features: Mapping[str, Sequence[Any]] | None = None,
+        history_times: Sequence[Sequence[int]] | None = None,
+        times: Sequence[int] | None = None,
+        version: int | None = None,
+        batch_size: int = 64,
+    ) -> list[list[float]]:
+        """Vectors of histories, whose products with the item vectors of `seqrec export --item-vectors` are scores.
+
+        Arguments and errors are those of `recommend`. Of a history of which nothing is known, the vector is 0.
+        """
+        given = _given(users, user_features, history_times, times)
+        answers = self.ask(EMBED, model, histories, given, version=version, batch_size=batch_size)
+        return [answer[VECTOR] for answer in answers]
+
     def ask(
         self,
         signature: Signature,
         model: str,
-        histories: Sequence[Sequence[str]],
+        histories: Sequence[Sequence[str]] | None,
         given: Mapping[str, Sequence[Any] | None],
         *,
         version: int | None = None,
@@ -214,7 +293,7 @@ class Client:
         Args:
             signature: What to ask.
             model: Name of the model.
-            histories: Item ids of each user, oldest first.
+            histories: Item ids of each user, oldest first; None for a signature that takes none.
             given: What else the model may take, by the name of the input: one value for each history.
             version: Version of the model; the newest where None.
             batch_size: Histories in one request.
@@ -279,10 +358,11 @@ class Client:
 
 def _check_signature(signature: Signature, model: str, inputs: Collection[str], outputs: Collection[str]) -> None:
     """Raise a ValueError where a model's signature is not the one that `seqrec export` writes."""
-    if HISTORY not in inputs or not set(signature.outputs) <= set(outputs):
+    taken = HISTORY if signature.takes_history else signature.inputs[0].name
+    if taken not in inputs or not set(signature.outputs) <= set(outputs):
         wanted = " and ".join(f"`{name}`" for name in sorted(signature.outputs))
         raise ValueError(
-            f"The signature `{signature.name}` of model `{model}` must take `{HISTORY}` and give {wanted}, as `seqrec "
+            f"The signature `{signature.name}` of model `{model}` must take `{taken}` and give {wanted}, as `seqrec "
             f"export` writes it; it takes {', '.join(sorted(inputs)) or 'nothing'} and gives "
             f"{', '.join(sorted(outputs)) or 'nothing'}."
         )
@@ -291,7 +371,7 @@ def _check_signature(signature: Signature, model: str, inputs: Collection[str], 
 def _requests(
     model: str,
     inputs: Mapping[str, Any],
-    histories: Sequence[Sequence[str]],
+    histories: Sequence[Sequence[str]] | None,
     given: Mapping[str, Sequence[Any] | None],
 ) -> list[dict[str, Any]]:
     """What a signature takes of each history.
@@ -299,7 +379,7 @@ def _requests(
     Args:
         model: Name of the model.
         inputs: Name to what the metadata says of each input of the signature.
-        histories: Item ids, oldest first.
+        histories: Item ids, oldest first; None where the signature takes none.
         given: Name of an input to a value for each history.
 
     Raises:
@@ -311,28 +391,34 @@ def _requests(
         if given[name] is not None and not times_of_none:
             option = _OPTIONS.get(name, f"--user-feature {name}=VALUE")
             raise ValueError(f"Model `{model}` does not take `{name}`: leave out {option}.")
-    size = int(inputs[HISTORY]["tensor_shape"]["dim"][1]["size"])
-    length = size if size >= 0 else None  # -1 where any fits
-    columns = {HISTORY: padding.rows(histories, padding.NO_ITEM, length=length)}
+    known = {**given, HISTORY: histories}
+    number = len(next(values for values in (histories, *given.values()) if values is not None))
+    columns = {}
     of_users = sorted(inputs.keys() - {HISTORY, *_OPTIONS})
-    for name in (*(name for name in _OPTIONS if name in inputs), *of_users):
-        values = given.get(name)
+    for name in (*(name for name in (HISTORY, *_OPTIONS) if name in inputs), *of_users):
+        values = known.get(name)
         if values is None:
             option = _OPTIONS.get(name, f"the feature of the users (--user-feature {name}=VALUE)")
             raise ValueError(f"Model `{model}` takes `{name}`: give {option}.")
-        if len(values) != len(histories):
-            raise ValueError(f"`{name}` must have a value for each of {len(histories)} histories, got {len(values)}.")
-        if name == HISTORY_TIMESTAMPS:
-            values = padding.rows(values, padding.NO_TIME, length=length)
-        elif len(inputs[name]["tensor_shape"]["dim"]) > 1:
-            values = padding.rows(values, padding.NO_ITEM)
-        columns[name] = list(values)
+        if len(values) != number:
+            raise ValueError(f"`{name}` must have a value for each of {number} histories, got {len(values)}.")
+        columns[name] = _padded(name, values, inputs[name]["tensor_shape"]["dim"])
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _given(users, user_features, history_times, times) -> dict[str, Any]:
+def _padded(name: str, values: Sequence[Any], dimensions: Sequence[Mapping[str, str]]) -> list[Any]:
+    """The values of an input, lists among them in one length: that of its dimensions, as the metadata gives them."""
+    if len(dimensions) < 2:
+        return list(values)
+    size = int(dimensions[1]["size"])
+    nothing: Any = padding.NO_TIME if name in OF_HISTORY and name != HISTORY else padding.NO_ITEM
+    return padding.rows(values, nothing, length=size if size >= 0 else None)  # -1 where any fits
+
+
+def _given(users, user_features, history_times, times, history_labels=None) -> dict[str, Any]:
     """What a model may take beside histories, by the name of the input."""
-    return {**(user_features or {}), USER_ID: users, HISTORY_TIMESTAMPS: history_times, TIMESTAMP: times}
+    of_events = {HISTORY_TIMESTAMPS: history_times, HISTORY_LABELS: history_labels}
+    return {**(user_features or {}), USER_ID: users, TIMESTAMP: times, **of_events}
 
 
 def _path(model: str, version: int | None = None) -> str:
@@ -415,6 +501,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--history", default="", metavar="A,B,C", help="item ids, oldest first, separated by commas")
     parser.add_argument("--item", action="append", default=[], metavar="ID", help="one more item id, after --history")
     parser.add_argument("--candidates", default="", metavar="X,Y,Z", help="rank these items, separated by commas")
+    parser.add_argument("--similar", metavar="ID", help="list items like this one, without a history")
+    parser.add_argument("--exclude", default="", metavar="X,Y,Z", help="do not show these items")
+    parser.add_argument("--allow", default="", metavar="X,Y,Z", help="show these items alone, the best of them first")
     parser.add_argument("--user", metavar="ID", help="who it is, for a model that knows users")
     parser.add_argument(
         "--user-feature",
@@ -425,6 +514,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what is known of the user, for a model that reads it; several categories as A|B",
     )
     parser.add_argument("--history-times", default="", metavar="T,U,V", help="when each event was, seconds since 1970")
+    parser.add_argument("--history-labels", default="", metavar="1,0,1", help="which events were liked, 1 or 0")
     parser.add_argument("--time", type=int, help="when the recommendation is shown, seconds (default: now)")
     parser.add_argument("--k", type=int, help="how many items (default: all that the model returns)")
     parser.add_argument("--dataset", help="dataset folder to take the items' names from")
@@ -439,8 +529,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Raise an error for what is wrong with the arguments, before anything is asked."""
-    history = _split(args.history) + args.item
-    if not history and args.user is None and not args.user_feature:
+    history, candidates = _split(args.history) + args.item, _split(args.candidates)
+    if not history and args.user is None and not args.user_feature and args.similar is None:
         raise ValueError("There is no history: give item ids with --history A,B,C or --item ID (or --user).")
     if args.k is not None and args.k < 1:
         raise ValueError(f"--k must be at least 1, got {args.k}.")
@@ -448,48 +538,42 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--timeout must be more than 0 seconds, got {args.timeout:g}.")
     if args.dataset and args.json:
         raise ValueError("--dataset gives names to the table, and --json prints ids alone: leave one out.")
+    if candidates and (args.exclude or args.allow):
+        raise ValueError("--candidates are ranked as they are: leave out --exclude and --allow.")
+    if args.similar is not None and (history or candidates or args.exclude or args.allow):
+        raise ValueError("--similar takes an item alone: leave out the history, --candidates, --exclude and --allow.")
     if args.name_feature and not args.dataset:
         raise ValueError("--name-feature needs --dataset, which has the items' names.")
     if args.version is not None and args.version < 0:
         raise ValueError(f"--version must not be negative, got {args.version}.")
-    _history_times(args, history)
+    for option in _EACH:
+        _of_events(args, option, len(history))
     Client(args.url)
     if args.dataset:
         named_features(args.dataset, args.name_feature or "title")
 
 
-def _history_times(args: argparse.Namespace, history: Sequence[str]) -> list[int]:
-    history_times = [_number(int, time_, "--history-times") for time_ in _split(args.history_times)]
-    if history_times and len(history_times) != len(history):
-        raise ValueError(
-            f"--history-times must have {len(history)} times, one of each event, got {len(history_times)}."
-        )
-    return history_times
+def _of_events(args: argparse.Namespace, option: str, number: int) -> list[int]:
+    """The numbers of an option that has one for each event of the history; empty where it is not given."""
+    text = getattr(args, option.removeprefix("--").replace("-", "_"))
+    numbers = [_number(int, part, option) for part in _split(text)]
+    if numbers and len(numbers) != number:
+        raise ValueError(f"{option} must have {number} {_EACH[option]}, one of each event, got {len(numbers)}.")
+    return numbers
 
 
 def run(args: argparse.Namespace) -> None:
     """Ask for one recommendation and print it."""
     history, candidates = _split(args.history) + args.item, _split(args.candidates)
-    history_times = _history_times(args, history)
-    client = Client(args.url, timeout_s=args.timeout)
-    given: dict[str, Any] = {
-        "user_features": _user_features(args.user_feature, client, args.model, args.version),
-        "users": None if args.user is None else [args.user],
-        "history_times": [history_times] if history_times or not history else None,
-        "times": [int(time.time()) if args.time is None else args.time],
-        "version": args.version,
-    }
-    if candidates:
-        (ranked,) = client.rank(args.model, [history], [candidates], **given)
-        recommendation = dataclasses.replace(ranked, items=ranked.items[: args.k], scores=ranked.scores[: args.k])
-    else:
-        (recommendation,) = client.recommend(args.model, [history], k=args.k, **given)
+    recommendation = _asked(args, history, candidates)
     if args.json:
         sys.stdout.write(json.dumps(dataclasses.asdict(recommendation), ensure_ascii=False) + "\n")
         return
     names = item_names(args.dataset, recommendation.items, feature=args.name_feature or "title") if args.dataset else {}
     sys.stdout.write(_table(recommendation, names))
-    if recommendation.num_unknown:
+    if recommendation.num_unknown and args.similar is not None:
+        sys.stderr.write(f"{args.similar} is unknown to the model\n")
+    elif recommendation.num_unknown:
         verb = "is" if recommendation.num_unknown == 1 else "are"
         was = "was" if recommendation.num_unknown == 1 else "were"
         sys.stderr.write(
@@ -500,6 +584,30 @@ def run(args: argparse.Namespace) -> None:
     words = ["--url", args.url, "--model", args.model, *(["--history", args.history] if args.history else [])]
     items = [word for item in args.item for word in ("--item", item)]
     sys.stdout.write(next_command("recommend", *words, *items, *more))
+
+
+def _asked(args: argparse.Namespace, history: list[str], candidates: list[str]) -> Recommendation:
+    """What the server answers to the command's options."""
+    client = Client(args.url, timeout_s=args.timeout)
+    if args.similar is not None:
+        return client.similar(args.model, [args.similar], k=args.k, version=args.version)[0]
+    of_events = {option: _of_events(args, option, len(history)) for option in _EACH}
+    given: dict[str, Any] = {
+        "user_features": _user_features(args.user_feature, client, args.model, args.version),
+        "users": None if args.user is None else [args.user],
+        "history_times": [of_events["--history-times"]] if of_events["--history-times"] or not history else None,
+        "history_labels": [of_events["--history-labels"]] if of_events["--history-labels"] else None,
+        "times": [int(time.time()) if args.time is None else args.time],
+        "version": args.version,
+    }
+    if candidates:
+        (ranked,) = client.rank(args.model, [history], [candidates], **given)
+        return dataclasses.replace(ranked, items=ranked.items[: args.k], scores=ranked.scores[: args.k])
+    if args.exclude:
+        given["exclude"] = [_split(args.exclude)]
+    if args.allow:
+        given["allow"] = [_split(args.allow)]
+    return client.recommend(args.model, [history], k=args.k, **given)[0]
 
 
 def _user_features(

@@ -25,6 +25,7 @@ from typing import Any
 
 import uvicorn
 
+from seqrec_tf.config import check_at_least
 from seqrec_tf.messages import next_command
 from serving import rest_json
 from serving.batching import Batcher
@@ -111,6 +112,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check(args: argparse.Namespace) -> None:
+    """Raise an error for what is wrong with the arguments, as far as it can be told without TensorFlow."""
+    check_models(args.models)
+    if not 0 <= args.port < 2**16:
+        raise ValueError(f"--port must be from 0 to 65535, got {args.port}.")
+    if args.model_config and not pathlib.Path(args.model_config).is_file():
+        raise FileNotFoundError(f"--model-config must name a file, {args.model_config} is none.")
+    at_least = {field.name: 1 for field in dataclasses.fields(Limits)} | dict.fromkeys(
+        ("max_batch_size", "num_batch_threads", "max_queued_rows"), 1
+    )
+    for name in ("header_timeout_s", "body_timeout_s", "keep_alive_timeout_s", "timeout_s", "shutdown_timeout_s"):
+        at_least[name] = 0
+    for name, least in (at_least | {"batch_timeout_us": 0, "log_share": 0}).items():
+        check_at_least(f"--{name.replace('_', '-')}", getattr(args, name), least)
+    if args.log_share > 1:
+        raise ValueError(f"--log-share must be at most 1, got {args.log_share}.")
+
+
 def run(args: argparse.Namespace) -> None:
     """Serve until SIGTERM, or until interrupted."""
     limits = Limits(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Limits)})
@@ -137,31 +156,6 @@ def run(args: argparse.Namespace) -> None:
     )
     server.on_start = functools.partial(_say_what_is_served, server, store, args.host)
     server.run()
-
-
-def check(args: argparse.Namespace) -> None:
-    """Refuse options that make no server, as far as it can be told without TensorFlow.
-
-    Raises:
-        ValueError: One is out of its range.
-        FileNotFoundError: There is no such folder or file.
-    """
-    check_models(args.models)
-    if not 0 <= args.port < 2**16:
-        raise ValueError(f"--port must be from 0 to 65535, got {args.port}.")
-    if args.model_config and not pathlib.Path(args.model_config).is_file():
-        raise FileNotFoundError(f"--model-config must name a file, {args.model_config} is none.")
-    at_least = {field.name: 1 for field in dataclasses.fields(Limits)} | dict.fromkeys(
-        ("max_batch_size", "num_batch_threads", "max_queued_rows"), 1
-    )
-    for name in ("header_timeout_s", "body_timeout_s", "keep_alive_timeout_s", "timeout_s", "shutdown_timeout_s"):
-        at_least[name] = 0
-    for name, least in (at_least | {"batch_timeout_us": 0, "log_share": 0}).items():
-        if getattr(args, name) < least:
-            option = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{option} must be at least {least}, got {getattr(args, name)}.")
-    if args.log_share > 1:
-        raise ValueError(f"--log-share must be at most 1, got {args.log_share}.")
 
 
 def _say_what_is_served(server: Server, store: ModelStore, host: str) -> None:

@@ -232,7 +232,10 @@ WRONG = [
     ("recommend --model m --history a --name-feature title", "--name-feature needs --dataset"),
     ("recommend --model m --history a --dataset {run}", "is not a dataset folder: it is a run folder."),
     ("report --run {dataset}", "is not a run folder: it is a dataset folder."),
-    ("tune --dataset {dataset} --model sasrec --output s --space {toml}", "wrong.toml: the key of [model] must be"),
+    (
+        "tune --dataset {dataset} --model sasrec --output s --space {toml}",
+        "wrong.toml: model.units must be a list of choices",
+    ),
     ("runs {file}", "is not a folder. Give the one that holds your runs"),
     ("compare {run} {dataset}", "is not a run folder: it is a dataset folder."),
 ]

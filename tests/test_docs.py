@@ -20,6 +20,7 @@ import tomllib
 import urllib.request
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from seqrec_tf import cli
@@ -39,8 +40,10 @@ NOT_HERE = {
     "export TF_CONFIG=": "the command that it is for",
     "seqrec tune": "minutes: tests/test_tune.py searches",
     "search/best.toml": "what the search leaves",
+    "python tests/serving/contract_models.py": "a server to ask; conftest.py writes the same models",
     "seqrec serve": "to be interrupted: the fixture `server` serves the same",
     "--model ctr": "a second model, of features of users",
+    "--rank runs/bst": "a run of a ranking model: tests/exporting/test_signatures.py has one",
     "make ": "an installation",
     "python -m pytest": "the tests, which these are",
     "python docs/configuration.py": "to write: a test below compares what it would write",
@@ -177,6 +180,14 @@ def write_files(folder):
             for item in numbers
         ]
         write_csv(folder / f"{name}.csv", header, rows)
+    bought = [
+        (visit, sku, sku, 2, f"{at.month}/{at.day}/{at.year} {at.hour}:{at.minute:02d}", 2.55, customer, "Norway")
+        for customer, sku, at, visit, _ in events
+    ]
+    bought += [(f"C{row[0]}", row[1], row[2], -2, *row[4:]) for row in bought[:20]]  # cancelled
+    bought += [(*row[:6], "", row[7]) for row in bought[:20]]  # nobody knows who
+    header = ("InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country")
+    write_csv(folder / "online-retail.csv", header, bought)
     rows = [(f"c{customer}", ("no", "de")[customer % 2], 20 + customer) for customer in range(100)]
     write_csv(folder / "customers.csv", ("customer", "country", "age"), rows)
     (folder / "configs").symlink_to(ROOT / "configs")
@@ -218,7 +229,7 @@ def test_a_command_of_a_page_runs(words, here, server, tmp_path, capsys):
     if words[0] == "curl":
         (body,) = words[words.index("-d") + 1 : words.index("-d") + 2]
         with urllib.request.urlopen(words[-1].replace(SERVED_AT, server), data=body.encode()) as answer:
-            assert json.load(answer)["predictions"][0]["items"][0].startswith("sku-")
+            check_answer(json.load(answer), json.loads(body))
         return
     assert words[0] == "seqrec", f"{words[0]}: run it here, or say in NOT_HERE what it needs"
     if words[1:] in OF_FIXTURE:
@@ -228,12 +239,27 @@ def test_a_command_of_a_page_runs(words, here, server, tmp_path, capsys):
         return
     if words[1] in ("prepare", "export"):  # an output of its own, as another command may have made that of the page
         words = with_option(words, "--output", tmp_path / "models" / "made")
+    if "--item-vectors" in words:
+        words = with_option(words, "--item-vectors", tmp_path / "vectors")
     if words[1] == "analyze":
         words = [*words, "--shuffles", "1"]
     if words[1] == "recommend":
         words = [*words, "--url", server]  # the last one counts
     seqrec(*words[1:])
     assert capsys.readouterr().out
+
+
+def check_answer(answer, asked):
+    """What a server answers to one row of a signature."""
+    signature = asked.get("signature_name", "serving_default")
+    (row,) = answer.get("predictions") or answer["results"]
+    if signature in ("serving_default", "recommend", "similar"):
+        assert row["items"][0].startswith("sku-")
+    elif signature == "examples":
+        assert row[0][0].startswith("sku-")
+    else:
+        numbers = {"rank": "scores", "embed": "vector"}
+        assert np.all(np.isfinite(row[numbers[signature]] if signature in numbers else row))
 
 
 def check_training(words):

@@ -228,9 +228,19 @@ def test_golden_and_warm_up_requests_are_stored(exported):
     ]
     requests = [log.predict_log.request for log in logs]
     assert {request.model_spec.name for request in requests} == {"shop"}
-    sizes = [(r.model_spec.signature_name, r.inputs["history"].tensor_shape.dim[0].size) for r in requests]
-    assert sizes == [(name, size) for name in ("serving_default", "rank") for size in (1, 8, 64)]
-    assert ["candidates" in request.inputs for request in requests] == 3 * [False] + 3 * [True]
+    first = ("history", "item", "inputs")  # of which each signature takes one
+    sizes = [
+        (r.model_spec.signature_name, r.inputs[name].tensor_shape.dim[0].size)
+        for r in requests
+        for name in first
+        if name in r.inputs
+    ]
+    names = ("serving_default", "recommend", "rank", "embed", "similar", "examples", "regress")
+    assert sizes == [(name, size) for name in names for size in (1, 8, 64)]
+    own = {"recommend": {"exclude", "allow", "k"}, "rank": {"candidates"}}
+    for request in requests:
+        wanted = own.get(request.model_spec.signature_name, set())
+        assert set(request.inputs) - {*first} == wanted
 
 
 def test_what_a_model_was_made_of_is_beside_it(run, exported, chain_dataset):

@@ -21,6 +21,7 @@ CONTRACT = {
     "seqrec_tf.schema",
     "seqrec_tf.records",
     "seqrec_tf.padding",
+    "seqrec_tf.answers",
     "seqrec_tf.features",
     "seqrec_tf.encoders",
     "seqrec_tf.cli",

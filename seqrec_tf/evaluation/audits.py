@@ -23,10 +23,10 @@ def describe(folder: DatasetFolder, rows: np.ndarray, items: np.ndarray) -> dict
         lengths: Quantiles and mean, events a training sequence.
         popularity: `gini` of the items' events (0 all alike, 1 one item alone), and the share of the events that
             the most frequent 1 % and 10 % of the items have.
-        audits: From `stats.json`: ties and repeats, and the events that they are among;
-            `items_without_training_events`; `targets_before_training_ends`,
-            the share of the events to predict, by split, that happened before the newest training event, which a
-            model knows and a service could not (None where events have no time).
+        audits: From `stats.json`: ties and repeats, the events that they are among, the warnings of `seqrec prepare`;
+            `items_without_training_events`; `targets_before_training_ends`, the share of the events to predict, by
+            split, that happened before the newest training event, which a model knows and a service could not (None
+            where events have no time).
     """
     stats = folder.stats
     counts = np.sort(np.bincount(items, minlength=folder.num_items + 1)[1:])[::-1]
@@ -50,6 +50,7 @@ def describe(folder: DatasetFolder, rows: np.ndarray, items: np.ndarray) -> dict
             "ties": stats.get("ties"),
             "repeats": stats.get("repeats"),
             "events_of_all_splits": stats["steps"][-1]["events"],
+            "warnings": stats.get("warnings", []),
             # Also events of sequences of one event count, which are no training sequences.
             "items_without_training_events": folder.item_counts.count(0),
             "targets_before_training_ends": _targets_in_the_past(folder),

@@ -1,249 +1,319 @@
 """The signatures of an exported model: string ids in, string ids and scores out; `export` says what they take.
 
 `schema.SIGNATURES` declares them; a method of `Recommender` computes each. A new one is an entry there and a method
-here.
+here, and its place in `signatures_of`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
+from seqrec_tf import padding
 from seqrec_tf import schema as schema_lib
-from seqrec_tf.features import MISSING, UNKNOWN
-from seqrec_tf.learning.ranking import recommend
-from seqrec_tf.padding import NO_ITEM, one_column_at_least
-from seqrec_tf.records import user_fingerprint
+from seqrec_tf.exporting import choosing
+from seqrec_tf.exporting.item_vectors import Alike, with_one
+from seqrec_tf.exporting.stage import Stage, inputs_of, reads_liked_alone
+from seqrec_tf.padding import NO_ITEM
 from seqrec_tf.schema import (
+    ALLOW,
     CANDIDATES,
+    CLASSES,
+    EXCLUDE,
     HISTORY,
-    HISTORY_TIMESTAMPS,
-    ITEM_IDS,
+    HISTORY_LABELS,
+    ITEM,
     ITEMS,
-    LABELS,
     NUM_UNKNOWN,
+    OF_HISTORY,
+    OUTPUTS,
     PADDING_ID,
     SCORES,
-    TARGET_TIME,
-    TIMESTAMP,
-    TIMESTAMPS,
-    USER_ID,
+    SERIALIZED,
+    VECTOR,
     Feature,
+    K,
     Signature,
 )
 
 if TYPE_CHECKING:
+    from seqrec_tf.exporting.rules import Rules
     from seqrec_tf.models.base import SequenceModel
     from seqrec_tf.records import DatasetFolder
 
 
-def inputs_of(model: SequenceModel) -> list[Feature]:
-    """What requests hold for a model, whatever they ask, in the order of the signatures."""
-    inputs = [schema_lib.HISTORY_INPUT]
-    if USER_ID in model.reads:
-        inputs.append(schema_lib.USER_ID_FEATURE)
-    if TIMESTAMPS in model.reads:
-        inputs += [schema_lib.HISTORY_TIMESTAMPS_INPUT, schema_lib.TIMESTAMP_INPUT]
-    return inputs + [feature.in_requests for feature in user_features(model)]
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """How an exported model answers.
 
-
-def input_specs(
-    model: SequenceModel, history_length: int | None, signature: Signature = schema_lib.RECOMMEND
-) -> dict[str, Any]:
-    """The `tf.TensorSpec` of each input of a signature by its name, in their order."""
-    specs = {}
-    for feature in (*inputs_of(model), *signature.inputs):
-        is_of_history = feature.name in (HISTORY, HISTORY_TIMESTAMPS)
-        shape = [None, history_length] if is_of_history else [None, *feature.shape]
-        specs[feature.name] = tf.TensorSpec(shape, tf.as_dtype(feature.dtype), name=feature.name)
-    return specs
-
-
-def signatures(module: Recommender, model: SequenceModel, history_length: int | None) -> dict[str, Any]:
-    """What `tf.saved_model.save` takes: the concrete function of each signature by its name."""
-    functions = {schema_lib.RECOMMEND: module.recommend, schema_lib.RANK: module.rank}
-    return {
-        signature.name: functions[signature].get_concrete_function(**input_specs(model, history_length, signature))
-        for signature in schema_lib.SIGNATURES
-    }
-
-
-def user_features(model: SequenceModel) -> list[Feature]:
-    """Features of users that the model reads."""
-    return [feature for feature in model.schema.user_features if feature.name in model.reads]
-
-
-def make_serving_module(
-    model: SequenceModel, folder: DatasetFolder, vocabulary: str, *, k: int, exclude_history: bool
-) -> Recommender:
-    """A module whose methods are the signatures; TensorFlow core operations only.
-
-    Args:
-        model: A trained model, whose item table is frozen already.
-        folder: The dataset that it was trained on.
-        vocabulary: File with an item id a line, in the order of the model's ids.
-        k: Items in an answer.
+    Attributes:
+        k: Items in an answer, at most.
         exclude_history: Whether items of the history are not recommended.
+        history_length: The length of every history; any where None.
+        rules: What of the catalogue may be shown; all of it where None.
+        num_candidates: Items that the first of two stages proposes to the second.
     """
-    repeats = folder.schema.repeats
-    if model.history_is_liked and LABELS in folder.schema:
-        # They were dropped among all events, and what a client sends was liked.
-        repeats = schema_lib.KEEP_REPEATS
-    settings = _Settings(model, k, exclude_history, repeats, folder.learned_of_users)
-    return Recommender(settings, folder.item_counts, vocabulary)
+
+    k: int
+    exclude_history: bool = True
+    history_length: int | None = None
+    rules: Rules | None = None
+    num_candidates: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class _Settings:
-    """What a `Recommender` knows and a saved model does not hold as such; a plain object, which is not saved.
+class Trained:
+    """A trained model and what it was trained on.
 
     Attributes:
-        model: The model.
-        k: Items in an answer.
-        exclude_history: Whether items of the history are not recommended.
-        repeats: One of `schema.REPEATS`: what becomes of repeats in histories.
-        learned: What was learned of the features of users.
+        model: The model, whose item table is frozen already.
+        folder: The dataset.
     """
 
     model: SequenceModel
-    k: int
-    exclude_history: bool
-    repeats: str
-    learned: Mapping[str, Mapping[str, Any]]
+    folder: DatasetFolder
 
 
 class Recommender(tf.Module):
-    """The weights and tables of a saved model, and its signatures.
+    """The weights and tables of a saved model, and its signatures; TensorFlow core operations only.
 
     Args:
-        settings: The model, and how it answers.
-        item_counts: Training events of each item; new items, at the end of the vocabulary, have none.
-        vocabulary: File with an item id a line.
+        stages: The model; or one that proposes items, and one that ranks these.
+        vocabulary: File with an item id a line, in the order of the models' ids.
+        answers: How it answers.
     """
 
-    def __init__(self, settings: _Settings, item_counts, vocabulary: str):
+    def __init__(self, stages: Sequence[Trained], vocabulary: str, answers: Answers):
         super().__init__()
-        model = settings.model
         line, whole = tf.lookup.TextFileIndex.LINE_NUMBER, tf.lookup.TextFileIndex.WHOLE_LINE
-        self._settings = settings
-        self.model_variables = [variable.value for variable in model.variables]
-        self.item_table = model.frozen_table
-        self.log_share = tf.Variable(_log_share(item_counts, model.num_items), trainable=False, dtype=tf.float32)
+        self._answers = answers
+        self._inputs = tuple(_inputs_of_stages(stages))
+        self.stages = [Stage(stage.model, stage.folder) for stage in stages]
         self.line_of_item = tf.lookup.StaticHashTable(
             tf.lookup.TextFileInitializer(vocabulary, tf.string, whole, tf.int64, line), default_value=-1
         )
         self.item_of_line = tf.lookup.StaticHashTable(
             tf.lookup.TextFileInitializer(vocabulary, tf.int64, line, tf.string, whole), default_value=NO_ITEM
         )
-        self.categories = {
-            feature.name: tf.lookup.StaticHashTable(
-                tf.lookup.KeyValueTensorInitializer(
-                    [NO_ITEM, *settings.learned[feature.name]["values"]],
-                    [MISSING, *range(UNKNOWN + 1, feature.num_values)],
-                    tf.string,
-                    tf.int64,
-                ),
-                default_value=UNKNOWN,
-            )
-            for feature in user_features(model)
-            if "values" in settings.learned[feature.name]
-        }
+        self.alike = Alike.of(stages[0].model)
+        rules = answers.rules
+        self.is_banned = None if rules is None or rules.is_banned is None else tf.Variable(rules.is_banned, False)
+        limits = () if rules is None else rules.limits
+        self.categories = [tf.Variable(limit.categories, trainable=False) for limit in limits]
+        self._limits = tuple(
+            dataclasses.replace(limit, categories=variable)
+            for limit, variable in zip(limits, self.categories, strict=True)
+        )
 
-    @tf.function
-    def recommend(self, **request):
-        """The signature `schema.RECOMMEND`."""
-        model, k = self._settings.model, self._settings.k
-        ids, inputs, num_unknown = self._read(request)
-        excluded = ids if self._settings.exclude_history else ids[:, :0]
-        items, scores = recommend(model, model.query(inputs), excluded, k=k)
-        is_cold = model.is_cold(inputs)[:, None]
-        items = tf.where(is_cold, tf.range(1, k + 1), items)  # ids are in order of frequency
-        scores = tf.where(is_cold, self.log_share[:k], scores)
-        is_there = tf.math.is_finite(scores)
-        lines = tf.where(is_there, tf.cast(items, tf.int64) - 1, -1)
+    def concrete_functions(self) -> dict[str, Any]:
+        """What `tf.saved_model.save` takes: the concrete function of each signature by its name."""
+        methods = {
+            schema_lib.RECOMMEND: self.recommend,
+            schema_lib.RECOMMEND_AMONG: self.recommend,
+            schema_lib.RANK: self.rank,
+            schema_lib.EMBED: self.embed,
+            schema_lib.SIMILAR: self.similar,
+            schema_lib.EXAMPLES: self.examples,
+            schema_lib.REGRESS: self.regress,
+        }
+        # Functions that were attributes would be traced and saved once more, beside the signatures.
         return {
-            ITEMS: self.item_of_line.lookup(lines),
-            SCORES: tf.where(is_there, scores, tf.float32.min),  # JSON has no infinity
-            NUM_UNKNOWN: num_unknown,
+            signature.name: tf.function(methods[signature]).get_concrete_function(**self._specs(signature))
+            for signature in signatures_of(self.stages[0].model)
         }
 
-    @tf.function
+    def _specs(self, signature: Signature) -> dict[str, Any]:
+        """The `tf.TensorSpec` of each input of a signature by its name, in their order."""
+        features = (*(self._inputs if signature.takes_history else ()), *signature.inputs)
+        length = self._answers.history_length
+        return {
+            feature.name: tf.TensorSpec(
+                [None, length] if feature.name in OF_HISTORY else [None, *feature.shape],
+                tf.as_dtype(feature.dtype),
+                name=feature.name,
+            )
+            for feature in features
+        }
+
+    def recommend(self, **request):
+        """The signatures `schema.RECOMMEND` and `schema.RECOMMEND_AMONG`."""
+        history = self._ids(request[HISTORY])
+        return {**self._recommend(request, history), NUM_UNKNOWN: _num_unknown(request[HISTORY], history)}
+
     def rank(self, **request):
         """The signature `schema.RANK`."""
-        model = self._settings.model
-        candidates = self._ids(request.pop(CANDIDATES))
-        _, inputs, num_unknown = self._read(request)
-        item = tf.maximum(candidates, 1)
-        is_cold = model.is_cold(inputs)[:, None]
-        scores = tf.where(
-            is_cold, tf.gather(self.log_share, item - 1), model.score_candidates(model.query(inputs), item)
+        history = self._ids(request[HISTORY])
+        return {SCORES: self._rank(request, history), NUM_UNKNOWN: _num_unknown(request[HISTORY], history)}
+
+    def embed(self, **request):
+        """The signature `schema.EMBED`: a vector whose products with those of the items are their scores."""
+        stage, history = self.stages[0], self._ids(request[HISTORY])
+        known, is_cold = stage.query(request, history)
+        vector = with_one(tf.cast(known, tf.float32), stage.model)
+        # Of whom nothing is known, no vector gives popularity.
+        vector = tf.where(is_cold[:, None], tf.zeros_like(vector), vector)
+        return {VECTOR: vector, NUM_UNKNOWN: _num_unknown(request[HISTORY], history)}
+
+    def similar(self, **request):
+        """The signature `schema.SIMILAR`."""
+        item = self._ids(request[ITEM])
+        model: Any = self.stages[0].model
+        alike: Any = self.alike
+        ids, scores = choosing.choose(
+            alike.scorer(model),
+            alike.query(model, tf.maximum(item, 1)),
+            excluded=item[:, None],
+            k=self._answers.k,
+            is_banned=self.is_banned,
+            limits=self._limits,
         )
+        is_there = (item != PADDING_ID)[:, None]
+        ids, scores = tf.where(is_there, ids, PADDING_ID), tf.where(is_there, scores, -np.inf)
+        return {**self._listed(ids, scores), NUM_UNKNOWN: _num_unknown(request[ITEM][:, None], item[:, None])}
+
+    def examples(self, **request):
+        """The signature `schema.EXAMPLES`."""
+        parsed = self._parse(request[SERIALIZED], schema_lib.RECOMMEND_AMONG)
+        answer = self._recommend(parsed, self._ids(parsed[HISTORY]))
+        return {CLASSES: answer[ITEMS], SCORES: answer[SCORES]}
+
+    def regress(self, **request):
+        """The signature `schema.REGRESS`: the score of the first candidate."""
+        parsed = self._parse(request[SERIALIZED], schema_lib.RANK)
+        parsed[CANDIDATES] = padding.one_column_at_least(parsed[CANDIDATES])[:, :1]
+        return {OUTPUTS: self._rank(parsed, self._ids(parsed[HISTORY]))[:, 0]}
+
+    def _recommend(self, request, history):
+        """Items and scores; by what only `schema.RECOMMEND_AMONG` takes too, where it is there.
+
+        Args:
+            request: The inputs by their names.
+            history: int32 [B, L], the ids of the history.
+        """
+        k = self._answers.k
+        excluded = history if self._answers.exclude_history else history[:, :0]
+        allowed = None
+        if EXCLUDE in request:
+            excluded = tf.concat([excluded, self._ids(request[EXCLUDE])], axis=1)
+            is_restricted = tf.reduce_any(request[ALLOW] != NO_ITEM, axis=1)
+            allowed = choosing.Allowed(self._ids(request[ALLOW]), is_restricted)
+        # Limits hold for what the last stage ranks.
+        ids, scores = choosing.choose(
+            self.stages[0],
+            self.stages[0].query(request, history),
+            excluded=excluded,
+            k=self._answers.num_candidates or k,
+            allowed=allowed,
+            is_banned=self.is_banned,
+            limits=() if self._answers.num_candidates else self._limits,
+        )
+        if self._answers.num_candidates:
+            ids, scores = self._ordered(request, history, ids)
+        if K in request:
+            wanted = tf.where(request[K] > 0, request[K], k)
+            is_wanted = tf.range(k, dtype=tf.int64) < wanted[:, None]
+            ids, scores = tf.where(is_wanted, ids, PADDING_ID), tf.where(is_wanted, scores, -np.inf)
+        return self._listed(ids, scores)
+
+    def _ordered(self, request, history, candidates):
+        """What the second stage makes of candidates, int32 [B, N]: the best k by its scores."""
+        ranker = self.stages[1]
+        scores = ranker.score_candidates(ranker.query(request, history), tf.maximum(candidates, 1))
+        scores = tf.where(candidates == PADDING_ID, -np.inf, scores)
+        ids, scores = choosing.arrange(scores, candidates, self._answers.num_candidates)
+        return choosing.first_within(ids, scores, self._limits, self._answers.k)
+
+    def _rank(self, request, history):
+        """The scores of candidates, by the last stage: float32 [B, K]."""
+        candidates, stage = self._ids(request[CANDIDATES]), self.stages[-1]
+        query = stage.query(request, history)
+        scores = stage.score_candidates(query, tf.maximum(candidates, 1))
         is_there = (candidates != PADDING_ID) & tf.math.is_finite(scores)
-        return {SCORES: tf.where(is_there, scores, tf.float32.min), NUM_UNKNOWN: num_unknown}
+        return tf.where(is_there, scores, tf.float32.min)
+
+    def _parse(self, serialized, signature: Signature):
+        """What a signature takes, of serialized Examples, string [B]; what they lack is empty, 0 or missing."""
+        features = (*self._inputs, *signature.inputs)
+        parsed = tf.io.parse_example(
+            serialized,
+            {
+                feature.name: tf.io.RaggedFeature(tf.as_dtype(feature.dtype))
+                if feature.is_list
+                else tf.io.FixedLenFeature((), tf.as_dtype(feature.dtype), _default_of(feature))
+                for feature in features
+            },
+        )
+        length = self._answers.history_length
+        for feature in features:
+            if feature.is_list:
+                rows = parsed[feature.name]
+                if length is not None and feature.name in OF_HISTORY:
+                    parsed[feature.name] = rows[:, -length:].to_tensor(shape=[None, length])
+                else:
+                    parsed[feature.name] = rows.to_tensor()
+        # Rows that give no times or labels are as long as those that do.
+        longest = tf.shape(parsed[HISTORY])[1]
+        for name in OF_HISTORY[1:]:
+            if name in parsed:
+                missing = tf.maximum(longest - tf.shape(parsed[name])[1], 0)
+                parsed[name] = tf.pad(parsed[name], [[0, 0], [0, missing]])[:, :longest]
+        return parsed
+
+    def _listed(self, ids, scores):
+        """Ids and scores as answers hold them."""
+        lines = tf.cast(ids, tf.int64) - 1  # -1, which is none, for 0
+        is_there = ids != PADDING_ID
+        # JSON has no infinity.
+        return {ITEMS: self.item_of_line.lookup(lines), SCORES: tf.where(is_there, scores, tf.float32.min)}
 
     def _ids(self, items):
         return tf.cast(self.line_of_item.lookup(items) + 1, tf.int32)  # 0 where unknown or padding
 
-    def _read(self, request):
-        """Ids of the history, what the model takes, and how many ids it does not know."""
-        ids = self._ids(request[HISTORY])  # [B, L]
-        is_known = ids != PADDING_ID
-        num_unknown = tf.reduce_sum(tf.cast(~is_known & (request[HISTORY] != NO_ITEM), tf.int32), axis=1)
-        if self._settings.repeats != schema_lib.KEEP_REPEATS:
-            is_known = _without_repeats(request[HISTORY], ids, is_known, self._settings.repeats)
-            ids = tf.where(is_known, ids, PADDING_ID)
-        # Known ids to the right, in their order; the model has learned from the newest max_len.
-        order = tf.argsort(tf.cast(is_known, tf.int32), axis=1, stable=True)
 
-        def newest(events):
-            ordered = tf.gather(events, order, batch_dims=1)
-            return one_column_at_least(ordered[:, -self._settings.model.config.max_len :])
-
-        inputs = {ITEM_IDS: newest(ids)}
-        if USER_ID in request:
-            inputs[USER_ID] = user_fingerprint(request[USER_ID])
-        if TIMESTAMP in request:
-            inputs[TIMESTAMPS] = newest(request[HISTORY_TIMESTAMPS])
-            inputs[TARGET_TIME] = request[TIMESTAMP]
-        for feature in user_features(self._settings.model):
-            inputs[feature.name] = self._user_value(feature, request[feature.name])
-        return ids, inputs, num_unknown
-
-    def _user_value(self, feature: Feature, value):
-        """What a request has of a user's feature, as the model takes it: `features.Encoder`, in a graph."""
-        learned = self._settings.learned[feature.name]
-        if feature.name not in self.categories:
-            return (value - learned["mean"]) / learned["deviation"]
-        value = self.categories[feature.name].lookup(tf.strings.strip(value))
-        return value[:, : feature.max_length] if feature.is_list else value
+def signatures_of(model: SequenceModel) -> list[Signature]:
+    """The signatures of a saved model whose first stage is this model."""
+    lacking = set() if model.scores_by_vectors else {schema_lib.EMBED}
+    if not Alike.knows(model):
+        lacking.add(schema_lib.SIMILAR)
+    return [signature for signature in schema_lib.SIGNATURES if signature not in lacking]
 
 
-def _log_share(item_counts, num_items: int):
-    """The logarithm of an item's share of the training events, [V - 1], from id 1 on; the lowest float32 for none."""
-    counts = np.zeros(num_items)
-    counts[: len(item_counts)] = item_counts
-    with np.errstate(divide="ignore"):
-        return np.maximum(np.log(counts / counts.sum()), np.finfo(np.float32).min)
+def _inputs_of_stages(stages: Sequence[Trained]) -> list[Feature]:
+    """What requests hold for all stages, whatever they ask.
 
-
-def _without_repeats(history, ids, is_known, repeats: str):
-    """Which events of a history are left when repeats are dropped as they were before training: bool [B, L].
-
-    The first of repeats stays: of `a b b b a` consecutive ones leave `a b a`, all leave `a b`. Neighbours are those of
-    the request: `a new a` has no consecutive repeat, though nobody knows the new item.
-
-    Args:
-        history: string [B, L].
-        ids: int32 [B, L].
-        is_known: bool [B, L], whether each is an item that the model knows.
-        repeats: DROP_CONSECUTIVE_REPEATS or DROP_ALL_REPEATS.
+    Raises:
+        ValueError: Two stages read different features of one name.
     """
-    if repeats == schema_lib.DROP_CONSECUTIVE_REPEATS:
-        is_repeat = history[:, 1:] == history[:, :-1]
-        return is_known & ~tf.pad(is_repeat, [[0, 0], [1, 0]])[:, : tf.shape(ids)[1]]
-    is_same = tf.linalg.band_part(ids[:, :, None] == ids[:, None, :], -1, 0)  # [B, L, L]
-    return is_known & (tf.reduce_sum(tf.cast(is_same, tf.int32), axis=2) == 1)
+    inputs: dict[str, Feature] = {}
+    for stage in stages:
+        for feature in inputs_of(stage.model):
+            there = inputs.setdefault(feature.name, feature)
+            if (there.dtype, there.shape) != (feature.dtype, feature.shape):
+                raise ValueError(
+                    f"Both stages read `{feature.name}`, of different kinds: {there.dtype} {list(there.shape)} and "
+                    f"{feature.dtype} {list(feature.shape)}. Train both on datasets with the same users file."
+                )
+    if takes_labels(stages):
+        inputs[HISTORY_LABELS] = schema_lib.HISTORY_LABELS_INPUT
+    return list(inputs.values())
+
+
+def takes_labels(stages: Sequence[Trained]) -> bool:
+    """Whether requests say which events were liked: where one stage reads these alone, and another reads all."""
+    return len({reads_liked_alone(stage.model, stage.folder) for stage in stages}) > 1
+
+
+def _num_unknown(items, ids):
+    """How many items of each row, string [B, L], have no id, int32 [B, L]; "" is none: int32 [B]."""
+    return tf.reduce_sum(tf.cast((ids == PADDING_ID) & (items != NO_ITEM), tf.int32), axis=1)
+
+
+def _default_of(feature: Feature):
+    """What stands for a value that an Example lacks; times must be there."""
+    if feature.name == schema_lib.TIMESTAMP:
+        return None
+    return {"string": NO_ITEM, "float32": np.nan, "int64": 0}[feature.dtype]

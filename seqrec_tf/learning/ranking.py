@@ -140,15 +140,17 @@ def best_items(model: Scorer, query, excluded, *, k: int):
         scores: float32 [B, k], descending; -inf where fewer items are left, or the score is NaN.
         num_nan: int32 [B], items that are not excluded and whose score is NaN.
     """
-    best_ids = tf.zeros([tf.shape(excluded)[0], 0], tf.int32)
-    best_scores, num_nan = tf.cast(best_ids, tf.float32), tf.zeros(tf.shape(excluded)[:1], tf.int32)
+    best_ids = best_scores = num_nan = None
     for start, stop in blocks(model.num_items):
         scores = tf.ensure_shape(model.score_block(query, start, stop), [None, stop - start])
         scores, columns, number = top_k(exclude(scores, excluded, start), min(k, stop - start))
+        ids = columns + start
+        if best_ids is None:
+            best_ids, best_scores, num_nan = ids, scores, number
+            continue
         num_nan += number
         # Blocks come in order of ids, and top_k prefers the earlier of equals.
-        scores = tf.concat([best_scores, scores], axis=1)
-        ids = tf.concat([best_ids, columns + start], axis=1)
+        scores, ids = tf.concat([best_scores, scores], axis=1), tf.concat([best_ids, ids], axis=1)
         best_scores, columns = tf.math.top_k(scores, min(k, scores.shape[1]))
         best_ids = tf.gather(ids, columns, batch_dims=1)
     return best_ids, best_scores, num_nan

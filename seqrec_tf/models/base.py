@@ -47,6 +47,7 @@ class SequenceModel(SideFeatures, KerasModel):
         scores_one_by_one: Whether the model looks at the history and one item together, so that to score the whole
             catalogue takes long.
         history_is_liked: Whether a history holds liked events alone, where the dataset has labels.
+        scores_by_similarity: Whether an item's score is how alike it is to the items of the history.
         objective: The `NextItemObjective`, where the configuration has its options; else None.
         bias: float32 [V], where `make_item_bias` made it; else None.
     """
@@ -55,6 +56,7 @@ class SequenceModel(SideFeatures, KerasModel):
     reads: tuple[str, ...] = ()
     scores_one_by_one: bool = False
     history_is_liked: bool = False
+    scores_by_similarity: bool = False
     config: Any
     objective: Any = None
     bias: Any = None
@@ -254,6 +256,12 @@ class SequenceModel(SideFeatures, KerasModel):
         scores = tf.reduce_sum(vectors * tf.cast(query, tf.float32)[:, None, :], axis=-1)
         bias = self.item_bias()
         return scores if bias is None else scores + tf.gather(bias, candidates)
+
+    @property
+    def scores_by_vectors(self) -> bool:
+        """Whether a score is the product of what `query` gives with a row of the item table, plus the item's bias."""
+        cls = type(self)
+        return (cls.score_block, cls.score_candidates) == (SequenceModel.score_block, SequenceModel.score_candidates)
 
     def is_cold(self, inputs):
         """Tell of whom the model knows nothing, so that the most popular items are as good: bool [B]."""

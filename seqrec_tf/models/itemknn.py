@@ -52,6 +52,7 @@ class ItemKNN(SequenceModel):
     """Item-to-item cosine similarity."""
 
     config_class = ItemKNNConfig
+    scores_by_similarity = True
 
     def create_layers(self):
         """The neighbours of each item, without order, and how like it they are; filled by `adapt`."""

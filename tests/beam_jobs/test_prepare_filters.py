@@ -1,8 +1,12 @@
 """Which events `seqrec prepare` leaves out, step by step."""
 
 import json
+import random
 
-from small_logs import log
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+from small_logs import THREE_USERS, log
 
 # x and y are rare.
 CHAIN = log("u a 1", "u x 2", "u b 3", "u y 4", "v a 1", "v b 2", "v c 3", "w a 1", "w c 2", "w a 3")
@@ -85,3 +89,55 @@ def test_one_user_may_not_fill_the_memory(prepare):
     assert outcome.records("test")[0]["items"] == [f"i{k}" for k in range(40, 50)]
     assert outcome.stats["input"]["events_beyond_the_newest"] == 40
     assert "40 events beyond the newest 10" in outcome.out
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_condition_wants_the_same_of_every_format(prepare, suffix, tmp_path):
+    """Also rows that would be rejected are dropped, as nobody wants them."""
+    generator = random.Random(1)
+    rows = [
+        {
+            "user id": f"u{k % 3}" if generator.random() < 0.9 else None,
+            "item": f"i{generator.randrange(9)}",
+            "Quantity": generator.choice([1, 2, -1, None]),
+            "test": generator.choice([True, False]),
+            "invoice": generator.choice(["536365", "C536365"]),
+        }
+        for k in range(300)
+    ]
+    text = "".join(json.dumps({name: value for name, value in row.items() if value is not None}) + "\n" for row in rows)
+    if suffix == ".csv":
+        lines = [",".join("" if value is None else str(value) for value in row.values()) for row in rows]
+        text = "\n".join([",".join(rows[0]), *lines, ""])
+    elif suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+        text = (tmp_path / "rows.parquet").read_bytes()
+    where = "Quantity > 0 and \"user id\" is not null and not test = true and invoice not like 'C%'"
+    outcome = prepare(
+        text, "--user-column 'user id' --item-column item --time-column none --max-rejected 0",
+        f"--where '{where}'".replace("'C%'", "'\"'\"'C%'\"'\"'"), suffix=suffix,
+    )  # fmt: skip
+    kept = [
+        (row["user id"], row["item"])
+        for row in rows
+        if (row["Quantity"] or 0) > 0 and row["user id"] and not row["test"] and row["invoice"][0] != "C"
+    ]
+    got = [(user, item) for user, (before, targets) in outcome.histories("test").items() for item in before + targets]
+    assert sorted(got) == sorted(kept)
+    of_input = outcome.stats["input"]
+    assert of_input["dropped_by_where"] == len(rows) - len(kept)
+    nulls = [
+        row
+        for row in rows
+        if row["Quantity"] is None and row["user id"] and not row["test"] and row["invoice"][0] != "C"
+    ]
+    assert of_input["dropped_as_null"] == len(nulls)
+    assert f"--where: {len(rows) - len(kept)} of {len(rows) + (suffix == '.csv')} lines dropped" in outcome.out
+
+
+def test_a_condition_on_a_column_that_is_not_there_names_those_that_are(prepare):
+    for suffix, text in ((".csv", THREE_USERS), (".jsonl", '{"user_id": "u", "item_id": "i", "timestamp": 1}\n')):
+        outcome = prepare(text, '--where "Country = 1"', suffix=suffix)
+        assert outcome.status == 2
+        assert "has no column 'Country' (--where; a text stands in 'single quotes'); it has 'user_id'" in outcome.err
+    assert prepare("a b c\n", '--format sequences --where "a = 1"', suffix=".txt").status == 2

@@ -1,5 +1,6 @@
 """Reading many lines at once gives what reading line by line gives: each event, each reason, each line number."""
 
+import datetime
 import random
 
 import numpy as np
@@ -13,6 +14,7 @@ from beam_jobs.lines import Range
 from beam_jobs.parsing import Columns, TextFormat
 from beam_jobs.read_events import ReadEvents, ReadTable
 from beam_jobs.store import Store
+from beam_jobs.where import Condition, Where
 
 IDS = [
     *("u1", "u2", "u3", "7", "07", "7.0", "nan", "NULL", "a b", "ü", "日本", "a\u00a0b", "0x1F", "-1", "'x'", "\ufeff"),
@@ -37,6 +39,14 @@ NUMBERS = [
         "true",
         "null",
         '"1"',
+    ),
+    *(
+        "978300760123.25",
+        "978300760123456.789",
+        "978300760123456789.5",
+        "978300760.999999999999999",
+        "0.1",
+        "-978300760.1",
     ),
     *("99999999", "100000000", "2.50", "1,5", "--5", "5-", "1.2.3", "\x0012", "12\r", "000000000000000000000000001"),
 ]
@@ -67,6 +77,37 @@ MOMENTS = [
         "2024-01-01T10:00:00+23:59",
         "1900-02-29",
     ),
+    *("2024-01-01T10:00:00.1234567", "2024-01-01 10:00:00.000000001Z", "2024-01-01T10:00:00.999999999-02:00"),
+    *("2024-02-30T10:00:00.123456789", "1066-01-01T10:00:00.123456789", "1969-12-31T23:59:59.999999999"),
+    *("2024-01-01T10:00:00.123456789123", "2024-01-01T10:00:00,123456789", "2300-01-01T10:00:00.123456789Z"),
+]
+PATTERNS = {
+    "%m/%d/%Y %H:%M": [
+        *("12/01/2010 08:26", "12/1/2010 8:26", "2/29/2010 8:26", "2/29/2012 8:26", "13/1/2010 8:26", "1/5/2010 24:00"),
+        *("12/1/2010  8:26", " 12/1/2010 8:26 ", "12/1/10 8:26", "012/1/2010 8:26", "1/5/0999 8:26", "", "soon", "0"),
+    ],
+    "%Y%m%d%H%M%S": [
+        "20101201082600",
+        "20101201082659",
+        "201012010826",
+        "2010120108260",
+        "20101201082661",
+        "20100230000000",
+    ],
+    "%d %b %Y, %I:%M %p": [
+        "1 Dec 2010; 8:26 AM",
+        "01 dec 2010, 8:26 pm",
+        "31 Feb 2010, 8:26 PM",
+        "1 Dez 2010, 8:26 PM",
+    ],
+    "%Y-%m-%d %H:%M:%S.%f": ["2010-12-01 08:26:00.5", "2010-12-01 08:26:00.123456", "2010-12-01 08:26:00.1234567"],
+}
+WHERES = [
+    "other >= 1",
+    "other != 1 and not (user like 'u1%' or item in ('i1', 'NULL', 7))",
+    "label is not null and user <> 'nan'",
+    "(user < item or item is not null) and (time > 978300760 or label = true)",
+    "user = item or other <= label",
 ]
 
 
@@ -139,6 +180,34 @@ def test_text_with_every_oddity_is_read_as_line_by_line(tmp_path, name, delimite
     assert sum(lines.values()) == text.count(b"\n") + (not text.endswith(b"\n"))
     if odd_share == 0 and options["time_format"] in ("s", "iso", "order") and delimiter not in " ¦":
         assert len(events) == 300
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_times_by_a_pattern_are_read_as_line_by_line(tmp_path, pattern):
+    generator = random.Random(pattern)
+    text = b"user;item;time;label;other\n" + some_lines(generator, ";", PATTERNS[pattern], odd_share=0.3)
+    (tmp_path / "events.csv").write_bytes(text)
+    ranges = ranges_of(tmp_path / "events.csv", generator, len(text))
+    events, *_ = assert_both_ways_agree(
+        TextFormat("csv", ";", "utf-8", True), ranges, time_format=pattern, label_threshold=1
+    )
+    years = [datetime.datetime.fromtimestamp(event[4] / 1e6, datetime.UTC).year for event in events]
+    assert years.count(2010) > len(years) * 0.9 > 50
+
+
+@pytest.mark.parametrize("where", WHERES)
+def test_a_condition_wants_the_same_of_many_lines_as_of_one(tmp_path, where):
+    generator = random.Random(where)
+    text = b"user,item,time,label,other\n" + some_lines(generator, ",", NUMBERS, odd_share=0.3)
+    (tmp_path / "events.csv").write_bytes(text)
+    ranges = ranges_of(tmp_path / "events.csv", generator, len(text))
+    condition = Condition.of(where)
+    events, *_, tally = assert_both_ways_agree(
+        TextFormat("csv", ",", "utf-8", True), ranges, time_format="s", label_threshold=1,
+        where=Where(condition.names, condition),
+    )  # fmt: skip
+    assert tally.dropped_by_where > tally.dropped_as_null > 0
+    assert events
 
 
 @pytest.mark.parametrize("quoted", [True, False])

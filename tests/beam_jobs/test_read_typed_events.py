@@ -114,6 +114,7 @@ ARRAYS = [
     pa.array([True, False, None, True, True, False, True, False, True, True]),
     pa.array([10**18 + k if k != 3 else None for k in range(10)], pa.timestamp("ns")),
     pa.array([-(10**15) - k if k != 3 else None for k in range(10)], pa.timestamp("us", tz="Europe/Oslo")),
+    pa.array([-(10**18) - k if k != 3 else None for k in range(10)], pa.timestamp("ns", tz="Europe/Oslo")),
     pa.array([k if k != 3 else None for k in range(10)], pa.timestamp("s")),
     pa.array([datetime.date(2024, 1, 1 + k) if k != 3 else None for k in range(10)]),
     pa.array([decimal.Decimal(k) / 4 if k != 3 else None for k in range(10)], pa.decimal128(9, 2)),

@@ -9,6 +9,7 @@ import pytest
 
 from seqrec_tf import cli
 from serving.client import Client
+from serving.golden import differences
 from serving.model_store import ModelStore
 from serving.server import example_curl
 
@@ -96,6 +97,33 @@ def test_candidates_are_ranked_by_the_scores_that_they_are_recommended_with(pers
     assert ranked[0].scores == pytest.approx(golden[0]["scores"][-3:], abs=1e-4)
     assert ranked[1].items == candidates[1]
     assert ranked[1].scores == pytest.approx(golden[1]["scores"], abs=1e-4)
+
+
+def test_excluded_and_allowed_items_are_sent_to_a_signature_that_takes_them(personal):
+    address, golden = personal
+    histories = [request["history"] for request in golden[:2]]
+    best = [request["items"] for request in golden[:2]]
+    recommendations = Client(address).recommend(
+        "bst", histories, exclude=[best[0][:1], []], allow=[best[0], []], k=3, **given(golden[:2])
+    )
+    assert [recommendation.items for recommendation in recommendations] == [best[0][1:4], best[1][:3]]
+
+
+def test_a_server_is_asked_the_golden_requests(personal, personal_store, tmp_path):
+    address, golden = personal
+    number, lines = differences(Client(address), "bst", personal_store[1])
+    assert (number, lines) == (3 * len(golden), [])
+    extra = tmp_path / "bst" / "1" / "assets.extra"
+    extra.mkdir(parents=True)
+    golden = json.loads(json.dumps(golden))
+    golden[0]["scores"][1] += 0.01
+    golden[1]["items"][0] = "i-other"
+    (extra / "golden_requests.json").write_text(json.dumps(golden))
+    _, lines = differences(Client(address), "bst", tmp_path)
+    assert [line.split(",")[0] for line in lines if "the scores differ" in line][:1] == ["serving_default"]
+    assert any("the items differ" in line and "i-other" in line for line in lines)
+    with pytest.raises(FileNotFoundError, match=r"has version 1 of model bst, and .* is not there\. Give"):
+        differences(Client(address), "bst", tmp_path / "elsewhere")
 
 
 def test_what_a_model_takes_and_is_not_given_is_named(personal):

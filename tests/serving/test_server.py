@@ -140,6 +140,9 @@ def test_answered_requests_are_logged_as_lines_of_json(store, asking, tmp_path):
     with asking(store, request_log=RequestLog(str(file))) as web:
         web.post(f"{SHOP}:predict", content=b'{"instances": [["apple", "\xff"], ["eggs", ""]]}')
         web.post(f"{SHOP}:predict", content=b'{"instances": 1}')
+        deadline = time.monotonic() + 20
+        while not (file.exists() and file.read_bytes()) and time.monotonic() < deadline:
+            time.sleep(0.01)
         file.rename(tmp_path / "requests.jsonl.1")  # as logrotate does
         time.sleep(0.2)
         web.post(f"{NUMBERS}:predict", content=b'{"instances": [2], "signature_name": "double"}')
