@@ -70,6 +70,7 @@ OTHER = {
     "record_order": ["time"],
     "range_bytes": ["7"],
     "max_rejected": ["0.5"],
+    "where": ["label > 0"],
 }
 # Of the folder, not of what is planned: `test_prepare_folder.py` tests them.
 OF_THE_FOLDER = {"input", "output", "overwrite"}
