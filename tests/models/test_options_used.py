@@ -10,10 +10,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_contract import HISTORIES, SMALL, all_scores, make_model, right_padded, training_batch
+from test_contract import SMALL, all_scores, make_model, right_padded, training_batch
 
 from seqrec_tf import models
 from seqrec_tf.learning.objective import LOSSES, ObjectiveConfig
+
+# Each item is followed by the next one, in a circle; long enough for masks and windows to differ.
+SEQUENCES = [[(first + step) % 12 + 1 for step in range(8)] for first in range(6)]
 
 # What an option is, where it is not the default or twice that.
 OTHER = {
@@ -54,7 +57,7 @@ def learned(cls, **options):
     model = make_model(cls, **{**dict.fromkeys(("item_features", "user_features"), ()), **small, **options})
     if model.objective is not None:
         model.objective.adapt(np.arange(12, 0, -1))
-    x, y = training_batch(model, HISTORIES)
+    x, y = training_batch(model, SEQUENCES)
     with tf.GradientTape() as tape:
         loss = model.mean_loss(model.target_losses(x, y, model(x, training=True)))
     gradients = tape.gradient(loss, model.trainable_variables)
