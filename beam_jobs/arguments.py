@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, NamedTuple
 
-from beam_jobs.options import FORMATS, SPLIT_OPTIONS, Options
+from beam_jobs.options import FORMATS, MULTILINE, SPLIT_OPTIONS, Options
 from beam_jobs.presets import PRESETS
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
@@ -69,10 +69,21 @@ def _add_files(group: _Group) -> None:
     _option(group, "input", "events files or patterns; a folder, with --preset", nargs="+", metavar="FILE")
     _option(group, "output", "dataset folder to write")
     _option(group, "overwrite", "replace the folder: a local one when the new one is complete, a remote one at once")
-    _option(group, "format", "auto: by extension; sequences: a line is one, of item ids", choices=("auto", *FORMATS))
+    _option(
+        group,
+        "format",
+        "auto: by extension; sequences: a line is one, of item ids; with --user-column 0, after the user's",
+        choices=("auto", *FORMATS),
+    )
     _option(group, "delimiter", "between fields: any text, or tab, space, comma, pipe, semicolon (default: by format)")
     _option(group, "no-quotes", "double quotes are ordinary characters")
     _option(group, "encoding", "of text files")
+    _option(
+        group,
+        "multiline",
+        "quoted fields may hold line breaks; a file is then read by one worker (auto: where its beginning has such)",
+        choices=MULTILINE,
+    )
     _option(group, "header", "the first line of each file names the columns, though they are given by number")
     _option(group, "max-rejected", "largest share of lines that may be rejected", type=float)
     _option(group, "num-shards", "files of each split (default: by size)", type=int)
@@ -99,6 +110,12 @@ def _add_columns(group: _Group) -> None:
         "auto: by the first lines; s, ms, us, ns: since 1970; iso: ISO 8601; order: any integer that grows with time; "
         "or a pattern of strptime, such as '%%m/%%d/%%Y %%H:%%M'",
     )
+    _option(
+        group,
+        "raw-ids",
+        "ids stay as they are; by default blanks around them go, accents are composed and, where all ids of a column "
+        "are numbers, 7.0 is 7",
+    )
     _option(group, "label-threshold", "smallest value that is positive (default: labels are 0 or 1)", type=float)
 
 
@@ -109,7 +126,14 @@ def _add_table(group: _Group, one: str, example: str) -> None:
     _option(group, f"{one}s-delimiter", "between fields (default: by format)")
     _option(group, f"{one}s-no-quotes", "double quotes are ordinary characters")
     _option(group, f"{one}s-encoding", f"of the {one}s files")
+    _option(group, f"{one}s-multiline", "quoted fields may hold line breaks", choices=MULTILINE)
     _option(group, f"{one}s-columns", "names of the columns, comma-separated, where the files have no header")
+    _option(
+        group,
+        f"{one}-columns",
+        f"make features of these columns alone, comma-separated, and of those of --{one}-feature (default: of all)",
+        metavar="NAME,NAME",
+    )
     _option(group, f"{one}-id-column", f"name of the column with the {one}'s id")
     _option(
         group,

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from beam_jobs import parsing
 from beam_jobs import times as times_lib
 from beam_jobs.tables import string_buffers
+from seqrec_tf import features
 
 # Digits of an integer that fits in 64 bits, and of one that is exact as a float.
 _INTEGER_DIGITS, _FLOAT_DIGITS = 18, 15
@@ -44,21 +45,34 @@ _MICROSECONDS_A_DAY = 86_400_000_000
 _WHITESPACE = np.array([chr(byte).isspace() for byte in range(128)] + [True] * 128)
 
 
+def of_parquet(array: pa.Array) -> pa.Array:
+    """A column of Parquet in the usual type for what it holds, as warehouses have several for each."""
+    type_ = array.type
+    if pa.types.is_dictionary(type_):
+        return of_parquet(array.dictionary_decode())
+    if pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
+        return array.cast(pa.string())
+    with contextlib.suppress(pa.ArrowInvalid):  # what does not fit stays for `parsing`
+        if pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_binary_view(type_):
+            return array.cast(pa.string())
+        if pa.types.is_decimal(type_):
+            return array.cast(pa.decimal128(38, 0)).cast(pa.int64())
+    return array
+
+
 def ids(array: pa.Array) -> tuple[pa.StringArray, np.ndarray]:
     """Ids as text, as `parsing.parse_id` gives them, and which rows are taken."""
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
     taken = _present(array)
     if pa.types.is_floating(array.type):
         numbers = _numpy(array, np.float64)
         with np.errstate(invalid="ignore"):
-            taken = taken & (np.floor(numbers) == numbers) & (np.abs(numbers) < _EXACT)
+            taken = taken & (np.floor(numbers) == numbers) & (np.abs(numbers) < _exact_below(array.type))
         array = pa.array(np.where(taken, numbers, 0).astype(np.int64))
     if pa.types.is_integer(array.type):
         return array.cast(pa.string()).fill_null(""), taken
-    if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
+    if not pa.types.is_string(array.type):
         return _no_strings(len(array)), np.zeros(len(array), bool)
-    strings = array.cast(pa.string()).fill_null("")
+    strings = array.fill_null("")
     offsets, data = string_buffers(strings)
     lengths = np.diff(offsets)
     doubtful = lengths == 0
@@ -74,6 +88,11 @@ def ids(array: pa.Array) -> tuple[pa.StringArray, np.ndarray]:
         if empty:
             taken &= ~_numpy(pc.is_in(strings, pa.array(empty, pa.string())), bool)
     return strings, taken
+
+
+def _exact_below(type_: pa.DataType) -> int:
+    """Below which integer all are floats of a type."""
+    return {pa.float32(): 1 << 24, pa.float16(): 1 << 11}.get(type_, _EXACT)
 
 
 def times(array: pa.Array, time_format: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
@@ -138,6 +157,13 @@ def labels(array: pa.Array, threshold: float | None) -> tuple[np.ndarray, np.nda
         integers, floats = _numpy(array, bool).astype(np.int64), None
     else:
         integers, floats, taken = _numbers(array)
+        if pa.types.is_string(array.type) and not taken.all():
+            words = pc.utf8_lower(array)
+            for truth, of_truth in ((1, features.TRUE_WORDS), (0, features.FALSE_WORDS)):
+                is_one = _numpy(pc.is_in(words, pa.array(sorted(of_truth))), bool)
+                integers = np.where(is_one, truth, integers)
+                floats = floats if floats is None else np.where(is_one, math.nan, floats)
+                taken = taken | is_one
     numbers = integers if floats is None else np.where(np.isnan(floats), integers, floats)
     if threshold is not None:
         return (numbers >= threshold).astype(np.int8), taken
@@ -175,10 +201,8 @@ def _numbers(array: pa.Array) -> tuple[np.ndarray, np.ndarray | None, np.ndarray
     Returns:
         int64 [n]; float64 [n], NaN where the number is an integer, None where all are; which are taken.
     """
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-        return _numbers_of_text(array.cast(pa.string()))
+    if pa.types.is_string(array.type):
+        return _numbers_of_text(array)
     taken = _present(array)
     if pa.types.is_integer(array.type):
         if pa.types.is_uint64(array.type):

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -15,6 +15,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
+from beam_jobs.joins import Sample
 from beam_jobs.tables import ItemCounts, Sequences
 
 # Of Beam's metrics.
@@ -50,6 +51,15 @@ def timed(part: str) -> Callable[[Callable[..., Iterator[Any]]], Callable[..., I
     return decorate
 
 
+class Examples(dict[Any, Any]):
+    """The least that was seen of each key, so the same whatever the order."""
+
+    def update(self, other: Mapping[Any, Any]) -> None:  # type: ignore[override]
+        """Take what is less."""
+        for key, value in other.items():
+            self[key] = min(value, self.get(key, value))
+
+
 @dataclasses.dataclass
 class Tally:
     """Every number that the job counts, declared once: a misspelt one is an error, not a zero.
@@ -61,10 +71,11 @@ class Tally:
         dropped_by_where: Lines of events that `--where` does not want.
         dropped_as_null: Those of them where a null was what decided.
         too_old: Events beyond the newest --max-events of a sequence.
-        events_a_user: How many users (or sessions, where the data has no users) have so many events.
+        events_a_user: How many users (sessions, where the data has no users) have so many events, up to --max-events.
         noted_users: Events of those that stand out by their number, or by an id that may say "nothing".
         noted_sessions: Events of sessions of users whose id may say "nothing".
-        events_at_median: Events at the time that is the median of a bucket.
+        events_at_median: Events at the time that is the median of their bucket: where most events have one time, nearly
+            all of these.
         last_time: One number, of the newest event.
         minus_first_time: One number, of the oldest event, negative: the largest of several tallies counts.
         sequences: By step, sequences that are there after it.
@@ -84,6 +95,11 @@ class Tally:
         conflicts: By table, ids with events whose rows differ.
         without_events: By table, ids that have rows alone.
         without_side_information: By table, ids that have events alone.
+        with_side_information: By table, ids that have events and rows.
+        unjoined: Some ids that have one of these alone, where few have both.
+        text_ids: Which of "item", "user" and "session" have an id that is no number.
+        mended_ids: Ids of rows that were not in normal form, by (one of these, what was mended).
+        examples: Of each of these the least; and of the conflicts of each table, (id, column, first value, other).
     """
 
     lines: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -115,6 +131,11 @@ class Tally:
     conflicts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     without_events: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     without_side_information: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    with_side_information: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    unjoined: Sample = dataclasses.field(default_factory=Sample)
+    text_ids: set[str] = dataclasses.field(default_factory=set)
+    mended_ids: collections.Counter[tuple[str, str]] = dataclasses.field(default_factory=collections.Counter)
+    examples: Examples = dataclasses.field(default_factory=Examples)
 
     @classmethod
     def sum(cls, parts: Iterable[Tally]) -> Tally:

@@ -11,6 +11,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import difflib
+import functools
 import itertools
 import json
 import os
@@ -20,14 +21,16 @@ from typing import Any, TypeVar
 from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
+from beam_jobs import diagnosis, parsing, quotes, read_events, storage, times
 from beam_jobs import lines as lines_lib
-from beam_jobs import parsing, read_events, storage, times
+from beam_jobs.diagnosis import Given
 from beam_jobs.lines import Range
 from beam_jobs.options import FORMATS, NONE, Options, TableOptions, flag, no_match
 from beam_jobs.parsing import Columns, EventParser, LineError, TextFormat
 from beam_jobs.where import Condition, Where
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
+from seqrec_tf.ids import NULLS
 from seqrec_tf.schema import ITEM_ID, Feature
 
 _BY_EXTENSION = {
@@ -44,8 +47,10 @@ _ROWS_TO_PEEK = 1_000
 # Where the first lines do not tell days from months: files are by time, and the first of them of a few days.
 _LINES_TO_TELL_DAYS = 100_000
 _FILES_AT_ONCE = 32
-# How files say, in the text of a value, that there is none.
-_NULLS = {"", "None", "NULL", "null", "NA", "N/A", "nan", "NaN", "\\N"}
+_FILES_TO_CHECK = 100
+# How much of a file is looked at for line breaks in quoted fields.
+_HEAD_BYTES = 1 << 20
+_WITH_LINE_BREAKS = "line breaks in quoted fields of {path}, so each file is read whole, by one worker ({option})"
 
 T = TypeVar("T")
 
@@ -77,9 +82,10 @@ class EventsInput:
 
 @dataclasses.dataclass(frozen=True)
 class TableInput:
-    """The items or users files: what to read, the features that come of it, what was inferred."""
+    """The items or users files: what to read, its size, the features that come of it, what was inferred."""
 
     parts: tuple[Range, ...]
+    num_bytes: int
     text_format: TextFormat | None
     id_column: str | int
     columns: tuple[str | int, ...]
@@ -109,9 +115,10 @@ def find_files(patterns: Sequence[str], option: str) -> list[FileMetadata]:
 
 def inspect_events(options: Options) -> EventsInput:
     """Look at the events files."""
-    files, format_, parts = _events_files(options)
-    for name in ("delimiter", "no_quotes", "header"):
-        if format_ in ("jsonl", "parquet") and getattr(options, name):
+    files, given, parts = _events_files(options)
+    format_ = given.format
+    for name in ("delimiter", "no_quotes", "header", "multiline"):
+        if format_ in ("jsonl", "parquet") and getattr(options, name) != getattr(Options, name):
             raise ValueError(f"{flag(name)} does not apply to --format {format_}.")
     if options.no_quotes and len(_DELIMITERS.get(options.delimiter, options.delimiter)) > 1:
         raise ValueError(
@@ -124,29 +131,50 @@ def inspect_events(options: Options) -> EventsInput:
         raise ValueError(f"The input files are empty: {files[0].path}.")
     columns, text_format, time_format, where = Columns(item=0), None, "", None
     if format_ == "sequences":
+        columns = Columns(user=0 if options.user_column == "0" else None, item=0)
         text_format = _text_format(format_, options.delimiter or " ", options.encoding, quoted=False)
-        _first_with_records(parts, text_format)
+        _first_with_records(parts, text_format, given)
     else:
         names = {field.name: getattr(options, f"{field.name}_column") for field in dataclasses.fields(Columns)}
         columns = Columns(**{name: _column(text, has_numbers=format_ != "jsonl") for name, text in names.items()})
         where = _where(options.where, has_numbers=format_ != "jsonl")
-        path, text_format, sample = _sample(options, format_, parts, columns, where)
-        if columns.time is not None:
-            time_format = options.time_format
-            if time_format == "auto":
-                time_format, value = _infer_time(
-                    sample, path, lambda: _sample(options, format_, parts, columns, where, _LINES_TO_TELL_DAYS)[2]
-                )
-                notes.append(f"time format {time_format} (as in {value!r})")
-        if options.max_rejected < 1:
-            parser = EventParser(columns, time_format=time_format, label_threshold=options.label_threshold)
-            _check_sample(sample, path, parser)
-    num_bytes = sum(file.size_in_bytes * (4 if lines_lib.is_gzip(file.path) else 1) for file in files)
+        path, text_format, sample = _sample(options, given, parts, columns, where)
+        if text_format is not None and text_format.multiline:
+            notes.append(_WITH_LINE_BREAKS.format(path=path, option="--multiline"))
+        with diagnosis.explained(path, text_format, given, tuple(columns)):
+            if columns.time is not None:
+                time_format = options.time_format
+                if time_format == "auto":
+                    time_format, value = _infer_time(
+                        sample, path, lambda: _sample(options, given, parts, columns, where, _LINES_TO_TELL_DAYS)[2]
+                    )
+                    notes.append(f"time format {time_format} (as in {value!r})")
+            if options.max_rejected < 1:
+                parser = EventParser(columns, time_format=time_format, label_threshold=options.label_threshold)
+                _check_sample(sample, path, parser)
+    parts = _whole_files(parts, text_format)
+    num_bytes = _plain_bytes(files)
     return EventsInput(tuple(parts), len(files), num_bytes, text_format, columns, time_format, where, tuple(notes))
 
 
-def _events_files(options: Options) -> tuple[list[FileMetadata], str, list[Range]]:
-    """The events files, their format and their ranges; with `--split files` those of each split."""
+def _plain_bytes(files: Sequence[FileMetadata]) -> int:
+    """Size of the files, gzip counted as what it may hold."""
+    return sum(file.size_in_bytes * (4 if lines_lib.is_gzip(file.path) else 1) for file in files)
+
+
+def _whole_files(parts: Sequence[Range], text_format: TextFormat | None) -> list[Range]:
+    """The ranges or, where lines cannot be told apart in the middle of a file, a range a file."""
+    if text_format is None or not (text_format.multiline or text_format.stored_as):
+        return list(parts)
+    number = min(part.number for part in parts)
+    firsts = [part for part in parts if part.start == 0]
+    return [
+        dataclasses.replace(part, number=k, first_number=k, end=None) for k, part in enumerate(firsts, start=number)
+    ]
+
+
+def _events_files(options: Options) -> tuple[list[FileMetadata], Given, list[Range]]:
+    """The events files, what is said of them and their ranges; with `--split files` those of each split."""
     parts: list[Range] = []
     files: list[FileMetadata] = []
     format_ = options.format
@@ -161,6 +189,8 @@ def _events_files(options: Options) -> tuple[list[FileMetadata], str, list[Range
             raise ValueError(f"{twice[0]} is given twice, the second time by {option}.")
         files += found
         format_ = _format(options.format, [file.path for file in files], "--format")
+        given = Given(format_, options.encoding, "--", options.max_rejected)
+        _check_kinds(found, given)
         parts += cut_files(
             found,
             role,
@@ -169,12 +199,17 @@ def _events_files(options: Options) -> tuple[list[FileMetadata], str, list[Range
             first_number=len(parts),
             range_bytes=options.range_bytes,
         )
-    return files, format_, parts
+    return files, given, parts
+
+
+def _check_kinds(files: Sequence[FileMetadata], given: Given) -> None:
+    """Raise a ValueError where one of the first files is of another kind than it should be."""
+    _of_each(functools.partial(diagnosis.check_kind, given=given), [file.path for file in files[:_FILES_TO_CHECK]])
 
 
 def _sample(
     options: Options,
-    format_: str,
+    given: Given,
     parts: Sequence[Range],
     columns: Columns,
     where: Where | None,
@@ -185,22 +220,26 @@ def _sample(
     `number` says how many lines are looked at.
     """
     more = where.columns if where else ()
-    if format_ == "parquet":
+    if given.format == "parquet":
         paths = list(dict.fromkeys(part.path for part in parts))
         for path, names in zip(paths, _of_each(_parquet_names, paths), strict=True):
-            _check_columns(columns, names, path)
-            _check_where(more, names, path)
+            with diagnosis.explained(path, None, given, tuple(columns)):
+                _check_columns(columns, names, path)
+                _check_where(more, names, path)
         records = read_events.read_parquet(parts[0], (*columns, *more))
         return parts[0].path, None, _wanted(list(itertools.islice(records, number)), where)
     text_format = _text_format(
-        format_,
+        given.format,
         options.delimiter,
         options.encoding,
         quoted=not options.no_quotes,
         has_header=options.header or any(isinstance(column, str) for column in columns),
     )
-    path = _first_with_records(parts, text_format).path
-    text_format, rows = _peek(path, text_format, columns, more, number)
+    path = _first_with_records(parts, text_format, given).path
+    text_format = _with_multiline(path, text_format, options.multiline, "--multiline")
+    diagnosis.check_encoding(path, text_format, given)
+    with diagnosis.explained(path, text_format, given, tuple(columns)):
+        text_format, rows = _peek(path, text_format, columns, more, number)
     return path, text_format, _wanted(rows, where)
 
 
@@ -228,6 +267,19 @@ def _check_where(columns: Sequence[str | int], names: Sequence[str], path: str) 
             )
 
 
+def _with_multiline(path: str, text_format: TextFormat, wanted: str, option: str) -> TextFormat:
+    """The format, with the word of `option`, or of the beginning of a file, on line breaks in quoted fields."""
+    can_be = quotes.may_hold_breaks(text_format)
+    if wanted == "yes" and not can_be:
+        raise ValueError(f"{option} yes needs quoted fields, which these files do not have by the other options.")
+    if wanted == "auto" and can_be:
+        with lines_lib.open_binary(path, text_format) as stream:
+            return dataclasses.replace(
+                text_format, multiline=quotes.line_with_breaks(stream.read(_HEAD_BYTES), text_format) > 0
+            )
+    return dataclasses.replace(text_format, multiline=wanted == "yes")
+
+
 def inspect_table(options: Options, one: str, *, first_number: int) -> TableInput:
     """Look at the files that describe items or users.
 
@@ -239,6 +291,10 @@ def inspect_table(options: Options, one: str, *, first_number: int) -> TableInpu
     table: TableOptions = getattr(options, f"{one}s")
     files = find_files(table.files, f"--{one}s")
     format_ = _format(table.format, [file.path for file in files], f"--{one}s-format")
+    given = Given(format_, table.encoding, f"--{one}s-", options.max_rejected)
+    if format_ in ("jsonl", "parquet") and table.multiline != TableOptions.multiline:
+        raise ValueError(f"{flag(table.option('multiline'))} does not apply to --{one}s-format {format_}.")
+    _check_kinds(files, given)
     parts = cut_files(
         files,
         f"{one}s",
@@ -247,13 +303,16 @@ def inspect_table(options: Options, one: str, *, first_number: int) -> TableInpu
         first_number=first_number,
         range_bytes=options.range_bytes,
     )
-    first, text_format, columns = _table_columns(table, files, format_, parts)
+    first, text_format, columns = _table_columns(table, files, given, parts)
     names, path = list(columns), first.path
+    if text_format is not None:
+        diagnosis.check_encoding(path, text_format, given)
     if table.id_column not in names:
-        nearest = _nearest(table.id_column, names)
-        raise ValueError(f"{path} has no column {table.id_column!r} (--{one}-id-column){nearest}.")
+        with diagnosis.explained(path, text_format, given, (table.id_column,)):
+            nearest = _nearest(table.id_column, names)
+            raise ValueError(f"{path} has no column {table.id_column!r} (--{one}-id-column){nearest}.")
     id_column = columns.pop(table.id_column)
-    others = _feature_columns(columns, one, path)
+    others = _feature_columns(_taken(columns, options, one, path), one, path)
     for name in options.required_item_features if one == "item" else ():
         if name not in others:
             raise ValueError(
@@ -267,8 +326,11 @@ def inspect_table(options: Options, one: str, *, first_number: int) -> TableInpu
         inferred = {name: features.infer(fields.get(name, ())) for name in missing}
         kinds |= inferred
         notes.append(f"{one} features {' '.join(f'{name}:{kind}' for name, kind in inferred.items())}")
+    if text_format is not None and text_format.multiline:
+        notes.insert(0, _WITH_LINE_BREAKS.format(path=path, option=flag(table.option("multiline"))))
     return TableInput(
-        tuple(parts),
+        tuple(_whole_files(parts, text_format)),
+        _plain_bytes(files),
         text_format,
         id_column,
         tuple(others.values()),
@@ -278,10 +340,11 @@ def inspect_table(options: Options, one: str, *, first_number: int) -> TableInpu
 
 
 def _table_columns(
-    table: TableOptions, files: Sequence[FileMetadata], format_: str, parts: Sequence[Range]
+    table: TableOptions, files: Sequence[FileMetadata], given: Given, parts: Sequence[Range]
 ) -> tuple[Range, TextFormat | None, dict[str, str | int]]:
     """A range that holds records, how its lines are written, and its columns: name to name or number in the file."""
     names = [name.strip() for name in table.columns.split(",") if name.strip()]
+    format_ = given.format
     if format_ == "parquet":
         path = files[0].path
         names = names or _parquet_names(path)
@@ -296,17 +359,45 @@ def _table_columns(
         text_format = _text_format(
             format_, table.delimiter, table.encoding, quoted=not table.no_quotes, has_header=not names
         )
-        first = _first_with_records(parts, text_format)
+        first = _first_with_records(parts, text_format, given)
         path = first.path
+        text_format = _with_multiline(path, text_format, table.multiline, flag(table.option("multiline")))
+        if text_format.multiline or text_format.stored_as:
+            first = dataclasses.replace(first, end=None)
         if format_ == "jsonl":
             names = names or _json_names(path, text_format)
         elif not names:
             names = lines_lib.read_header(path, text_format) or []
         else:
+            _check_no_header(path, text_format, names, table)
             text_format = dataclasses.replace(text_format, num_columns=len(names))
     _check_distinct(names, f"{path} has more than one column named", f"name them with {flag(table.option('columns'))}")
     has_no_header = text_format is not None and text_format.num_columns > 0
     return first, text_format, {name: number if has_no_header else name for number, name in enumerate(names)}
+
+
+def _check_no_header(path: str, text_format: TextFormat, names: Sequence[str], table: TableOptions) -> None:
+    """Raise a ValueError where the columns are named of a file that names them itself."""
+    with_header = dataclasses.replace(text_format, has_header=True)
+    if set(names) <= set(lines_lib.read_header(path, with_header) or ()):
+        raise ValueError(
+            f"{path} names its columns in its first line, so leave out {flag(table.option('columns'))}, which is for "
+            f"files that do not. {flag(table.option('take'))} says which of them to take."
+        )
+
+
+def _taken(columns: dict[str, str | int], options: Options, one: str, path: str) -> dict[str, str | int]:
+    """The columns to make features of: all, unless some are named."""
+    table: TableOptions = getattr(options, f"{one}s")
+    named = [name.strip() for name in table.take.split(",") if name.strip()]
+    if not named:
+        return columns
+    for name in named:
+        if name not in columns:
+            raise ValueError(f"{path} has no column {name!r} (--{one}-columns){_nearest(name, list(columns))}.")
+    also = {features.name_of(declaration.rpartition(":")[0] or declaration) for declaration in table.feature}
+    also |= set(options.required_item_features if one == "item" else ())
+    return {name: of for name, of in columns.items() if name in named or features.name_of(name) in also}
 
 
 def _feature_columns(columns: Mapping[str, str | int], one: str, path: str) -> dict[str, str | int]:
@@ -360,16 +451,17 @@ def cut_files(
     return parts
 
 
-def _first_with_records(parts: Sequence[Range], text_format: TextFormat) -> Range:
+def _first_with_records(parts: Sequence[Range], text_format: TextFormat, given: Given) -> Range:
     """The beginning of the first file that holds more than a header; some jobs write parts without any record."""
     for part in parts:
         if part.start == 0:
-            with lines_lib.open_binary(part.path) as stream:
+            with lines_lib.open_binary(part.path, text_format) as stream:
                 lines = (line for line in stream if not text_format.is_blank(line))
                 has_header = text_format.has_header and text_format.format == "csv"
                 if any(itertools.islice(lines, int(has_header), None)):
                     return part
-    raise ValueError(f"The files are empty: {parts[0].path} holds no record.")
+    with diagnosis.explained(parts[0].path, text_format, given, ()):
+        raise ValueError(f"The files are empty: {parts[0].path} holds no record.")
 
 
 def _column(text: str, *, has_numbers: bool) -> str | int | None:
@@ -400,11 +492,17 @@ def _text_format(format_: str, delimiter: str, encoding: str, *, quoted: bool, h
         codecs.lookup(encoding)
     except LookupError:
         raise ValueError(f"There is no encoding {encoding!r}.") from None
-    if "a,\n".encode(encoding).removeprefix(codecs.BOM_UTF8) != b"a,\n":
-        raise ValueError(f"Lines of encoding {encoding} cannot be told apart by bytes; convert the files to UTF-8.")
+    stored_as = ""
+    if "a,\n".encode(encoding).removeprefix(codecs.BOM_UTF8) != b"a,\n":  # lines cannot be told apart by bytes
+        stored_as, encoding = encoding, "utf-8"
     delimiter = _DELIMITERS.get(delimiter, delimiter) or ("\t" if format_ == "tsv" else ",")
     return TextFormat(
-        "csv" if format_ == "tsv" else format_, delimiter, encoding, has_header, quoted=quoted and len(delimiter) == 1
+        "csv" if format_ == "tsv" else format_,
+        delimiter,
+        encoding,
+        has_header,
+        quoted=quoted and len(delimiter) == 1,
+        stored_as=stored_as,
     )
 
 
@@ -413,8 +511,8 @@ def _peek(
 ) -> tuple[TextFormat, list[Sequence]]:
     """The format with its number of columns, and the values of `columns` and `more` in the first good lines."""
     header = lines_lib.read_header(path, text_format)
-    with lines_lib.open_binary(path) as stream:
-        lines = list(itertools.islice(stream, number))[0 if header is None else 1 :]
+    with lines_lib.open_records(path, text_format) as records:
+        lines = list(itertools.islice(records, number))[0 if header is None else 1 :]
     if header is not None:
         _check_columns(columns, header, path)
         _check_where(more, header, path)
@@ -480,7 +578,7 @@ def _check_sample(sample: Sequence[Sequence], path: str, parse: EventParser) -> 
     errors = []
     for values in sample:
         taken = (value for value, column in zip(values, parse.columns, strict=True) if column is not None)
-        if any(str(value) in _NULLS for value in taken):
+        if any(str(value) in NULLS for value in taken):
             continue
         try:
             parse(tuple(values), role="", position=0)
@@ -543,7 +641,7 @@ def _row_groups(path: str) -> list[tuple[int, int, int]]:
 
 def _json_names(path: str, text_format: TextFormat) -> list[str]:
     names: dict[str, None] = {}
-    with lines_lib.open_binary(path) as stream:
+    with lines_lib.open_binary(path, text_format) as stream:
         for line in itertools.islice(stream, _ROWS_TO_PEEK):
             try:
                 names |= dict.fromkeys(json.loads(text_format.decode(line)))

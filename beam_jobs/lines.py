@@ -22,7 +22,7 @@ import pyarrow as pa
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from beam_jobs import columns, parsing
+from beam_jobs import columns, parsing, quotes
 from beam_jobs.parsing import LineError, TextFormat
 
 _BUFFER = 1 << 20
@@ -75,18 +75,46 @@ def is_gzip(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def open_binary(path: str) -> Iterator[BinaryIO]:
-    """A file of any of Beam's file systems, decompressed where its name ends in .gz."""
+def open_binary(path: str, text_format: TextFormat | None = None) -> Iterator[BinaryIO]:
+    """A file of any of Beam's file systems, decompressed where its name ends in .gz, and recoded as its format says."""
     with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
-        if not is_gzip(path):
-            # The readers of object stores have no buffer: they would be read byte by byte to find the end of a line.
-            yield stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream, _BUFFER)
-            return
+        stored_as = text_format.stored_as if text_format is not None else ""
         try:
-            with gzip.GzipFile(fileobj=stream) as plain:
-                yield io.BufferedReader(plain, _BUFFER)
+            if is_gzip(path):
+                with gzip.GzipFile(fileobj=stream) as plain:
+                    yield _recoded(io.BufferedReader(plain, _BUFFER), stored_as)
+                return
+            # The readers of object stores have no buffer: they would be read byte by byte to find the end of a line.
+            buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream, _BUFFER)
+            yield _recoded(buffered, stored_as)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise RuntimeError(f"{path} is damaged: {error}.") from error
+        except UnicodeError as error:
+            if not stored_as:
+                raise
+            raise RuntimeError(f"{path} is damaged, or not {stored_as}: {error}.") from error
+
+
+def _recoded(stream: io.BufferedReader, stored_as: str) -> BinaryIO:
+    """The stream in UTF-8 where it is stored as something else."""
+    return io.BufferedReader(_Recoded(stream, stored_as), _BUFFER) if stored_as else stream
+
+
+class _Recoded(io.RawIOBase):
+    """A stream of text in any encoding as one in UTF-8."""
+
+    def __init__(self, stream: io.BufferedReader, encoding: str):
+        self._text = io.TextIOWrapper(stream, encoding, newline="")
+        self._left = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._left = self._left or self._text.read(_BUFFER).encode()
+        number = min(len(buffer), len(self._left))
+        buffer[:number], self._left = self._left[:number], self._left[number:]
+        return number
 
 
 def without_mark(stream: Iterable[bytes]) -> Iterator[bytes]:
@@ -97,12 +125,19 @@ def without_mark(stream: Iterable[bytes]) -> Iterator[bytes]:
         yield from lines
 
 
+@contextlib.contextmanager
+def open_records(path: str, text_format: TextFormat) -> Iterator[Iterator[bytes]]:
+    """The records of a text file, one by one, its header among them."""
+    with open_binary(path, text_format) as stream:
+        yield quotes.records(without_mark(stream), text_format)
+
+
 def read_header(path: str, text_format: TextFormat) -> list[str] | None:
     """The column names in the first line of a file, None where the format has none."""
     if not text_format.has_header or text_format.format != "csv":
         return None
-    with open_binary(path) as stream:
-        line = stream.readline().removeprefix(_BYTE_ORDER_MARK)
+    with open_records(path, text_format) as records:
+        line = next(records, b"")
     try:
         return text_format.split(text_format.decode(line))
     except LineError:
@@ -117,11 +152,13 @@ class Block:
         data: The lines, without a byte order mark.
         offset: Where the first line begins in the (decompressed) file.
         mark: Bytes of the byte order mark that stood before the first line.
+        records: int64 [n], where each record begins in `data`, where some are several lines; "line" is a record then.
     """
 
     data: bytes
     offset: int
     mark: int = 0
+    records: np.ndarray | None = None
 
     @functools.cached_property
     def values(self) -> np.ndarray:
@@ -131,6 +168,8 @@ class Block:
     @functools.cached_property
     def starts(self) -> np.ndarray:
         """int64 [n], where each line begins in `data`."""
+        if self.records is not None:
+            return self.records
         ends = np.flatnonzero(self.values == _LINE_FEED) + 1
         if not len(ends) or ends[-1] < len(self.data):
             ends = np.append(ends, len(self.data))
@@ -151,6 +190,19 @@ class Block:
         offsets[0] -= self.mark
         return offsets
 
+    @functools.cached_property
+    def _places(self) -> np.ndarray:
+        return np.searchsorted(dataclasses.replace(self, records=None).starts, self.starts)
+
+    def lines_before(self, number: int) -> int:
+        """How many lines of text are before one of these, which may be several."""
+        return number if self.records is None else int(self._places[number])
+
+    @property
+    def num_lines(self) -> int:
+        """How many lines of text these are."""
+        return len(self) if self.records is None else len(dataclasses.replace(self, records=None))
+
     def line(self, number: int) -> bytes:
         """One line."""
         return self.data[self.starts[number] : self.ends[number]]
@@ -168,9 +220,12 @@ class Block:
         return np.searchsorted(self.starts, places, side="right") - 1
 
 
-def read_blocks(part: Range) -> Iterator[Block]:
-    """The lines that begin in a range, many at a time."""
-    with open_binary(part.path) as stream:
+def read_blocks(part: Range, text_format: TextFormat | None = None) -> Iterator[Block]:
+    """The lines that begin in a range, many at a time; records, where these may be several lines."""
+    if text_format is not None and text_format.multiline:
+        yield from _blocks_of_records(part, text_format)
+        return
+    with open_binary(part.path, text_format) as stream:
         offset, mark = part.start, 0
         if offset:
             # The line that contains the byte before the range belongs to the range before.
@@ -187,6 +242,25 @@ def read_blocks(part: Range) -> Iterator[Block]:
                 return
             yield Block(data, offset, mark)
             offset, mark = offset + mark + len(data), 0
+
+
+def _blocks_of_records(part: Range, text_format: TextFormat) -> Iterator[Block]:
+    """The records of a whole file, many at a time."""
+    lines = read_blocks(part, dataclasses.replace(text_format, multiline=False))
+    data, offset, mark, is_last = b"", 0, 0, False
+    while not is_last:
+        block = next(lines, None)
+        is_last = block is None
+        if block is not None:
+            offset, mark = (offset, mark) if data else (block.offset, block.mark)
+            data += block.data
+        if data:
+            whole = Block(data, offset, mark)
+            odd = np.unique(_uneven_quotes(whole, text_format.delimiter)) if b'"' in data else np.zeros(0, np.int64)
+            starts, end = quotes.joined(data, whole.starts, odd, text_format, is_last=is_last)
+            if end:
+                yield Block(data[:end], offset, mark, starts)
+                data, offset, mark = data[end:], offset + mark + end, 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,6 +328,7 @@ def plain_csv(
         pa.BufferReader(data),
         pyarrow.csv.ReadOptions(use_threads=False, column_names=names, block_size=len(data) + 1),
         pyarrow.csv.ParseOptions(
+            newlines_in_values=text_format.multiline,
             delimiter=delimiter,
             quote_char='"' if _has_quotes(text_format) else False,
             ignore_empty_lines=False,

@@ -39,13 +39,16 @@ _TIMES_MEDIAN_OF_ROBOT, _SHARE_OF_ROBOT = 1_000, 0.001
 _MOST = 0.5
 
 
-def note(tally: Tally, sequences: Sequences, max_events: int) -> None:
-    """Count in all sequences of some users what `warnings` asks for."""
+def note_ids(tally: Tally, sequences: Sequences, max_events: int) -> None:
+    """Count in all sequences of some users what `warnings` asks of their ids.
+
+    Readers have counted what they cut off of those with more than `max_events`.
+    """
     names = sequences.sessions if sequences.users is None else sequences.users
     assert names is not None
     coded = Coded.of(names)
     counts = np.bincount(coded.codes, sequences.lengths, minlength=len(coded.values)).astype(np.int64)
-    lengths, numbers = np.unique(counts, return_counts=True)
+    lengths, numbers = np.unique(np.minimum(counts, max_events), return_counts=True)
     tally.events_a_user.update(dict(zip(lengths.tolist(), numbers.tolist(), strict=True)))
     noted = (counts >= max_events) | _is_odd(coded.values)
     noted[np.argmax(counts)] = True
@@ -54,9 +57,13 @@ def note(tally: Tally, sequences: Sequences, max_events: int) -> None:
         coded = Coded.of(sequences.sessions)
         counts = np.bincount(coded.codes, sequences.lengths, minlength=len(coded.values)).astype(np.int64)
         tally.noted_sessions.update(_chosen(coded.values, counts, _is_odd(coded.values)))
+
+
+def note_times(tally: Tally, sequences: Sequences) -> None:
+    """Count in some sequences what `warnings` and `span` ask of their times."""
     times = sequences.columns[TIME]
-    tally.last_time = (int(times.max()),)
-    tally.minus_first_time = (-int(times.min()),)
+    tally.last_time = max(tally.last_time, (int(times.max()),))
+    tally.minus_first_time = max(tally.minus_first_time, (-int(times.min()),))
     median = int(np.partition(times, len(times) // 2)[len(times) // 2])  # what most events have is the median
     tally.events_at_median[median] += int(np.count_nonzero(times == median))
 
@@ -78,7 +85,7 @@ def _chosen(names: pa.StringArray, counts: np.ndarray, chosen: np.ndarray) -> di
 
 
 def span(tally: Tally, time_format: str) -> dict[str, int | str]:
-    """The first and the last time of all events, ISO 8601 where they are more than an order."""
+    """The first and the last time of all events that are looked at, ISO 8601 where they are more than an order."""
     if not time_format or not tally.last_time:
         return {}
     return {
@@ -140,9 +147,10 @@ def _about_times(tally: Tally, total: int, num_events: int, options: Mapping[str
         return []
     at, number = max(tally.events_at_median.items(), key=lambda pair: (pair[1], pair[0]), default=(0, 0))
     if number > _MOST * total:
+        cure = "Give another --time-column, or --time-column none if the file is in order."
         return [
-            f"{_of(number, total)} have one time, {_moment(at, time_format)}: their order is the file's. Give another "
-            f"--time-column, or --time-column none if the file is in order.{_drop_time(options, at, time_format)}"
+            f"At least {_of(number, total)} have one time, {_moment(at, time_format)}: their order is the file's. "
+            f"{cure}{_drop_time(options, at, time_format)}"
         ]
     targets, tied = tally.targets["test"], tally.targets_with_ties["test"]
     if tally.events_with_ties <= _MOST * num_events or (targets and tied <= _MOST * targets):

@@ -24,6 +24,12 @@ SPLIT_OPTIONS = {
     "last-days": ("valid_days", "test_days"),
     "files": ("test_input", "valid_input", "valid_sequences"),
 }
+MULTILINE = ("auto", "yes", "no")
+# Options that say nothing of files with a sequence a line.
+_NOT_OF_SEQUENCES = (
+    *("session_column", "label_column", "item_column", "time_column", "time_format"),
+    *("header", "no_quotes", "multiline", "where"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +43,9 @@ class TableOptions:
         delimiter: Between fields.
         no_quotes: Whether double quotes are ordinary characters.
         encoding: How the bytes of text files are text, such as utf-8.
+        multiline: Whether quoted fields may hold line breaks, one of `MULTILINE`.
         columns: Names of the columns, where the files have no header.
+        take: `--item-columns` or `--user-columns`, the columns to make features of; all where empty.
         id_column: `--item-id-column` or `--user-id-column`.
         feature: `--item-feature` or `--user-feature`, each NAME:KIND.
     """
@@ -48,7 +56,9 @@ class TableOptions:
     delimiter: str = ""
     no_quotes: bool = False
     encoding: str = "utf-8"
+    multiline: str = "auto"
     columns: str = ""
+    take: str = ""
     id_column: str = ""
     feature: tuple[str, ...] = ()
 
@@ -56,6 +66,8 @@ class TableOptions:
         """The name of a field's option: items_format of format, item_id_column of id_column."""
         if field == "files":
             return f"{self.one}s"
+        if field == "take":
+            return f"{self.one}_columns"
         return f"{self.one}_{field}" if field in ("id_column", "feature") else f"{self.one}s_{field}"
 
     @property
@@ -86,6 +98,7 @@ class Options:
     delimiter: str = ""
     no_quotes: bool = False
     encoding: str = "utf-8"
+    multiline: str = "auto"
     header: bool = False
     user_column: str = "user_id"
     item_column: str = "item_id"
@@ -94,6 +107,7 @@ class Options:
     label_column: str = NONE
     time_format: str = "auto"
     label_threshold: float | None = None
+    raw_ids: bool = False
     positive_only: bool = False
     where: str = ""
     items: TableOptions = TableOptions("item", id_column="item_id")
@@ -174,6 +188,8 @@ def resolve(args: argparse.Namespace) -> Options:
         if option in given and is_other(given[option]):
             known.pop(dependent, None)
     values = known | given
+    if values.get("format") == "sequences":  # so has no columns, unless one is given
+        values = dict.fromkeys(("user_column", "item_column", "time_column"), NONE) | values
     for name, default in defaults.items():
         if isinstance(default, tuple) and name in values:
             values[name] = tuple(values[name])
@@ -251,11 +267,8 @@ def check_options(options: Options) -> None:
         raise ValueError("Give --user-column or --session-column: something must say which events belong together.")
     if options.format != "sequences" and options.item_column == NONE:
         raise ValueError("Give --item-column: what the events are about.")
-    if options.format == "sequences":  # an item after the other, and nothing beside them
-        given = options.by_name
-        for name in ("users", "session_column", "label_column", "header", "no_quotes", "where"):
-            if given[name] not in ((), NONE, False, ""):
-                raise ValueError(f"--format sequences has items alone, a sequence a line: {flag(name)} does not apply.")
+    if options.format == "sequences":
+        _check_sequences(options)
     if times.is_pattern(options.time_format):
         times.check_pattern(options.time_format)
     else:
@@ -292,6 +305,24 @@ def _check_header(options: Options) -> None:
             f"--header is for columns that are given by number; {named[0]} is a name, so the first line names the "
             "columns anyway. Leave it out."
         )
+
+
+def _check_sequences(options: Options) -> None:
+    """Refuse what says nothing of lines of one sequence each: item ids, perhaps after the user's."""
+    given = options.by_name
+    if options.user_column not in (NONE, "0"):
+        raise ValueError(
+            f"--format sequences has the user's id first in each line (--user-column 0) or nowhere (none), got "
+            f"--user-column {options.user_column}."
+        )
+    for name in _NOT_OF_SEQUENCES:
+        if given[name] not in (NONE, False, "auto", ""):
+            raise ValueError(
+                f"--format sequences has a sequence a line: item ids in their order, perhaps after the user's "
+                f"(--user-column 0). {flag(name)} does not apply."
+            )
+    if options.users.files and options.user_column != "0":
+        raise ValueError("--users needs --user-column 0: lines of --format sequences that begin with the user's id.")
 
 
 def _check_splits(options: Options) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from beam_jobs import times
-from seqrec_tf import features
+from seqrec_tf import features, ids
 
 TIME_FORMATS = ("s", "ms", "us", "ns", "iso", "order")
 UNITS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000, "iso": 1_000_000, "order": 1}
@@ -102,6 +102,8 @@ class TextFormat:
         has_header: Whether the first line of every file names its columns.
         num_columns: Fields of every line where there is no header to tell, 0 otherwise.
         quoted: Whether a field may stand in double quotes.
+        multiline: Whether a quoted field may hold line breaks, so that a record may be several lines.
+        stored_as: The encoding of the files where they are read as if they were in `encoding`; "" where they are.
     """
 
     format: str
@@ -110,6 +112,8 @@ class TextFormat:
     has_header: bool = False
     num_columns: int = 0
     quoted: bool = True
+    multiline: bool = False
+    stored_as: str = ""
 
     def is_blank(self, line: bytes) -> bool:
         """Whether a line holds nothing, not even empty fields between tabs."""
@@ -124,7 +128,8 @@ class TextFormat:
         try:
             return next(csv.reader([text], delimiter=self.delimiter, strict=True))
         except csv.Error as error:
-            raise LineError("quotes do not match", f"{error}; a quoted field may not contain a line break") from None
+            advice = "" if self.multiline else "; if the field goes on in the next line, give --multiline yes"
+            raise LineError("quotes do not match", f"{error}{advice}") from None
 
     def decode(self, line: bytes) -> str:
         """The text of a line without its end."""
@@ -200,7 +205,7 @@ def _json_parser(columns: Sequence[str | int | None], num_required: int) -> Call
 
     def parse(text: str) -> tuple:
         try:
-            row = json.loads(text)
+            row = json.loads(text, parse_float=ids.FloatAsWritten.of)
         except (ValueError, RecursionError) as error:
             raise LineError("bad JSON", str(error)) from None
         if not isinstance(row, dict):
@@ -215,13 +220,18 @@ def _json_parser(columns: Sequence[str | int | None], num_required: int) -> Call
 
 
 def parse_id(value: Any, what: str) -> str:
-    """An id as text: strings as they are, integers (and floats that are integers) in decimal."""
+    """An id as text: strings as they are, integers (and other numbers that are integers) in decimal."""
     if value.__class__ is not str:
-        if value is None:
+        if value is None or value != value:  # NaN, as pandas has it where there is nothing
             raise LineError(f"empty {what}")
-        if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, float) and value.is_integer())):
-            raise LineError(f"{what} is neither text nor an integer", repr(value)[:200])
-        return str(int(value))
+        if isinstance(value, bytes):
+            return parse_id(text_of_bytes(value), what)
+        try:
+            return ids.of_value(value)
+        except TypeError:
+            raise LineError(f"{what} is neither text nor an integer", repr(value)[:200]) from None
+        except OverflowError as error:
+            raise LineError(f"{what} is a float too large to be exact", f"{value!r}: {error}") from None
     if not value.isprintable():
         if "\n" in value or "\r" in value:
             raise LineError(f"{what} contains a line break")
@@ -232,6 +242,14 @@ def parse_id(value: Any, what: str) -> str:
     if not value or value.isspace():
         raise LineError(f"empty {what}")
     return value
+
+
+def text_of_bytes(value: bytes) -> str:
+    """A value of a Parquet column that does not say that it is text."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise LineError("broken encoding", f"not utf-8: {error.reason} at byte {error.start}") from None
 
 
 def parse_number(value: Any) -> int | float:
@@ -373,7 +391,8 @@ class EventParser:
         return Key(role, user, session), Event(time, position, item, label)
 
     def _parse_label(self, value: Any) -> int:
-        number = int(value) if isinstance(value, bool) else parse_number(value)
+        truth = features.truth_of(value)
+        number = parse_number(value) if truth is None else int(truth)
         if self._label_threshold is not None:
             return int(number >= self._label_threshold)
         if number not in (0, 1):

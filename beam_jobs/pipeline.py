@@ -11,7 +11,17 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import AsDict, AsList, AsSingleton
 
-from beam_jobs import inputs, oddities, parsing, read_events, sequences, side_tables, splits, write_dataset
+from beam_jobs import (
+    inputs,
+    normal_ids,
+    oddities,
+    parsing,
+    read_events,
+    sequences,
+    side_tables,
+    splits,
+    write_dataset,
+)
 from beam_jobs import steps as steps_lib
 from beam_jobs.counting import ITEM_COUNTS, TALLY, Counting, SumItems, Tally
 from beam_jobs.inputs import EventsInput, TableInput
@@ -30,8 +40,6 @@ _SHARD_BYTES = 64 << 20
 # One bucket of users for so much of it: some 200 MB while it is worked on. A record of Parquet counts as a line.
 _BUCKET_BYTES = 64 << 20
 _LINE_BYTES = 24
-# Ranges of the items files whose items go to one file.
-_PARTS_A_SHARD = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +58,19 @@ class Plan:
     @property
     def num_item_shards(self) -> int:
         """Files of items, and buckets."""
-        return -(-len(self.tables["items"].parts) // _PARTS_A_SHARD)
+        return -(-self.tables["items"].num_bytes // _SHARD_BYTES) or 1
 
     @property
     def parts(self) -> tuple[Range, ...]:
         """All ranges."""
         return sum((table.parts for table in self.tables.values()), self.events.parts)
+
+    @property
+    def num_bytes(self) -> int:
+        """What there is to read; 0 where the ranges do not tell their bytes."""
+        if any(part.is_parquet for part in self.parts):
+            return 0
+        return self.events.num_bytes + sum(table.num_bytes for table in self.tables.values())
 
     @property
     def units_per_second(self) -> int:
@@ -106,6 +121,7 @@ def make_plan(options: Options, output: str) -> Plan:
             repeats=options.duplicates,
             record_order=options.record_order,
             items_are_quoted=not options.items.no_quotes,
+            id_form=schema_lib.RAW_IDS if options.raw_ids else schema_lib.NORMAL_IDS,
         ),
         num_shards=options.num_shards or -(-events.num_bytes // _SHARD_BYTES) or 1,
         num_buckets=-(-max(events.num_bytes, _LINE_BYTES * num_records) // _BUCKET_BYTES) or 1,
@@ -174,6 +190,7 @@ class PrepareSequences(beam.PTransform):
     def expand(self, begin):
         """Build the graph: read rows, make sequences of them, write the files of these."""
         sources = self._read(begin)
+        self._numeric = self._numeric_ids(begin, sources)
         counted = _Counted([source[TALLY] for source in sources.values()])
         made = self._sequences(begin, sources, counted)
         return self._files(begin, sources, made, counted)
@@ -197,14 +214,16 @@ class PrepareSequences(beam.PTransform):
         if made.items is not None:
             files_of_items, learned_of_items = self._item_files(made.items["main"], made.vocabulary, counted)
             digests.append(files_of_items)
+        ranges = AsDict([source[LINES] for source in sources.values()] | "All lines" >> beam.Flatten())
         rejected_files = (
             [source[REJECTED] for source in sources.values()]
             | "All rejected" >> beam.Flatten()
-            | "Rejected by range" >> beam.GroupByKey()
+            | "Rejected of a file" >> beam.ParDo(read_events.ByFile(plan.parts), ranges)
+            | "Rejected by file" >> beam.GroupByKey()
             | "Write rejected"
             >> beam.ParDo(
                 read_events.WriteRejected(f"{plan.output}/{schema_lib.REJECTED_FOLDER}", plan.parts),
-                AsDict([source[LINES] for source in sources.values()] | "All lines" >> beam.Flatten()),
+                ranges,
             )
         )
         finish = write_dataset.Finish(
@@ -251,6 +270,7 @@ class PrepareSequences(beam.PTransform):
                     time_format=plan.events.time_format,
                     label_threshold=options.label_threshold,
                     max_events=options.max_events,
+                    raw_ids=options.raw_ids,
                     where=plan.events.where,
                 ),
             )
@@ -259,17 +279,34 @@ class PrepareSequences(beam.PTransform):
             num_buckets = plan.num_item_shards if name == "items" else plan.num_buckets
             kinds = [feature.kind for feature in table.features]
             reader = read_events.ReadTable(
-                table.text_format, table.id_column, table.columns, self._store, num_buckets, kinds
+                table.text_format,
+                table.id_column,
+                table.columns,
+                self._store,
+                num_buckets,
+                kinds,
+                raw_ids=options.raw_ids,
             )
             readers[name] = (table.parts, reader)
         return {name: begin | name.capitalize() >> _Read(*reader) for name, reader in readers.items()}
+
+    def _numeric_ids(self, begin, sources: Mapping[str, Any]):
+        """A side input: of which ids fractions are dropped. Only all files together tell."""
+        if self._plan.options.raw_ids:
+            return AsSingleton(begin | "No numeric ids" >> beam.Create([frozenset()]))
+        return AsSingleton(
+            [source[TALLY] for source in sources.values()]
+            | "Tallies of ids" >> beam.Flatten()
+            | "All ids" >> beam.CombineGlobally(Tally.sum)
+            | "Numeric ids" >> beam.Map(normal_ids.fractions_to_drop)
+        )
 
     def _filtered(self, events, items, counted: _Counted):
         """The sequences that are left, and the names of the steps that led there."""
         options = self._plan.options
         needs_positions = options.record_order == schema_lib.TIME_ORDER or bool(options.valid_sequences)
         order = steps_lib.Order(self._store, "parsed", max_events=options.max_events, keep_positions=needs_positions)
-        whole = counted.with_items(events | "By bucket" >> beam.GroupByKey(), "Order", order)
+        whole = counted.with_items(events | "By bucket" >> beam.GroupByKey(), "Order", order, self._numeric)
         steps = ["parsed"]
 
         def apply(label: str, step: str, function, *side_inputs):
@@ -337,7 +374,8 @@ class PrepareSequences(beam.PTransform):
         """The sequences with the fields of their users, and what these teach."""
         features = self._plan.schema.user_features
         grouped = {"sequences": whole, "rows": rows} | "Users by bucket" >> beam.CoGroupByKey()
-        joined = counted(grouped, "Join users", side_tables.JoinUsers(self._store, features), more=[LEARNED])
+        join = side_tables.JoinUsers(self._store, features)
+        joined = counted(grouped, "Join users", join, self._numeric, more=[LEARNED])
         learned = joined[LEARNED] | "Learn of users" >> beam.CombineGlobally(side_tables.LearnFeatures(features))
         return self._laid_down(joined["main"], "After join"), learned
 
@@ -350,7 +388,7 @@ class PrepareSequences(beam.PTransform):
             (rows, every_bucket)
             | "Items and buckets" >> beam.Flatten()
             | "Items by bucket" >> beam.GroupByKey()
-            | "First items" >> beam.ParDo(first).with_outputs(COMPLETE, main="main")
+            | "First items" >> beam.ParDo(first, self._numeric).with_outputs(COMPLETE, main="main")
         )
 
     def _sequence_files(self, whole, vocabulary, learned_of_users, counted: _Counted):

@@ -30,14 +30,15 @@ from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
-from beam_jobs import storage, write_dataset
+from beam_jobs import joins, storage, write_dataset
 from beam_jobs.beam_arguments import unknown_option
 from beam_jobs.counting import PARTS
 from beam_jobs.options import flag, output_exists, resolve
 from beam_jobs.pipeline import PrepareSequences, make_plan
+from beam_jobs.progress import Progress, shown
 from beam_jobs.store import Store
+from beam_jobs.summary import summary
 from seqrec_tf import schema as schema_lib
-from seqrec_tf.messages import next_command
 
 # What a dataset folder holds; --overwrite removes nothing else.
 _OF_A_DATASET = {
@@ -72,14 +73,18 @@ def run(args: argparse.Namespace) -> None:
         FileSystems.delete(_remote_files(output))
     try:
         with _store(pipeline_options, partial if is_local else None) as store:
-            seconds = run_pipeline("Prepare" >> PrepareSequences(plan, store), pipeline_options)
+            progress = Progress(list(dict.fromkeys(part.path for part in plan.parts)), len(plan.parts), plan.num_bytes)
+            seconds = run_pipeline("Prepare" >> PrepareSequences(plan, store), pipeline_options, progress)
         stats = _read_stats(partial)
         _check_result(stats, partial, output, is_local=is_local)
         if is_local:
             _publish(partial, output, [part.path for part in plan.parts], overwrite=options.overwrite)
+            _remove_rejected(output)
     finally:
         if is_local:
             shutil.rmtree(partial, ignore_errors=True)
+    for warning in joins.warnings(stats):
+        sys.stderr.write(f"Warning: {warning}\n")
     sys.stdout.write(summary(stats, output, time.monotonic() - started, seconds))
 
 
@@ -161,8 +166,15 @@ def _remote_files(folder: str) -> list[str]:
     return [file.path for file in FileSystems.match([f"{folder}/**"])[0].metadata_list]
 
 
-def run_pipeline(job: beam.PTransform, options: PipelineOptions) -> dict[str, float]:
-    """Run a whole job on the runner that the options ask for; with progress where that is local.
+def run_pipeline(
+    job: beam.PTransform, options: PipelineOptions, progress: logging.Handler | None = None
+) -> dict[str, float]:
+    """Run a whole job on the runner that the options ask for.
+
+    Args:
+        job: What to run.
+        options: Beam's.
+        progress: Takes what the workers say while they are on this machine.
 
     Returns:
         The seconds that all workers together took for each of `counting.PARTS`, of those that the job has.
@@ -173,7 +185,7 @@ def run_pipeline(job: beam.PTransform, options: PipelineOptions) -> dict[str, fl
         logging.getLogger("apache_beam.runners").setLevel(logging.INFO)
     try:
         with (
-            _progress() if is_local else contextlib.nullcontext(),
+            shown(progress or logging.NullHandler()) if is_local else contextlib.nullcontext(),
             beam.Pipeline(local_runner(options) if is_local else None, options) as pipeline,
         ):
             pipeline | job
@@ -218,24 +230,6 @@ def local_runner(options: PipelineOptions) -> fn_runner.FnApiRunner:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[None]:
-    """Show what the readers say, not what Beam says of its stages: an error of theirs comes as an exception, too."""
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    root_level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)  # Beam warns there that it cannot tell the memory of its model
-    logger, handler = logging.getLogger("beam_jobs"), logging.StreamHandler()
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logging.getLogger().setLevel(root_level)
-        logger.removeHandler(handler)
-        logger.propagate = True
-
-
-@contextlib.contextmanager
 def _store(options: PipelineOptions, folder: str | None) -> Iterator[Store]:
     """Where tables lie between two steps: in files beside what is written, if all workers are on this machine."""
     if _runner(options) != "direct":
@@ -251,7 +245,7 @@ def _read_stats(folder: str) -> dict[str, Any]:
 
 
 def _check_result(stats: dict[str, Any], partial: str, output: str, *, is_local: bool) -> None:
-    failures, emptiness = write_dataset.failures(stats), write_dataset.emptiness(stats)
+    failures, emptiness = write_dataset.failures(stats), write_dataset.emptiness(stats) or joins.failure(stats)
     if not failures and not emptiness:
         return
     rejected, kept = f"{partial}/{schema_lib.REJECTED_FOLDER}", ""
@@ -265,6 +259,13 @@ def _check_result(stats: dict[str, Any], partial: str, output: str, *, is_local:
     if failures:
         raise RuntimeError(f"{' '.join(failures)}{kept}")
     raise ValueError(f"{emptiness}{kept}")
+
+
+def _remove_rejected(output: str) -> None:
+    """Remove the lines that a job before rejected, when it failed; they are of no use now."""
+    folder = f"{output}.{schema_lib.REJECTED_FOLDER}"
+    if os.path.isdir(folder) and all(re.fullmatch(r"part-\d+\.jsonl", name) for name in os.listdir(folder)):
+        shutil.rmtree(folder)
 
 
 def _publish(partial: str, output: str, inputs: Iterable[str], *, overwrite: bool) -> None:
@@ -282,63 +283,6 @@ def _publish(partial: str, output: str, inputs: Iterable[str], *, overwrite: boo
         os.rename(output, replaced)
     os.rename(partial, output)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def summary(stats: dict[str, Any], output: str, seconds: float, of_parts: Mapping[str, float]) -> str:
-    """What the job did, for people; `of_parts` are the seconds of its workers."""
-    lines = [f"{'step':<32}{'users':>12}{'items':>12}{'events':>14}"]
-    for step in stats["steps"]:
-        lines.append(f"{step['step']:<32}{step['users']:>12,}{step['items']:>12,}{step['events']:>14,}")
-    lines += ["", f"{'split':<32}{'sequences':>12}{'targets':>12}{'median length':>14}"]
-    for name, split in stats["splits"].items():
-        median = split["length"].get("p50", 0)
-        lines.append(f"{name:<32}{split['sequences']:>12,}{split['targets']:>12,}{median:>14,}")
-    if alone := stats["training_sequences_of_one_event"]:
-        lines.append(f"{alone:,} training sequences of one event have nothing to predict and are left out")
-    items, ties, repeats = stats["items"], stats["ties"], stats["repeats"]
-    lines += [
-        "",
-        f"items: {items['vocabulary']:,}, {items['without_training_events']:,} of them without training events"
-        + (f"; {items['dropped_as_unseen']:,} dropped as unseen" if items["dropped_as_unseen"] else ""),
-        f"ties: {ties['events_sharing_a_time_with_a_neighbour']:,} events share their time with a neighbour, "
-        f"{ties['targets_with_ties']['test']:,} test targets among them (they keep the order of the input)",
-        f"repeats: {repeats['repeated_events']:,} events of an item seen before in the sequence, "
-        f"{repeats['targets_repeating_history']['test']:,} test targets among them",
-    ]
-    if dropped := stats["input"].get("dropped_by_where"):
-        nulls = stats["input"]["dropped_as_null"]
-        lines.append(
-            f"--where: {dropped:,} of {stats['input']['lines']:,} lines dropped"
-            + (f"; for {nulls:,} of them a field that it reads is empty, or no number" if nulls else "")
-        )
-    beyond = stats["input"]["events_beyond_the_newest"]
-    if beyond:
-        lines.append(f"too old: {beyond:,} events beyond the newest {stats['options']['max_events']:,} of a sequence")
-    for table in ("items", "users"):
-        about = stats.get(table, {})
-        if "without_side_information" in about:
-            lines.append(
-                f"{table} files: {about['without_side_information']:,} {table} have no row, "
-                f"{about[f'in_{table}_file_without_events']:,} rows have no events"
-            )
-    of_input = stats["input"]
-    for what, part in (
-        ("lines", of_input),
-        *((f"lines of {table} files", of_input.get(f"{table}_file")) for table in ("items", "users")),
-    ):
-        if part and part["rejected"]:
-            reasons = ", ".join(f"{number:,} {reason}" for reason, number in part["rejected_by_reason"].items())
-            lines.append(f"rejected: {part['rejected']:,} of {part['lines']:,} {what}: {reasons}")
-    lines += [f"warning: {sentence}" for sentence in stats["warnings"]]
-    events = stats["input"]["events"]
-    parts = ", ".join(f"{part} {of_part:.1f}" for part, of_part in of_parts.items())
-    lines += [
-        f"seconds of all workers: {parts} (moving tables is in the other three)" if parts else "",
-        f"{output}: {events:,} events in {seconds:.1f} s ({events / max(seconds, 1e-9):,.0f} a second)",
-        next_command("train", "--dataset", output, "--model", "sasrec", "--output", "RUN").rstrip(),
-        "",
-    ]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,15 @@ result.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import itertools
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -29,10 +30,11 @@ from apache_beam.metrics import Metrics
 
 from beam_jobs import columns as columns_lib
 from beam_jobs import lines as lines_lib
-from beam_jobs import parsing, storage
+from beam_jobs import normal_ids, parsing, storage
 from beam_jobs.counting import NAMESPACE, READING, Counting, timed
 from beam_jobs.lines import Block, Plain, Range
 from beam_jobs.parsing import Columns, LineError, TextFormat
+from beam_jobs.progress import READ_ALL, READ_SOME
 from beam_jobs.store import Store
 from beam_jobs.tables import (
     FRACTION,
@@ -54,6 +56,8 @@ _RECORDS_AT_ONCE = 10_000
 # A position is the file's rank and the byte offset (in Parquet: the record) in one integer.
 _RANK_SHIFT = 44
 _PARQUET_ROWS_AT_ONCE = 1 << 18
+# Rejected lines go to one file as long as they are no more than this.
+_REJECTED_FILE_BYTES = 64 << 20
 
 REJECTED, LINES = "rejected", "lines"
 
@@ -76,7 +80,8 @@ def _parquet_arrays(part: Range, columns: Sequence[str | int | None]) -> Iterato
         wanted = sorted({name for name in names if name is not None})
         groups = range(part.start, file.num_row_groups if part.end is None else part.end)
         for batch in file.iter_batches(batch_size=_PARQUET_ROWS_AT_ONCE, row_groups=list(groups), columns=wanted):
-            yield [pa.nulls(len(batch)) if name is None else batch.column(name) for name in names]
+            usual = {name: columns_lib.of_parquet(batch.column(name)) for name in wanted}
+            yield [pa.nulls(len(batch)) if name is None else usual[name] for name in names]
 
 
 def _python_rows(arrays: Iterable[pa.Array]) -> Iterator[tuple]:
@@ -96,7 +101,11 @@ def _python_values(array: pa.Array) -> list:
         nanoseconds, array = array.cast(pa.int64()), array.cast(pa.timestamp("us", tz=array.type.tz), safe=False)
         if pc.any(pc.not_equal(pc.multiply(array.cast(pa.int64()), 1_000), nanoseconds)).as_py():
             return nanoseconds.cast(pa.timestamp("ns")).cast(pa.string()).to_pylist()
-    return array.to_pylist()
+    values = array.to_pylist()
+    if pa.types.is_float32(array.type) or pa.types.is_float16(array.type):  # which integers are exact depends on it
+        kind = array.type.to_pandas_dtype()
+        values = [None if value is None else kind(value) for value in values]
+    return values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +138,15 @@ class Batch:
         is_other[self.plain.lines[taken]] = False
         return np.flatnonzero(is_other)
 
+    def lines_before(self, number: int) -> int:
+        """How many lines (in Parquet: records) are before one of the records."""
+        return number if self.block is None else self.block.lines_before(number)
+
+    @property
+    def num_lines(self) -> int:
+        """How many lines (in Parquet: records) the records are."""
+        return len(self.positions) if self.block is None else self.block.num_lines
+
 
 class ReadRange(Counting):
     """Ranges to (bucket, stored table); what cannot be read goes to the output REJECTED.
@@ -137,22 +155,30 @@ class ReadRange(Counting):
         num_required: How many of the columns, the first ones, each object of JSON must have.
 
     Outputs beside the main one: REJECTED, (range number, [(index, reason, detail, text), ...]); LINES, (range number,
-    lines); TALLY.
+    (lines, bytes of those that were rejected)); TALLY.
 
     Args:
         text_format: How lines are written, None for Parquet.
         columns: What to take from each line or record.
         store: Where tables go.
         num_buckets: How many buckets there are.
+        raw_ids: Whether ids stay as they are, instead of in the form of `normal_ids`.
     """
 
     def __init__(
-        self, text_format: TextFormat | None, columns: Sequence[str | int | None], store: Store, num_buckets: int
+        self,
+        text_format: TextFormat | None,
+        columns: Sequence[str | int | None],
+        store: Store,
+        num_buckets: int,
+        *,
+        raw_ids: bool,
     ):
         self._text_format = text_format
         self._columns = tuple(columns)
         self._store = store
         self._num_buckets = num_buckets
+        self._raw_ids = raw_ids
         self.num_required = len(self._columns)
 
     def select(self, batch: Batch) -> Batch:
@@ -180,7 +206,8 @@ class ReadRange(Counting):
         """Read one range."""
         kind = part.role if part.role in ("items", "users") else "events"
         rejected: list[tuple[int, str, str, str]] = []
-        num_lines = 0
+        num_lines = num_records = num_bytes = 0
+        where = f"{part.path} from byte {part.start}" if part.start and not part.is_parquet else part.path
         for batch in map(self.select, self._batches(part)):
             others = self.take(part, batch)
             positions = (batch.positions[others] + (part.rank << _RANK_SHIFT)).tolist()
@@ -191,20 +218,24 @@ class ReadRange(Counting):
                         raise values
                     self.handle(part, position, values)
                 except LineError as bad:
-                    rejected.append((num_lines + number, bad.reason, bad.detail, _raw_text(record)))
+                    row = (num_lines + batch.lines_before(number), bad.reason, bad.detail, _raw_text(record))
+                    rejected.append(row)
+                    num_bytes += sum(map(len, row[1:]))
                     self.tally.rejected[kind, bad.reason] += 1
                     Metrics.counter(NAMESPACE, f"rejected {kind}: {bad.reason}").inc()
                     if len(rejected) >= REJECTED_HELD:
                         yield beam.pvalue.TaggedOutput(REJECTED, (part.number, rejected))
                         rejected = []
-            num_lines += len(batch.positions)
+            num_lines += batch.num_lines
+            num_records += len(batch.positions)
+            _LOGGER.info(READ_SOME, where, batch.num_lines, len(batch.block.data) if batch.block else 0)
             for bucket, table in self.flush(part):
                 yield bucket, self._store.put(table)
         if rejected:
             yield beam.pvalue.TaggedOutput(REJECTED, (part.number, rejected))
-        self.tally.lines[kind] += num_lines
-        yield beam.pvalue.TaggedOutput(LINES, (part.number, num_lines))
-        _LOGGER.info("read %s%s: %d lines", part.path, f" from byte {part.start}" if part.start else "", num_lines)
+        self.tally.lines[kind] += num_records
+        yield beam.pvalue.TaggedOutput(LINES, (part.number, (num_lines, num_bytes)))
+        _LOGGER.info(READ_ALL, where, 0, 0)
 
     def _wanted_of(
         self, batch: Batch, records: Iterator[tuple[int, int, Any]]
@@ -217,10 +248,13 @@ class ReadRange(Counting):
                     yield record, values
 
     def _batches(self, part: Range) -> Iterator[Batch]:
-        if self._text_format is None:
-            yield from self._parquet_batches(part)
-        else:
-            yield from self._text_batches(part, self._text_format)
+        try:
+            if self._text_format is None:
+                yield from self._parquet_batches(part)
+            else:
+                yield from self._text_batches(part, self._text_format)
+        except (pa.ArrowException, OSError) as error:
+            raise RuntimeError(f"{part.path} cannot be read: {' '.join(str(error).split())}") from error
 
     def _parquet_batches(self, part: Range) -> Iterator[Batch]:
         place = part.first_record
@@ -243,7 +277,7 @@ class ReadRange(Counting):
         def parse(line: bytes) -> Sequence[Any] | None:
             return None if text_format.is_blank(line) else parse_row(text_format.decode(line))
 
-        for block in lines_lib.read_blocks(part):
+        for block in lines_lib.read_blocks(part, text_format):
             first = int(has_header and block.offset == 0)
             plain = Plain.nothing(self._columns)
             if text_format.format == "csv":
@@ -271,6 +305,7 @@ class ReadEvents(ReadRange):
         time_format: One of `parsing.TIME_FORMATS`, "" where events have no time.
         label_threshold: The smallest positive value; None where labels are 0 or 1.
         max_events: The newest events of a sequence that matter.
+        raw_ids: Whether ids stay as they are.
         where: Which events are wanted; None: all.
     """
 
@@ -284,9 +319,11 @@ class ReadEvents(ReadRange):
         time_format: str = "",
         label_threshold: float | None = None,
         max_events: int,
+        raw_ids: bool = False,
         where: Where | None = None,
     ):
-        super().__init__(text_format, (*columns, *(where.columns if where else ())), store, num_buckets)
+        taken = (*columns, *(where.columns if where else ()))
+        super().__init__(text_format, taken, store, num_buckets, raw_ids=raw_ids)
         self.num_required = len(tuple(columns))
         self._where = where
         self._names = columns
@@ -383,21 +420,28 @@ class ReadEvents(ReadRange):
         items, lines, lengths = lines_lib.plain_sequences(batch.block, self._text_format)
         items, fits = columns_lib.ids(items)
         line_of = np.repeat(np.arange(len(lines)), lengths)
-        taken = np.ones(len(lines), bool)
+        starts = np.cumsum(lengths) - lengths
+        has_users = self._names.user is not None
+        taken = lengths > int(has_users)
         taken[line_of[~fits]] = False
         is_other = np.ones(len(batch.positions), bool)
         is_other[lines[taken]] = False
         if taken.any():
             positions = batch.positions[lines] + (part.rank << _RANK_SHIFT)
-            names = pa.array([_sequence_name(position) for position in positions.tolist()])
+            names = (
+                items.take(pa.array(starts))
+                if has_users
+                else pa.array([_sequence_name(position) for position in positions.tolist()])
+            )
             # Every id takes a byte at least, so these positions are unique.
-            places = np.arange(len(line_of)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-            chosen = taken[line_of]
+            places = np.arange(len(line_of)) - np.repeat(starts, lengths)
+            chosen = taken[line_of] & (places >= int(has_users))
             line_of, places = line_of[chosen], places[chosen]
+            sequences = Coded.of(names.take(pa.array(line_of)))
             rows = EventRows(
                 part.role,
-                None,
-                Coded.of(names.take(pa.array(line_of))),
+                sequences if has_users else None,
+                None if has_users else sequences,
                 items.filter(pa.array(chosen)),
                 {TIME: np.zeros(len(line_of), np.int64), POSITION: positions[line_of] + places},
             )
@@ -407,9 +451,16 @@ class ReadEvents(ReadRange):
     def handle(self, part: Range, position: int, values: Sequence[Any]) -> None:
         """Hold the events of one record."""
         if self._lines_are_sequences:
-            items = [parsing.parse_id(value, "item id") for value in values]
-            key = parsing.Key(part.role, "", _sequence_name(position))
-            self._single += [(key, parsing.Event(0, position + place, item, None)) for place, item in enumerate(items)]
+            if not values:  # a line of blanks
+                return
+            key, first = parsing.Key(part.role, "", _sequence_name(position)), 0
+            if self._names.user is not None:
+                key, first = parsing.Key(part.role, parsing.parse_id(values[0], "user id"), ""), 1
+            items = [parsing.parse_id(value, "item id") for value in values[first:]]
+            if not items:
+                raise LineError("no item id", "a user's id, and nothing after it")
+            events = enumerate(items, start=position + first)
+            self._single += [(key, parsing.Event(0, place, item, None)) for place, item in events]
         else:
             values = tuple(values[: self.num_required])
             self._single.append(self._parse_event(values, role=part.role, position=position))
@@ -420,7 +471,8 @@ class ReadEvents(ReadRange):
         if self._single:
             tables.append(_rows_of(self._single, self._names, self._lines_are_sequences))
             self._single = []
-        for rows in tables:
+        for as_read in tables:
+            rows = as_read if self._raw_ids else normal_ids.mend_events(as_read, self.tally)
             self.tally.events += len(rows)
             kept = _newest(rows, self._max_events)
             if len(kept) < len(rows):
@@ -454,10 +506,11 @@ def _rows_of(
         columns[FRACTION] = fractions
     if names.label is not None:
         columns[LABEL] = np.array(labels, np.int8)
+    has_sessions = names.session is not None or (lines_are_sequences and names.user is None)
     return EventRows(
         roles[0],
         Coded.of(pa.array(users, pa.string())) if names.user is not None else None,
-        Coded.of(pa.array(sessions, pa.string())) if names.session is not None or lines_are_sequences else None,
+        Coded.of(pa.array(sessions, pa.string())) if has_sessions else None,
         pa.array(items, pa.string()),
         columns,
     )
@@ -549,6 +602,7 @@ class ReadTable(ReadRange):
         store: Where tables go.
         num_buckets: How many buckets there are.
         kinds: The kinds of the features that the others hold, so that fields that cannot be of them are rejected.
+        raw_ids: Whether ids stay as they are.
     """
 
     def __init__(
@@ -559,8 +613,10 @@ class ReadTable(ReadRange):
         store: Store,
         num_buckets: int,
         kinds: Sequence[str] = (),
+        *,
+        raw_ids: bool = False,
     ):
-        super().__init__(text_format, (id_column, *columns), store, num_buckets)
+        super().__init__(text_format, (id_column, *columns), store, num_buckets, raw_ids=raw_ids)
         self.num_required = 0
         self._kinds = tuple(kinds)
 
@@ -612,7 +668,9 @@ class ReadTable(ReadRange):
             arrays = tuple(pa.array(field, pa.string()) for field in zip(*fields, strict=True))
             tables.append(FieldRows(pa.array(ids, pa.string()), np.array(positions, np.int64), arrays))
             self._single = []
-        for rows in tables:
+        for as_read in tables:
+            one = part.role.removesuffix("s")
+            rows = as_read if self._raw_ids else normal_ids.mend_table(as_read, one, self.tally)
             buckets = bucket_of(rows.ids, self._num_buckets)
             for bucket in np.unique(buckets).tolist():
                 chosen = buckets == bucket
@@ -647,8 +705,8 @@ def peek_table(
     parse = parsing.row_parser(text_format, columns, lines_lib.read_header(part.path, text_format), num_required=0)
     has_header = text_format.has_header and text_format.format == "csv"
     offset = 0
-    with lines_lib.open_binary(part.path) as stream:
-        for place, line in enumerate(itertools.islice(lines_lib.without_mark(stream), number)):
+    with lines_lib.open_records(part.path, text_format) as records:
+        for place, line in enumerate(itertools.islice(records, number)):
             if part.end is not None and offset >= part.end:
                 return
             offset += len(line)
@@ -662,7 +720,9 @@ def peek_table(
 
 def column_text(value: Any) -> str:
     """A value of an items or users file as text; LineError where it could not be written again."""
-    text = features.text_of(value)
+    if isinstance(value, bytes):
+        return parsing.text_of_bytes(value)
+    text = features.text_of(float(value) if isinstance(value, np.floating) else value)
     if not text.isprintable():
         try:
             text.encode()
@@ -678,8 +738,58 @@ def _raw_text(record: bytes | tuple) -> str:
     return json.dumps(record, default=str)
 
 
+class Place(NamedTuple):
+    """Where the rejected lines of a range go, and where it stands.
+
+    Attributes:
+        file: Number of the file that they go to.
+        lines_before: Lines of its own file before the range.
+    """
+
+    file: int
+    lines_before: int
+
+
+def places_of(ranges: Mapping[int, tuple[int, int]], parts: Sequence[Range]) -> dict[int, Place]:
+    """Number of a range to its place, from the lines of each and the bytes of those that were rejected.
+
+    Files are as many as the bytes ask for, and their lines in the order of the input.
+    """
+    places: dict[int, Place] = {}
+    lines_before: collections.Counter[int] = collections.Counter()
+    num_bytes = 0
+    for part in sorted(parts, key=lambda part: part.number):
+        num_lines, of_rejected = ranges[part.number]
+        places[part.number] = Place(num_bytes // _REJECTED_FILE_BYTES, lines_before[part.first_number])
+        lines_before[part.first_number] += num_lines
+        num_bytes += of_rejected
+    return places
+
+
+class ByFile(beam.DoFn):
+    """(range number, rejected lines) by the number of the file that they go to.
+
+    Args:
+        parts: All ranges.
+    """
+
+    def __init__(self, parts: Sequence[Range]):
+        self._parts = parts
+
+    def start_bundle(self):
+        """Look at the ranges once."""
+        self._places: dict[int, Place] = {}
+
+    def process(
+        self, element: tuple[int, list], ranges: Mapping[int, tuple[int, int]]
+    ) -> Iterator[tuple[int, tuple[int, list]]]:
+        """Name the file of some lines."""
+        self._places = self._places or places_of(ranges, self._parts)
+        yield self._places[element[0]].file, element
+
+
 class WriteRejected(beam.DoFn):
-    """(range number, lists of rejected lines) to one JSON lines file a range, with line numbers of the whole file.
+    """(number of a file, (range number, rejected lines)s) to a JSON lines file, with line numbers of the input's files.
 
     Args:
         folder: Where the files go.
@@ -690,21 +800,27 @@ class WriteRejected(beam.DoFn):
         self._folder = folder
         self._parts = {part.number: part for part in parts}
 
-    def process(self, element: tuple[int, Iterable[list]], lines: dict[int, int]) -> Iterator[str]:
+    def process(
+        self, element: tuple[int, Iterable[tuple[int, list]]], ranges: Mapping[int, tuple[int, int]]
+    ) -> Iterator[str]:
         """Write one file."""
-        number, lists = element
-        part = self._parts[number]
-        lines_before = sum(lines[k] for k in range(part.first_number, number))
-        with storage.create(f"{self._folder}/part-{number:05d}.jsonl") as stream:
-            for index, reason, detail, text in itertools.chain.from_iterable(sorted(lists)):
-                place = lines_before + index
-                row = {
-                    "file": part.path,
-                    "line": None if part.is_parquet else place + 1,
-                    **({"record": part.first_record + index} if part.is_parquet else {}),
-                    "reason": reason,
-                    "detail": detail,
-                    "text": text,
-                }
-                stream.write(json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
-        yield part.path
+        file, rejected = element
+        places = places_of(ranges, tuple(self._parts.values()))
+        path = f"{self._folder}/part-{file:05d}.jsonl"
+        with storage.create(path) as stream:
+            for number, rows in sorted(rejected):
+                for row in rows:
+                    text = json.dumps(self._row(self._parts[number], places[number], *row), ensure_ascii=False)
+                    stream.write(text.encode(errors="backslashreplace") + b"\n")
+        yield path
+
+    @staticmethod
+    def _row(part: Range, place: Place, index: int, reason: str, detail: str, text: str) -> dict[str, Any]:
+        return {
+            "file": part.path,
+            "line": None if part.is_parquet else place.lines_before + index + 1,
+            **({"record": part.first_record + index} if part.is_parquet else {}),
+            "reason": reason,
+            "detail": detail,
+            "text": text,
+        }

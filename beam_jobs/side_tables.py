@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_jobs import examples
+from beam_jobs import examples, joins
 from beam_jobs.counting import STEPS, WRITING, Counting, Tally, timed
 from beam_jobs.storage import RecordFiles
 from beam_jobs.store import Store, Stored
-from beam_jobs.tables import Coded, FieldRows, ItemCounts, Sequences, bucket_of
+from beam_jobs.tables import Coded, FieldRows, ItemCounts, Sequences, bucket_of, without_fractions
 from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
+from seqrec_tf.ids import NULLS
 from seqrec_tf.schema import Feature
 
 # Name of the output with what rows teach: lists of `features.Learner`.
@@ -28,51 +29,85 @@ COMPLETE = "complete"
 
 @dataclasses.dataclass(frozen=True)
 class FirstRows:
-    """Of several rows of one id the first, in the order of the input.
+    """Of several rows of one id the first, in the order of the input; but what it lacks, a later one may give.
 
     Attributes:
         ids: string [n], each once.
         fields: The other columns, each string [n].
         num_rows: int64 [n], rows of the id.
-        conflicts: bool [n], whether these differ.
+        conflicts: int64 [n], the number of the first column whose values differ; -1 where the rows agree.
+        others: string [n], another value that is there, "" where the rows agree.
     """
 
     ids: pa.StringArray
     fields: tuple[pa.StringArray, ...]
     num_rows: np.ndarray
     conflicts: np.ndarray
+    others: pa.StringArray
 
     def fields_of(self, ids: pa.StringArray) -> tuple[list[pa.StringArray], np.ndarray]:
         """The fields of each id, "" where it has no row, and bool [n] whether it has one."""
         places = pc.index_in(ids, self.ids)
         return [field.take(places).fill_null("") for field in self.fields], _bools(places.is_valid())
 
-    def count(self, tally: Tally, table: str, ids: pa.StringArray) -> None:
-        """Count what is odd about the rows, `ids`, each once, being those that have events."""
+    def count(self, tally: Tally, table: str, ids: pa.StringArray, of: Sequence[Feature]) -> None:
+        """Count what is odd about the rows of the features `of`, `ids`, each once, being those that have events."""
         has_events = _bools(pc.is_in(self.ids, ids))
+        num_joined = int(has_events.sum())
         tally.duplicates[table] += int((self.num_rows - 1).sum())
-        tally.without_events[table] += int((~has_events).sum())
-        tally.conflicts[table] += int((self.conflicts & has_events).sum())
-        tally.without_side_information[table] += len(ids) - int(has_events.sum())
+        tally.without_events[table] += len(self.ids) - num_joined
+        tally.without_side_information[table] += len(ids) - num_joined
+        tally.with_side_information[table] += num_joined
+        conflicts = np.flatnonzero((self.conflicts >= 0) & has_events)
+        tally.conflicts[table] += len(conflicts)
+        if len(conflicts):
+            row = conflicts[pc.array_sort_indices(self.ids.take(pa.array(conflicts)))[0].as_py()].item()
+            number = self.conflicts[row]
+            of_row = (column[row].as_py() for column in (self.fields[number], self.others))
+            tally.examples.update({(table, "conflict"): (self.ids[row].as_py(), of[number].name, *of_row)})
+        if num_joined <= len(ids) / 2:
+            tally.unjoined.add(table, joins.FILES, self.ids.filter(pa.array(~has_events)).to_pylist())
+            alone = ids.filter(pc.invert(pc.is_in(ids, self.ids)))
+            tally.unjoined.add(table, joins.EVENTS, alone.to_pylist())
+            for feature, field in zip(of, self.fields, strict=True):
+                if pc.any(pc.is_in(field, alone)).as_py():
+                    tally.unjoined.add(table, joins.COLUMNS, [feature.name])
 
 
-def first_rows(parts: Sequence[FieldRows], num_fields: int) -> FirstRows:
-    """The first row of each id."""
-    ids = Coded.of(pa.chunked_array([part.ids for part in parts], pa.string()))
+def first_rows(parts: Sequence[FieldRows], of: Sequence[Feature], *, drop_fractions: bool = False) -> FirstRows:
+    """The rows of features, one of each id, which is 7 in a row of 7.0 where fractions are dropped."""
+    arrays = [without_fractions(part.ids) if drop_fractions else part.ids for part in parts]
+    ids = Coded.of(pa.chunked_array(arrays, pa.string()))
     positions = np.concatenate([np.zeros(0, np.int64), *(part.positions for part in parts)])
     order = np.lexsort([positions, ids.codes])
     codes = ids.codes[order]
     starts = np.flatnonzero(np.diff(codes, prepend=-1))
     num_rows = np.diff(np.append(starts, len(codes)))
-    firsts = order[starts]
-    conflicts = np.zeros(len(starts), bool)
+    conflicts = np.full(len(starts), -1)
+    others = np.full(len(starts), "", object)
     fields = []
-    for number in range(num_fields):
+    for number, feature in enumerate(of):
         field = Coded.of(pa.chunked_array([part.fields[number] for part in parts], pa.string()))
-        fields.append(field.take(firsts))
-        differs = field.codes[order] != np.repeat(field.codes[firsts], num_rows)
-        np.logical_or.at(conflicts, np.repeat(np.arange(len(starts)), num_rows)[differs], True)
-    return FirstRows(ids.take(firsts), tuple(fields), num_rows, conflicts)
+        if len(starts) == len(codes):
+            fields.append(field.take(order))
+            continue
+        values = field.codes[order]
+        is_blank = np.array([_is_blank(feature.kind, text) for text in field.values.to_pylist()], bool)[values]
+        places = np.where(is_blank, len(codes), np.arange(len(codes)))
+        chosen = np.minimum.reduceat(places, starts)
+        chosen = np.where(chosen < len(codes), chosen, starts)
+        fields.append(field.take(order[chosen]))
+        differing = np.flatnonzero(~is_blank & (values != np.repeat(values[chosen], num_rows)))
+        rows, first = np.unique(np.repeat(np.arange(len(starts)), num_rows)[differing], return_index=True)
+        is_new = conflicts[rows] < 0
+        conflicts[rows[is_new]] = number
+        others[rows[is_new]] = field.take(order[differing[first[is_new]]]).to_pylist()
+    return FirstRows(ids.take(order[starts]), tuple(fields), num_rows, conflicts, pa.array(others, pa.string()))
+
+
+def _is_blank(kind: str, text: str) -> bool:
+    text = text.strip()
+    return not text or (kind == "number" and text in NULLS)
 
 
 def _bools(array: pa.BooleanArray) -> np.ndarray:
@@ -152,10 +187,11 @@ class FirstItems(beam.DoFn):
         self._required = tuple(required)
 
     @timed(STEPS)
-    def process(self, element: tuple[int, Iterable[Stored | None]]) -> Iterator[Any]:
-        """Look at the items of one bucket."""
+    def process(self, element: tuple[int, Iterable[Stored | None]], numeric: frozenset[str]) -> Iterator[Any]:
+        """Look at the items of one bucket; `numeric` is what `normal_ids.fractions_to_drop` has said."""
         bucket, parts = element
-        rows = first_rows([self._store.take(stored) for stored in parts if stored], len(self._features))
+        several = [self._store.take(stored) for stored in parts if stored]
+        rows = first_rows(several, self._features, drop_fractions="item" in numeric)
         is_complete = np.ones(len(rows.ids), bool)
         for feature, field in zip(self._features, rows.fields, strict=True):
             if feature.name in self._required:
@@ -183,19 +219,20 @@ class JoinUsers(Counting):
         self._features = tuple(of)
 
     @timed(STEPS)
-    def process(self, element: tuple[int, Mapping[str, Iterable[Stored]]]) -> Iterator[Any]:
-        """Join one bucket."""
+    def process(self, element: tuple[int, Mapping[str, Iterable[Stored]]], numeric: frozenset[str]) -> Iterator[Any]:
+        """Join one bucket; `numeric` is what `normal_ids.fractions_to_drop` has said."""
         bucket, grouped = element
-        rows = first_rows([self._store.take(stored) for stored in grouped["rows"]], len(self._features))
+        of_users = [self._store.take(stored) for stored in grouped["rows"]]
+        rows = first_rows(of_users, self._features, drop_fractions="user" in numeric)
         several: list[Sequences] = [self._store.take(stored) for stored in grouped["sequences"]]  # one, or none
         names = [feature.name for feature in self._features]
         if not several:
-            rows.count(self.tally, "users", pa.array([], pa.string()))
+            rows.count(self.tally, "users", pa.array([], pa.string()), self._features)
         for sequences in several:
             users, ends = sequences.users, sequences.ends
             assert users is not None
             assert ends is not None
-            rows.count(self.tally, "users", users.unique())
+            rows.count(self.tally, "users", users.unique(), self._features)
             fields, _ = rows.fields_of(users)
             trained = users.filter(pa.array(ends[0] > 0)).unique()
             yield beam.pvalue.TaggedOutput(LEARNED, learn_from(self._features, rows, trained))
@@ -232,7 +269,7 @@ class MatchItems(Counting):
         rows: FirstRows = self._store.take(stored)
         is_here = bucket_of(vocabulary.items, self._num_buckets) == bucket
         items = vocabulary.items.filter(pa.array(is_here))
-        rows.count(self.tally, "items", items)
+        rows.count(self.tally, "items", items, self._features)
         trained = items.filter(pa.array(vocabulary.counts[is_here] > 0))
         yield beam.pvalue.TaggedOutput(LEARNED, learn_from(self._features, rows, trained))
         fields, _ = rows.fields_of(items)

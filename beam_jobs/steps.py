@@ -10,7 +10,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs import oddities
+from beam_jobs import normal_ids, oddities
 from beam_jobs import sequences as sequences_lib
 from beam_jobs.counting import ITEM_COUNTS, STEPS, Counting, timed
 from beam_jobs.splits import Moment, Splitter
@@ -36,12 +36,13 @@ class Order(Counting):
         self._keep_positions = keep_positions
 
     @timed(STEPS)
-    def process(self, element: tuple[int, Iterable[Stored]]) -> Iterator[Any]:
-        """Order the sequences of one bucket."""
+    def process(self, element: tuple[int, Iterable[Stored]], numeric: frozenset[str]) -> Iterator[Any]:
+        """Order the sequences of one bucket; `numeric` is what `normal_ids.fractions_to_drop` has said."""
         bucket, parts = element
-        sequences = group([self._store.take(part) for part in parts])
-        oddities.note(self.tally, sequences, self._max_events)
+        sequences = group([normal_ids.drop_fractions(self._store.take(part), numeric) for part in parts])
+        oddities.note_ids(self.tally, sequences, self._max_events)
         newest = sequences_lib.newest(sequences, self._max_events)
+        oddities.note_times(self.tally, newest)
         self.tally.too_old += len(sequences.items) - len(newest.items)
         if not self._keep_positions:
             newest = newest.without(POSITION)

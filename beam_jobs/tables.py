@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from seqrec_tf import ids
 
 # What Arrow's own allocator gives back to the system after each table, it must ask for, and have cleared, at the next.
 pa.set_memory_pool(pa.system_memory_pool())
@@ -24,6 +27,7 @@ TIME, FRACTION, POSITION, LABEL = "time", "fraction", "position", "label"
 _DTYPES = {TIME: np.int64, FRACTION: np.float64, POSITION: np.int64, LABEL: np.int8}
 
 _HASHED_BYTES = 512
+_POINT = ord(".")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 # Masks of the first so many bytes of eight.
 _LOW_BYTES = np.array([(1 << 8 * number) - 1 for number in range(9)], np.uint64)
@@ -327,14 +331,15 @@ class FieldRows:
         return len(self.ids)
 
 
-def bucket_of(ids: pa.StringArray, num_buckets: int) -> np.ndarray:
-    """int64 [n], in which bucket the rows of each id meet: the same everywhere and always.
+def bucket_of(strings: pa.StringArray, num_buckets: int) -> np.ndarray:
+    """int64 [n], in which bucket the rows of each id meet: the same everywhere and always, and for 7.0 that of 7.
 
     A hash of the id's first `_HASHED_BYTES`, of eight at a time.
     """
-    if num_buckets == 1 or not len(ids):
-        return np.zeros(len(ids), np.int64)
-    offsets, data = string_buffers(ids)
+    if num_buckets == 1 or not len(strings):
+        return np.zeros(len(strings), np.int64)
+    strings = without_fractions(strings)
+    offsets, data = string_buffers(strings)
     padded = np.append(data, np.zeros(8, np.uint8))
     words = np.ndarray(len(padded) - 7, "<u8", padded, strides=(1,))  # that begin at each byte
     starts, lengths = offsets[:-1], np.diff(offsets)
@@ -345,6 +350,17 @@ def bucket_of(ids: pa.StringArray, num_buckets: int) -> np.ndarray:
         mixed = (hashes[rows] ^ (words[starts[rows] + place] & used)) * _MULTIPLIER
         hashes[rows] = mixed ^ (mixed >> np.uint64(32))
     return ((hashes * _MULTIPLIER >> np.uint64(33)) % np.uint64(num_buckets)).astype(np.int64)
+
+
+def without_fractions(strings: pa.StringArray) -> pa.StringArray:
+    """Ids as `ids.without_fraction` gives them."""
+    if not (string_buffers(strings)[1] == _POINT).any():
+        return strings
+    coded = Coded.of(strings)
+    values = pc.replace_substring_regex(coded.values, ids.FRACTION, ids.WITHOUT_FRACTION)
+    if pc.any(pc.match_substring_regex(values, ids.JAVA_FLOAT)).as_py():
+        values = pa.array([ids.without_fraction(value) for value in values.to_pylist()], pa.string())
+    return values.take(pa.array(coded.codes))
 
 
 def string_buffers(strings: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:

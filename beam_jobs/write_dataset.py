@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import seqrec_tf
-from beam_jobs import examples, oddities, side_tables, storage
+from beam_jobs import examples, joins, normal_ids, oddities, side_tables, storage
 from beam_jobs.counting import WRITING, Counting, Tally, timed
+from beam_jobs.progress import WRITTEN
 from beam_jobs.storage import RecordFiles
 from beam_jobs.store import Store, Stored
 from beam_jobs.tables import FRACTION, LABEL, POSITION, TIME, ItemCounts, Sequences
@@ -24,8 +26,15 @@ from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import Schema
 
+_LOGGER = logging.getLogger(__name__)
+
 # Where the values of a record's features are.
 _COLUMN_OF = {schema_lib.TIMESTAMPS: TIME, schema_lib.LABELS: LABEL}
+# What may read lines that were rejected for a reason.
+_HINTS = {
+    "quotes do not match": "Give {0}multiline yes if fields hold line breaks, {0}no-quotes if quotes are letters.",
+    "broken encoding": "If the files are in another encoding, name it, such as {0}encoding cp1252.",
+}
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
@@ -146,7 +155,9 @@ class WriteSequences(Counting):
             places = np.concatenate([places for places, _ in of_split])
             encoded = [example for _, some in of_split for example in some]
             order = np.lexsort(places.T[::-1]).tolist()
-            yield self._write(split, shard, [encoded[row] for row in order])
+            path, digest = self._write(split, shard, [encoded[row] for row in order])
+            _LOGGER.info(WRITTEN, path, len(order))
+            yield path, digest
 
     def _encoded(
         self, numbered: Numbered, learned: dict[str, dict[str, Any]]
@@ -255,6 +266,7 @@ class Finish:
             num_users=tally.training_users,
             item_features=features.with_sizes(self.schema.item_features, learned),
             user_features=features.with_sizes(self.schema.user_features, learned_of_users),
+            numeric_ids=normal_ids.numeric(tally, self.schema),
             max_len=max((length for counter in lengths.values() for length in counter), default=0),
         )
         vocabulary_text = "".join(f"{item}\n" for item in vocabulary.items.to_pylist())
@@ -283,7 +295,7 @@ class Finish:
             (schema_lib.STATS_FILE, json.dumps(stats, indent=2, ensure_ascii=False) + "\n"),
         ):
             storage.write_text(f"{self.output}/{file}", text)
-        if not failures(stats) and not emptiness(stats):
+        if not failures(stats) and not emptiness(stats) and not joins.failure(stats):
             storage.write_text(f"{self.output}/{schema_lib.COMPLETED_FILE}", "")
 
     def _stats(
@@ -313,9 +325,14 @@ class Finish:
         described = {
             table: {
                 "without_side_information": tally.without_side_information[table],
+                "with_side_information": tally.with_side_information[table],
                 f"in_{table}_file_without_events": tally.without_events[table],
                 f"duplicates_in_{table}_file": tally.duplicates[table],
                 f"conflicting_in_{table}_file": tally.conflicts[table],
+                "conflict": dict(
+                    zip(("id", "column", "first", "other"), tally.examples.get((table, "conflict"), ()), strict=False)
+                ),
+                "unjoined": joins.unjoined(tally.unjoined, table),
             }
             for table in self.tables
         }
@@ -343,6 +360,7 @@ class Finish:
                 }
                 for step in self.steps
             ],
+            "ids": normal_ids.described(tally),
             "ties": {
                 "events_sharing_a_time_with_a_neighbour": tally.events_with_ties,
                 "sequences_with_ties": tally.sequences_with_ties,
@@ -377,13 +395,24 @@ def failures(stats: Mapping[str, Any]) -> list[str]:
     of_input = stats["input"]
     for what, part in (("input", of_input), *((one, of_input.get(f"{one}_file")) for one in ("items", "users"))):
         if part and part["rejected"] > max_rejected * part["lines"]:
-            reasons = ", ".join(f"{number:,} {reason}" for reason, number in part["rejected_by_reason"].items())
+            advice = hint(part, what)
             sentences.append(
                 f"{part['rejected']:,} of {part['lines']:,} lines of the {what} files "
                 f"({part['rejected'] / part['lines']:.1%}) were rejected, more than --max-rejected {max_rejected:g} "
-                f"allows: {reasons}."
+                f"allows: {reasons(part)}." + (f" {advice}" if advice else "")
             )
     return sentences
+
+
+def reasons(rejected: Mapping[str, Any]) -> str:
+    """Why lines were rejected, the most frequent reason first."""
+    return ", ".join(f"{number:,} {reason}" for reason, number in rejected["rejected_by_reason"].items())
+
+
+def hint(rejected: Mapping[str, Any], files: str) -> str:
+    """What may read lines that were rejected, by the most frequent reason that an option mends; "" where none does."""
+    prefix = f"--{files}-" if files in ("items", "users") else "--"
+    return next((_HINTS[reason].format(prefix) for reason in rejected["rejected_by_reason"] if reason in _HINTS), "")
 
 
 def emptiness(stats: Mapping[str, Any]) -> str:

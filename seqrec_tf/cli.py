@@ -81,9 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean `{near[0]}`?" if near else f"choose one of {', '.join(COMMANDS)}."
         sys.stderr.write(f"seqrec: no command {name!r}; {hint}\n")
         return WRONG_INPUT
-    # Of several workers, TensorFlow logs as its own error what `train` says of a lost one in a sentence.
-    level = "3" if "TF_CONFIG" in os.environ else "2"
-    for variable, value in (("TF_CPP_MIN_LOG_LEVEL", level), ("GRPC_VERBOSITY", "ERROR")):
+    for variable, value in (("TF_CPP_MIN_LOG_LEVEL", "2"), ("GRPC_VERBOSITY", "ERROR")):
         os.environ.setdefault(variable, value)
     module = importlib.import_module(COMMANDS[name][0])
     parser = _parser(name, module, arguments)

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import decimal
 import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from seqrec_tf import ids
 from seqrec_tf.config import check_choice
 from seqrec_tf.schema import Feature
 
@@ -32,6 +34,10 @@ MISSING, UNKNOWN = 0, 1
 
 # Characters of a field of CSV, as a description of an item may be longer than the 131,072 that Python's reader takes.
 LONGEST_FIELD = 1 << 30
+
+# How files write truth values, in any case.
+TRUE_WORDS, FALSE_WORDS = frozenset(["true", "t", "yes", "y"]), frozenset(["false", "f", "no", "n"])
+_TRUTHS = ("True", "TRUE", "False", "FALSE")
 
 _SEPARATORS = re.compile(r"[|,;]")
 _IMAGE_NAME = re.compile(r".\.(jpe?g|png|gif|webp|bmp)$", re.IGNORECASE)
@@ -74,16 +80,38 @@ def text_of(value: Any) -> str:
     """A value of JSON or Parquet as the text of a field: empty where it is missing or NaN, "5" for 5.0."""
     if value is None or value != value:  # NaN
         return ""
-    if isinstance(value, float) and value.is_integer():  # an integer of a column that lacks some, as pandas writes it
-        value = int(value)
+    if isinstance(value, (float, decimal.Decimal)) and value == value // 1:
+        value = int(value)  # of a column that lacks some, as pandas writes it
+    if isinstance(value, decimal.Decimal):
+        return f"{value.normalize():f}"
     is_nested = isinstance(value, (list, dict, bool))
     return json.dumps(value, default=str, ensure_ascii=False) if is_nested else str(value)
+
+
+def truth_of(value: Any) -> bool | None:
+    """A truth value, or the word for one that files have; None for anything else, such as 1."""
+    if isinstance(value, bool):
+        return value
+    word = value.strip().lower() if isinstance(value, str) else ""
+    return True if word in TRUE_WORDS else False if word in FALSE_WORDS else None
+
+
+def category_of(text: str) -> str:
+    """The name of a category, which is one in CSV, JSON and Parquet: "5" for 5.0, "true" for True."""
+    return text.lower() if text in _TRUTHS else ids.without_fraction(text)
+
+
+def spellings_of(category: str) -> list[str]:
+    """What requests may hold for a category, beside its name."""
+    others = [word for word in _TRUTHS if word.lower() == category]
+    return [*others, *([f"{category}.0"] if ids.without_fraction(f"{category}.0") == category else [])]
 
 
 def parse(kind: str, text: str) -> Any:
     """The value of a field: a float, a string, a list of strings; None (or an empty list) where the field is empty.
 
-    Several categories are a JSON list, or are separated by |, comma or semicolon.
+    A number may be a truth value (true, t and yes are 1), or a word for none, such as NULL. Several categories are a
+    JSON list, or are separated by |, comma or semicolon.
 
     Raises:
         ValueError: A number is none, is NaN, or is more than a float32 can hold; a list is no JSON, or holds what is no
@@ -98,27 +126,36 @@ def parse(kind: str, text: str) -> Any:
                 raise ValueError("the list is nested too deeply") from None
             texts = [text_of(value) for value in values]
             "".join(texts).encode()
-            return [text.strip() for text in texts if text.strip()]
-        return [part.strip() for part in _SEPARATORS.split(text) if part.strip()]
-    if not text or kind != "number":
-        return text or None
+        else:
+            texts = _SEPARATORS.split(text)
+        return [category_of(text.strip()) for text in texts if text.strip()]
+    if kind != "number":
+        return (category_of(text) if kind == "category" else text) or None
+    if text in ids.NULLS:
+        return None
+    truth = truth_of(text)
+    if truth is not None:
+        return float(truth)
     number = float(text) if "_" not in text else math.nan  # Python takes 10_12 for 1012
     if not abs(number) <= _LARGEST:
         raise ValueError(f"expected a finite number that float32 can hold, got {text!r}")
     return number
 
 
+def _is_number(text: str) -> bool:
+    try:
+        return parse("number", text) is not None
+    except ValueError:
+        return False
+
+
 def infer(column: Iterable[str]) -> str:
     """The kind that a column looks like, by some of its fields."""
-    fields = [text.strip() for text in column if text.strip()]
+    fields = [text.strip() for text in column if text.strip() not in ids.NULLS]
     if not fields:
         return "text"
-    try:
-        for text in fields:
-            parse("number", text)
+    if all(truth_of(text) is None and _is_number(text) for text in fields):
         return "number"
-    except ValueError:
-        pass
     if all(_IMAGE_NAME.search(text) for text in fields):
         return "image-path"
     if any("|" in text for text in fields) or all(text.startswith("[") for text in fields):

@@ -94,6 +94,9 @@ REPEATS = (KEEP_REPEATS, DROP_CONSECUTIVE_REPEATS, DROP_ALL_REPEATS)
 RANDOM_ORDER, TIME_ORDER = "random", "time"
 RECORD_ORDERS = (RANDOM_ORDER, TIME_ORDER)
 
+# `Schema.id_form`: ids are in the normal form of `seqrec_tf.ids`, or as they came.
+NORMAL_IDS, RAW_IDS = ID_FORMS = ("normal", "raw")
+
 SPLITS = ("train", "valid", "test")
 
 # The files of a dataset folder.
@@ -245,6 +248,8 @@ class Schema:
         repeats: One of REPEATS: which repeats of an item the sequences have lost, and histories of requests lose.
         record_order: One of RECORD_ORDERS; training keeps TIME_ORDER, and shuffles records in RANDOM_ORDER.
         items_are_quoted: Whether double quotes enclose fields of the items file, and of a file of new items.
+        id_form: One of ID_FORMS: whether ids, of new items and of requests too, are in the form of `seqrec_tf.ids`.
+        numeric_ids: Which of "item", "user" and "session" have ids that are numbers, all of them.
     """
 
     num_items: int
@@ -257,6 +262,8 @@ class Schema:
     repeats: str = KEEP_REPEATS
     record_order: str = RANDOM_ORDER
     items_are_quoted: bool = True
+    id_form: str = NORMAL_IDS
+    numeric_ids: tuple[str, ...] = ()
 
     def __post_init__(self):
         for name, values in (
@@ -264,6 +271,7 @@ class Schema:
             ("repeats", REPEATS),
             ("record_order", RECORD_ORDERS),
             ("items_are_quoted", (True, False)),
+            ("id_form", ID_FORMS),
         ):
             if getattr(self, name) not in values:
                 expected = ", ".join(map(repr, values))
@@ -312,6 +320,7 @@ class Schema:
             for key in ("features", "item_features", "user_features"):
                 given = values[key]
                 values[key] = tuple(Feature(**{**feature, "shape": tuple(feature["shape"])}) for feature in given)
+            values["numeric_ids"] = tuple(values["numeric_ids"])
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{called} is not one of version {SCHEMA_VERSION}: {error}.") from error

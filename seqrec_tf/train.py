@@ -27,7 +27,7 @@ from seqrec_tf.options import config_class, help_of, model_names, module_of
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.run_folder import RunFolder
 from seqrec_tf.schema import LABELS
-from seqrec_tf.training.preflight import check_labels_of_validation, preflight
+from seqrec_tf.training.preflight import check_features, check_labels_of_validation, preflight
 from seqrec_tf.training.resume import check_all_start_at, check_output, check_place
 
 if TYPE_CHECKING:
@@ -189,6 +189,7 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     keras.utils.set_random_seed(config.train.seed)
     with computing_in(config.train.precision), strategy.scope():
         model = _compiled_model(model_class, config, folder, steps, strategy.num_replicas_in_sync)
+    check_features(model, folder)
     if model.trainable_variables and folder.split_files("valid") and LABELS in folder.schema:
         check_labels_of_validation(model, folder, config.data.valid_sequences)
     # Only the chief writes the run folder; the others need a place of their own, but read the chief's checkpoints.

@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from seqrec_tf import padding
+from seqrec_tf import ids, padding
 from seqrec_tf.messages import next_command
 from seqrec_tf.schema import (
     ALLOW,
@@ -105,16 +105,19 @@ class Client:
     Args:
         url: Address of the server, such as http://localhost:8501.
         timeout_s: How long to wait for an answer.
+        raw_ids: Whether the dataset of the models was prepared with --raw-ids, so that ids are sent as they are, not
+            trimmed and composed.
 
     Raises:
         ValueError: `url` is not an http address.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 10.0):
+    def __init__(self, url: str, *, timeout_s: float = 10.0, raw_ids: bool = False):
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"The address of a server must start with http:// or https://, got {url!r}.")
         self.url = url.rstrip("/")
         self.timeout_s = timeout_s
+        self._normal = (lambda text: text) if raw_ids else ids.tidy
 
     def status(self, model: str) -> list[dict[str, Any]]:
         """The versions of a model and their states, newest first."""
@@ -305,12 +308,22 @@ class Client:
         signatures = self.metadata(model, version=version)["metadata"]["signature_def"]["signature_def"]
         found = signatures.get(signature.name, {"inputs": {}, "outputs": {}})
         _check_signature(signature, model, found["inputs"], found["outputs"])
+        given = dict(given)
+        for name in (USER_ID, CANDIDATES, EXCLUDE, ALLOW, ITEM):
+            if (values := given.get(name)) is not None:
+                given[name] = [self._normal_ids(value) for value in values]
+        if histories is not None:
+            histories = [self._normal_ids(history) for history in histories]
         requests = _requests(model, found["inputs"], histories, given)
         for start in range(0, len(requests), batch_size):
             part = requests[start : start + batch_size]
             for answer in self.predict(model, part, version=version, signature=signature.name):
                 # TF Serving gives the bare row of a signature that has a single output.
                 yield answer if isinstance(answer, dict) else {signature.outputs[0]: answer}
+
+    def _normal_ids(self, value: Any) -> Any:
+        """An id, or some, in the form that those of the model have."""
+        return self._normal(value) if isinstance(value, str) else [self._normal(one) for one in value]
 
     def _call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         request = urllib.request.Request(
@@ -521,6 +534,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name-feature", metavar="NAME", help="item feature that holds the name, of --dataset (default: title)"
     )
+    parser.add_argument(
+        "--raw-ids", action="store_true", help="send ids as they are, to a model of a dataset prepared with --raw-ids"
+    )
     parser.add_argument("--json", action="store_true", help="print the recommendation as JSON")
     parser.add_argument(
         "--timeout", type=float, default=10.0, help="seconds to wait for an answer (default %(default)s)"
@@ -588,7 +604,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _asked(args: argparse.Namespace, history: list[str], candidates: list[str]) -> Recommendation:
     """What the server answers to the command's options."""
-    client = Client(args.url, timeout_s=args.timeout)
+    client = Client(args.url, timeout_s=args.timeout, raw_ids=args.raw_ids)
     if args.similar is not None:
         return client.similar(args.model, [args.similar], k=args.k, version=args.version)[0]
     of_events = {option: _of_events(args, option, len(history)) for option in _EACH}

@@ -314,3 +314,36 @@ def test_a_history_length_below_one_is_an_error(run, tmp_path):
 def test_the_run_must_have_finished(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a run folder"):
         RunFolder(tmp_path)
+
+
+def exported_from(sequences, write_dataset, path, name):
+    """The signatures of a model of these sequences, which is trained as shortly as can be."""
+    write_dataset(path / "dataset", sequences)
+    settings = ("train.epochs=1", *(("model.dim=4",) if name == "bprmf" else ()))
+    resolved = config.resolve(name, models.find(name).config_class, settings=settings)
+    run = train(resolved, DatasetFolder(path / "dataset"), path / "run", log=lambda line: None)
+    return tf.saved_model.load(str(export.export(run, path / "models" / "shop", k=2))).signatures
+
+
+def test_requests_may_spell_numbers_as_floats_where_all_ids_are_numbers(write_dataset, tmp_path):
+    asked = exported_from({"1": "12345", "2.0": "23451", "3": "34512"}, write_dataset, tmp_path, "bprmf")
+    plain, spelled = (
+        asked["rank"](history=tf.constant([history]), candidates=tf.constant([candidates]), user_id=tf.constant([user]))
+        for history, candidates, user in [
+            (["1", "2", "3"], ["4", "5"], "2"),
+            ([" 1.0", "2", "3.00\u00a0"], ["4.0", "5 "], " 2.0 "),
+        ]
+    )
+    assert plain["num_unknown"].numpy().tolist() == spelled["num_unknown"].numpy().tolist() == [0]
+    np.testing.assert_array_equal(plain["scores"], spelled["scores"])
+    unknown = asked["rank"](history=[["01", "1.5"]], candidates=[["04", "4"]], user_id=["2"])
+    assert unknown["num_unknown"].numpy().tolist() == [2]
+    assert unknown["scores"][0, 0] == tf.float32.min
+
+
+def test_requests_may_hold_accents_apart_from_their_letters(write_dataset, tmp_path):
+    items = ["Caf\u00e9", "\u1ea4n", "7.0", "tent"]
+    asked = exported_from(dict.fromkeys("abc", items), write_dataset, tmp_path, "poprec")
+    answer = asked["serving_default"](history=[["Cafe\u0301", "A\u0302\u0301n", "Caf\u00e9 ", "7", "7.0"]])
+    assert answer["num_unknown"].numpy().tolist() == [1]  # 7, as these ids are text
+    assert answer["items"].numpy().tolist() == [[b"tent", b""]]

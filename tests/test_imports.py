@@ -17,6 +17,7 @@ OURS = ("seqrec_tf", "beam_jobs", "serving")
 CONTRACT = {
     "seqrec_tf",
     "seqrec_tf.config",
+    "seqrec_tf.ids",
     "seqrec_tf.messages",
     "seqrec_tf.schema",
     "seqrec_tf.records",
@@ -122,7 +123,8 @@ def test_the_schema_needs_only_the_standard_library():
         ("seqrec_tf.padding", {"seqrec_tf.schema"}),
         ("seqrec_tf.records", {"seqrec_tf.messages", "seqrec_tf.padding", "seqrec_tf.schema"}),
         ("seqrec_tf.config", set()),
-        ("seqrec_tf.features", {"seqrec_tf.config", "seqrec_tf.schema"}),
+        ("seqrec_tf.features", {"seqrec_tf.config", "seqrec_tf.ids", "seqrec_tf.schema"}),
+        ("seqrec_tf.ids", set()),
         ("seqrec_tf.encoders", {"seqrec_tf.messages"}),
         ("seqrec_tf.learning.losses", set()),
         ("seqrec_tf.learning.metrics", set()),

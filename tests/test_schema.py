@@ -58,7 +58,9 @@ def test_what_the_version_before_wrote_is_refused_with_what_to_do():
         Schema.from_dict({**SCHEMA.to_dict(), "version": 1})
 
 
-@pytest.mark.parametrize("name", ["repeats", "record_order", "items_are_quoted", "time_unit", "user_features"])
+@pytest.mark.parametrize(
+    "name", ["repeats", "record_order", "items_are_quoted", "time_unit", "user_features", "id_form", "numeric_ids"]
+)
 def test_what_later_steps_depend_on_is_never_guessed(name):
     values = SCHEMA.to_dict()
     del values[name]
@@ -66,7 +68,9 @@ def test_what_later_steps_depend_on_is_never_guessed(name):
         Schema.from_dict(values)
 
 
-@pytest.mark.parametrize(("name", "value"), [("repeats", "dropped"), ("record_order", ""), ("time_unit", "days")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("repeats", "dropped"), ("record_order", ""), ("time_unit", "days"), ("id_form", "x")]
+)
 def test_a_value_that_no_later_step_knows_is_refused(name, value):
     with pytest.raises(ValueError, match=f"`{name}` of a schema must be one of .*, got '{value}'"):
         dataclasses.replace(SCHEMA, **{name: value})
@@ -117,6 +121,8 @@ def test_equal_schemas_do_not_differ():
         ({"repeats": "all"}, "repeats: 'keep' against 'all'"),
         ({"record_order": "time"}, "record_order: 'random' against 'time'"),
         ({"items_are_quoted": False}, "items_are_quoted: True against False"),
+        ({"id_form": "raw"}, "id_form: 'normal' against 'raw'"),
+        ({"numeric_ids": ("item",)}, "numeric_ids: () against ('item',)"),
         ({"features": SCHEMA.features[1:]}, "features.user_id: string [] against absent"),
         (
             {"features": (*SCHEMA.features, schema_lib.LABELS_FEATURE)},

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -220,3 +221,14 @@ def test_targets_without_training_events_have_figures_of_their_own(write_dataset
     everything = evaluate.evaluate(models.PopRec.from_dataset(folder), folder, split="valid")
     assert everything.num_cold == 0
     assert not any(name.startswith("cold") for name in everything.metrics)
+
+
+def test_a_feature_that_no_item_has_cannot_be_trained_on(write_dataset, tmp_path):
+    of_none = {
+        Feature(ITEM_ID, "string", ()): str,
+        Feature("price", "float32", (), kind="number"): lambda item: math.nan,
+    }
+    path = tmp_path / "dataset"
+    folder = DatasetFolder(write_dataset(path, {"ann": "abcd", "bob": "badce"}, of_none))
+    with pytest.raises(ValueError, match=r"No item of .*dataset has a value of 'price', so a model cannot learn from"):
+        trained(folder, tmp_path, "sasrec", "model.item_features=price")

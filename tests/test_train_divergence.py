@@ -156,3 +156,22 @@ def test_replicas_say_it_too(chain_dataset, tmp_path):
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 1
     assert "The loss became NaN at step 2 of epoch 1, of the sequences user-" in done.stderr
+
+
+def test_errors_that_a_sentence_replaces_are_left_out_with_all_their_lines():
+    """And nothing else: neither what Python writes, nor warnings, nor what is said before the process aborts."""
+    script = (
+        "import os, sys\n"
+        "from seqrec_tf.quiet import stderr_without_errors_of\n"
+        "with stderr_without_errors_of('ring_alg|other'):\n"
+        "    sys.stderr.write('of Python\\n')\n"
+        "    os.write(2, b'E0000 00:00:17.9 12 ring_alg.cc:291] Aborting\\nand more\\n')\n"
+        "    os.write(2, b'W0000 00:00:17.9 12 ring_alg.cc:1] warned\\n')\n"
+        "    os.write(2, b'E0000 00:00:17.9 12 kept.cc:7] an error\\nthat goes on\\n')\n"
+        "    os.write(2, b'F0000 00:00:17.9 12 other.cc:7] fatal\\n')\n"
+        "    os.abort()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode < 0
+    said = [line.rpartition("] ")[2] for line in done.stderr.splitlines()]
+    assert sorted(said) == ["an error", "fatal", "of Python", "that goes on", "warned"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -142,9 +143,10 @@ def test_advice_names_options_that_the_model_has(presets, name, settings, advice
 @pytest.mark.parametrize("name", MODELS)
 def test_a_step_of_the_defaults_takes_less_than_4_gb(name, tmp_path_factory):
     """On MovieLens 100K, with TensorFlow itself."""
-    root = pathlib.Path(__file__).parents[1] / ".." / "shared" / "data" / "ml-100k"
+    default = pathlib.Path(__file__).parents[1] / ".." / "shared" / "data"
+    root = pathlib.Path(os.environ.get("SEQREC_DATA_DIR", default)) / "ml-100k"
     if not root.is_dir():
-        pytest.skip(f"MovieLens 100K is not in {root}")
+        pytest.skip(f"MovieLens 100K is not in {root}; set SEQREC_DATA_DIR")
     dataset = tmp_path_factory.getbasetemp() / "ml-100k"
     if not dataset.exists():
         command = [sys.executable, "-m", "seqrec_tf.cli", "prepare", "--preset", "movielens-100k"]

@@ -9,6 +9,7 @@ from small_runs import trained
 
 from seqrec_tf import cli, evaluate, export, models
 from seqrec_tf.records import DatasetFolder, read_split
+from seqrec_tf.training.preflight import check_features
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +110,14 @@ def test_a_feature_of_users_that_the_dataset_lacks_is_named(labelled_shop, chain
         models.BST.from_dataset(labelled_shop, user_features=("contry",))
     with pytest.raises(ValueError, match=r"BST reads side features of users, and this dataset has none. .*--users"):
         models.BST.from_dataset(chain_dataset, user_features=("*",), num_negatives=2)
+
+
+def test_a_feature_that_no_user_has_cannot_be_trained_on(labelled_shop, monkeypatch):
+    model = models.BST.from_dataset(labelled_shop, user_features=("country", "age"))
+    check_features(model, labelled_shop)
+    known = labelled_shop.learned_of_users
+    monkeypatch.setattr(labelled_shop, "learned_of_users", known | {"age": {"mean": 0.0, "deviation": 1.0}})
+    check_features(model, labelled_shop)  # as of a column of zeros, which the records hold
+    monkeypatch.setattr(labelled_shop, "learned_of_users", known | {"country": {"values": []}})
+    with pytest.raises(ValueError, match=r"No user of .* has a value of 'country', so a model cannot"):
+        check_features(model, labelled_shop)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqrec_tf import features, padding
+from seqrec_tf import features, ids, padding
 from seqrec_tf import schema as schema_lib
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ def read(
     rows: dict[str, dict[str, str]] = {}
     for line, row in _rows(path, id_column, quoted=folder.schema.items_are_quoted):  # as the dataset's own items
         item = row[id_column]
+        if folder.schema.id_form == schema_lib.NORMAL_IDS:
+            item = ids.normal(item, is_numeric="item" in folder.schema.numeric_ids)
         if not item.strip() or "\n" in item or "\r" in item:
             raise ValueError(
                 f"{path}, line {line}: {id_column} {'holds a line break' if item.strip() else 'is empty'}."
@@ -111,9 +113,13 @@ def _rows_of_file(path: str, id_column: str, *, quoted: bool) -> Iterator[tuple[
                 if text.isspace():
                     continue
                 try:
-                    values = json.loads(text)
+                    values = json.loads(text, parse_float=ids.FloatAsWritten.of)
                     row = {name: features.text_of(value) for name, value in values.items()}
+                    if values.get(id_column) is not None and not isinstance(values[id_column], str):
+                        row[id_column] = ids.of_value(values[id_column])
                     "".join(row.values()).encode()  # no half of a surrogate pair
+                except (TypeError, OverflowError) as error:
+                    raise ValueError(f"{path}, line {line}: {id_column} {values[id_column]!r}: {error}.") from None
                 except (ValueError, AttributeError):
                     raise ValueError(
                         f"{path}, line {line}: expected a JSON object, got {text.strip()[:80]!r}."

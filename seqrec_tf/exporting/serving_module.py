@@ -17,7 +17,8 @@ from seqrec_tf import padding
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.exporting import choosing
 from seqrec_tf.exporting.item_vectors import Alike, with_one
-from seqrec_tf.exporting.stage import Stage, inputs_of, reads_liked_alone
+from seqrec_tf.exporting.stage import Stage, inputs_of, normal, reads_liked_alone, table
+from seqrec_tf.ids import decomposed
 from seqrec_tf.padding import NO_ITEM
 from seqrec_tf.schema import (
     ALLOW,
@@ -37,6 +38,7 @@ from seqrec_tf.schema import (
     VECTOR,
     Feature,
     K,
+    Schema,
     Signature,
 )
 
@@ -99,6 +101,9 @@ class Recommender(tf.Module):
         self.item_of_line = tf.lookup.StaticHashTable(
             tf.lookup.TextFileInitializer(vocabulary, tf.int64, line, tf.string, whole), default_value=NO_ITEM
         )
+        self._schema = stages[0].folder.schema
+        spellings = _other_spellings(vocabulary, self._schema)
+        self.line_of_spelling = table(spellings, default=-1) if spellings else None
         self.alike = Alike.of(stages[0].model)
         rules = answers.rules
         self.is_banned = None if rules is None or rules.is_banned is None else tf.Variable(rules.is_banned, False)
@@ -271,7 +276,11 @@ class Recommender(tf.Module):
         return {ITEMS: self.item_of_line.lookup(lines), SCORES: tf.where(is_there, scores, tf.float32.min)}
 
     def _ids(self, items):
-        return tf.cast(self.line_of_item.lookup(items) + 1, tf.int32)  # 0 where unknown or padding
+        items = normal(items, self._schema, "item")
+        lines = self.line_of_item.lookup(items)
+        if self.line_of_spelling is not None:
+            lines = tf.maximum(lines, self.line_of_spelling.lookup(items))
+        return tf.cast(lines + 1, tf.int32)  # 0 where unknown or padding
 
 
 def signatures_of(model: SequenceModel) -> list[Signature]:
@@ -305,6 +314,16 @@ def _inputs_of_stages(stages: Sequence[Trained]) -> list[Feature]:
 def takes_labels(stages: Sequence[Trained]) -> bool:
     """Whether requests say which events were liked: where one stage reads these alone, and another reads all."""
     return len({reads_liked_alone(stage.model, stage.folder) for stage in stages}) > 1
+
+
+def _other_spellings(vocabulary: str, schema: Schema) -> dict[str, int]:
+    """The lines of a vocabulary by the other spelling of the item, of those that have one: no operation composes."""
+    if schema.id_form == schema_lib.RAW_IDS:
+        return {}
+    with open(vocabulary, encoding="utf-8", newline="\n") as stream:
+        items = stream.read().split("\n")
+    spellings = {decomposed(item): line for line, item in enumerate(items) if not item.isascii()}
+    return {spelling: line for spelling, line in spellings.items() if spelling != items[line]}
 
 
 def _num_unknown(items, ids):

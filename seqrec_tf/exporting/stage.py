@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
+from seqrec_tf import features
+from seqrec_tf import ids as ids_lib
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.features import MISSING, UNKNOWN
 from seqrec_tf.padding import NO_ITEM, one_column_at_least
 from seqrec_tf.records import user_fingerprint
 from seqrec_tf.schema import (
-    HISTORY,
     HISTORY_LABELS,
     HISTORY_TIMESTAMPS,
     ITEM_IDS,
@@ -29,6 +30,7 @@ from seqrec_tf.schema import (
     TIMESTAMPS,
     USER_ID,
     Feature,
+    Schema,
 )
 
 if TYPE_CHECKING:
@@ -103,15 +105,7 @@ class Stage(tf.Module):
         log_share = _log_share(folder.item_counts, model.num_items)
         self.log_share = tf.Variable(log_share, trainable=False, dtype=tf.float32)
         self.categories = {
-            feature.name: tf.lookup.StaticHashTable(
-                tf.lookup.KeyValueTensorInitializer(
-                    [NO_ITEM, *folder.learned_of_users[feature.name]["values"]],
-                    [MISSING, *range(UNKNOWN + 1, feature.num_values)],
-                    tf.string,
-                    tf.int64,
-                ),
-                default_value=UNKNOWN,
-            )
+            feature.name: table(_category_ids(folder.learned_of_users[feature.name]["values"]), default=UNKNOWN)
             for feature in user_features(model)
             if "values" in folder.learned_of_users[feature.name]
         }
@@ -180,7 +174,7 @@ class Stage(tf.Module):
         """What the model takes."""
         is_known = ids != PADDING_ID
         if self._settings.repeats != schema_lib.KEEP_REPEATS:
-            is_known = _without_repeats(request[HISTORY], ids, is_known, self._settings.repeats)
+            is_known = _without_repeats(ids, is_known, self._settings.repeats)
         if HISTORY_LABELS in request and self.model.history_is_liked:
             is_known &= request[HISTORY_LABELS] == 1
         ids = tf.where(is_known, ids, PADDING_ID)
@@ -188,7 +182,7 @@ class Stage(tf.Module):
 
         inputs = {ITEM_IDS: newest(ids)}
         if USER_ID in self.model.reads:
-            inputs[USER_ID] = user_fingerprint(request[USER_ID])
+            inputs[USER_ID] = user_fingerprint(normal(request[USER_ID], self.model.schema, "user"))
         if TIMESTAMPS in self.model.reads:
             inputs[TIMESTAMPS] = newest(request[HISTORY_TIMESTAMPS])
             inputs[TARGET_TIME] = request[TIMESTAMP]
@@ -214,6 +208,35 @@ class Stage(tf.Module):
         return value[:, : feature.max_length] if feature.is_list else value
 
 
+def normal(names, schema: Schema, of: str):
+    """Ids of requests in the form that those of the dataset have, as far as core operations can make it: string [...].
+
+    Args:
+        names: string [...].
+        schema: What the records of the dataset hold.
+        of: "item" or "user".
+    """
+    if schema.id_form == schema_lib.RAW_IDS:
+        return names
+    names = tf.strings.regex_replace(names, ids_lib.BLANKS_AROUND, "")
+    if of not in schema.numeric_ids:
+        return names
+    return tf.strings.regex_replace(names, ids_lib.FRACTION, ids_lib.WITHOUT_FRACTION)
+
+
+def table(values: Mapping[str, int], *, default: int):
+    """A lookup table."""
+    initializer = tf.lookup.KeyValueTensorInitializer(list(values), list(values.values()), tf.string, tf.int64)
+    return tf.lookup.StaticHashTable(initializer, default_value=default)
+
+
+def _category_ids(values: Sequence[str]) -> dict[str, int]:
+    """The ids of categories by all that requests may hold for them; a category's own name comes first."""
+    numbers = {value: number for number, value in enumerate(values, start=UNKNOWN + 1)}
+    spellings = {spelling: numbers[value] for value in values for spelling in features.spellings_of(value)}
+    return {NO_ITEM: MISSING, **spellings, **numbers}
+
+
 def _log_share(item_counts, num_items: int):
     """The logarithm of an item's share of the training events, [V - 1], from id 1 on; the lowest float32 for none."""
     counts = np.zeros(num_items)
@@ -222,20 +245,19 @@ def _log_share(item_counts, num_items: int):
         return np.maximum(np.log(counts / counts.sum()), np.finfo(np.float32).min)
 
 
-def _without_repeats(history, ids, is_known, repeats: str):
+def _without_repeats(ids, is_known, repeats: str):
     """Which events of a history are left when repeats are dropped as they were before training: bool [B, L].
 
     The first of repeats stays: of `a b b b a` consecutive ones leave `a b a`, all leave `a b`. Neighbours are those of
     the request: `a new a` has no consecutive repeat, though nobody knows the new item.
 
     Args:
-        history: string [B, L].
-        ids: int32 [B, L].
+        ids: int32 [B, L], 0 where nobody knows the item.
         is_known: bool [B, L], whether each is an item that the model knows.
         repeats: DROP_CONSECUTIVE_REPEATS or DROP_ALL_REPEATS.
     """
     if repeats == schema_lib.DROP_CONSECUTIVE_REPEATS:
-        is_repeat = history[:, 1:] == history[:, :-1]
+        is_repeat = ids[:, 1:] == ids[:, :-1]
         return is_known & ~tf.pad(is_repeat, [[0, 0], [1, 0]])[:, : tf.shape(ids)[1]]
     is_same = tf.linalg.band_part(ids[:, :, None] == ids[:, None, :], -1, 0)  # [B, L, L]
     return is_known & (tf.reduce_sum(tf.cast(is_same, tf.int32), axis=2) == 1)

@@ -102,6 +102,33 @@ def _memory_limit() -> int:
     return total
 
 
+def check_features(model: SequenceModel, folder: DatasetFolder) -> None:
+    """Raise a ValueError where a model reads a feature that no item, or no user of a training sequence, has."""
+    import numpy as np
+
+    unknown = []
+    if model.item_features is not None:
+        for feature, table in zip(model.item_features.features, model.item_features.tables, strict=True):
+            values = np.asarray(table)
+            if not (np.isfinite(values) if np.isnan(feature.missing) else values != feature.missing).any():
+                unknown.append(("item", feature.name))
+    for feature in model.user_features.features if model.user_features is not None else ():
+        learned = folder.learned_of_users[feature.name]
+        if feature.kind == "number":  # no number at all, or nothing but zeros, teaches the same
+            is_known = (learned["mean"], learned["deviation"]) != (0.0, 1.0) or any(
+                np.isfinite(batch[feature.name]).any() for batch in read_split(folder, "train", [feature.name])
+            )
+        else:
+            is_known = bool(learned["values"])
+        if not is_known:
+            unknown.append(("user", feature.name))
+    for one, name in unknown:
+        raise ValueError(
+            f"No {one} of {folder.path} has a value of {name!r}, so a model cannot learn from it. Leave it out of "
+            f"model.{one}_features, or prepare the dataset with {one}s files that fill this column."
+        )
+
+
 def check_labels_of_validation(model: SequenceModel, folder: DatasetFolder, max_sequences: int) -> None:
     """Raise a ValueError where validation would measure nothing: it ranks what was liked, and AUC needs both labels."""
     import tensorflow as tf

@@ -38,7 +38,8 @@ def read(reader, ranges):
                 number, rows = element.value
                 rejected += [(number, *row) for row in rows]
             elif getattr(element, "tag", None) == LINES:
-                num_lines |= dict([element.value])
+                number, (lines, _) = element.value
+                num_lines[number] = lines
             else:
                 events += rows_of(store.take(element[1]))
     return sorted(events, key=repr), sorted(rejected), num_lines, reader.tally

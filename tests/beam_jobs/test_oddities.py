@@ -23,7 +23,8 @@ def warnings(users, items=None, times=None, time_format="s", **options):
     columns = {TIME: np.array(times, np.int64), POSITION: np.arange(number)}
     parts = [EventRows("", Coded.of(pa.array(users)), None, pa.array(items), columns)]
     tally = Tally(events=number)
-    oddities.note(tally, group(parts), 10_000)
+    oddities.note_ids(tally, group(parts), 10_000)
+    oddities.note_times(tally, group(parts))
     counts = ItemCounts(*(f(np.unique(items, return_counts=True)) for f in (lambda c: pa.array(c[0]), lambda c: c[1])))
     return oddities.warnings(tally, oddities.odd_items(counts), number, Options().recorded() | options, time_format)
 
@@ -71,7 +72,7 @@ def test_a_robot_has_a_thousand_times_the_events_of_others():
 def test_one_time_for_most_events_is_named(time_format, named):
     others = [10**9 + k for k in range(1, 500)]
     assert warnings(people(), times=[10**9] * 501 + others[:-2] + [5, 6], time_format=time_format)[0].startswith(
-        f"501 of 1,000 events (50%) have one time, {named}: their order is the file's."
+        f"At least 501 of 1,000 events (50%) have one time, {named}: their order is the file's."
     )
     assert warnings(people(), times=[10**9] * 400 + [10**9 + k for k in range(600)]) == []
     assert warnings(people(), times=[0] * 1000, time_format="") == []

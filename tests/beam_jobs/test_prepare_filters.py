@@ -63,8 +63,7 @@ def test_cleaning_steps_are_counted_in_their_order(prepare, tmp_path):
 
 
 def test_events_of_items_without_a_required_feature_are_dropped(prepare, tmp_path):
-    # Of several rows the first counts.
-    (tmp_path / "items.csv").write_text("item_id,title,photo\na,A,a.jpg\nb,B,\nb,B,b.jpg\nc,,c.jpg\nd,D,d.jpg\n")
+    (tmp_path / "items.csv").write_text("item_id,title,photo\na,A,a.jpg\nb,B,\nb,B,\nc,,c.jpg\nd,D,d.jpg\n")
     text = log(*(f"{user} {item} {time}" for user in "tu" for time, item in enumerate("abcdad")))
     items = ("--items", str(tmp_path / "items.csv"), "--item-feature title:text photo:image-path")
     outcome = prepare(text, *items, "--require-item-features title,photo")

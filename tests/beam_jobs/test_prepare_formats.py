@@ -179,6 +179,22 @@ def test_equal_times_keep_the_order_of_the_input_across_files_and_ranges(prepare
     }
 
 
+def test_a_line_of_a_user_and_items_is_read_as_these(prepare, tmp_path):
+    (tmp_path / "users.csv").write_text("user_id,country\nu1,FR\n")
+    text = "u1 10 11 12 13\nu2 10 11 12\nu3 11 12 13\nu4\nu1 14\n"
+    options = f"--format sequences --user-column 0 --max-rejected 0.5 --users {tmp_path / 'users.csv'}"
+    outcome = prepare(text, options, suffix=".txt")
+    assert outcome.status == 0, outcome.err
+    assert outcome.histories("test") == {
+        "u1": (["10", "11", "12", "13"], ["14"]),
+        "u2": (["10", "11"], ["12"]),
+        "u3": (["11", "12"], ["13"]),
+    }
+    assert set(outcome.folder.item_ids) == {"10", "11", "12", "13", "14"}
+    assert [(row["line"], row["reason"]) for row in outcome.rejected()] == [(4, "no item id")]
+    assert [row["country"] for row in outcome.records("test")] == ["FR", "", ""]
+
+
 def test_what_reads_without_a_buffer_is_not_read_byte_by_byte(monkeypatch):
     """As Beam's readers of object stores do."""
     from apache_beam.io.filesystems import FileSystems

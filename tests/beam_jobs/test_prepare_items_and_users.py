@@ -6,6 +6,7 @@ import re
 import pytest
 from small_logs import THREE_USERS, log
 
+from beam_jobs import pipeline
 from seqrec_tf import schema
 
 
@@ -44,12 +45,14 @@ def test_quotes_in_items_files_may_be_letters(prepare, tmp_path):
     assert prepare(THREE_USERS, options).item_rows()[0] == ("a", '"Great" expectations')
 
 
-def test_many_items_are_in_several_files_in_the_order_of_their_ids(prepare, tmp_path):
+def test_many_items_are_in_several_files_in_the_order_of_their_ids(prepare, tmp_path, monkeypatch):
     items = [f"i{number:02d}" for number in range(30)]
     (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"{item},t {item} x\n" for item in items))
     events = log(*(f"u{user} {item} {user + n}" for user in range(3) for n, item in enumerate(items[user:])))
     options = f"--items {tmp_path / 'items.csv'} --item-feature title:text"
-    whole, cut = prepare(events, options, output="whole"), prepare(events, options, "--range-bytes 40")
+    whole = prepare(events, options, output="whole")
+    monkeypatch.setattr(pipeline, "_SHARD_BYTES", 100)
+    cut = prepare(events, options, "--range-bytes 40")
     assert len(whole.folder.item_files()) == 1
     assert len(cut.folder.item_files()) > 2
     assert cut.item_rows() == whole.item_rows()
@@ -72,7 +75,7 @@ def test_item_features_are_learned_from_training_items_alone(prepare, tmp_path):
     (tmp_path / "items.csv").write_text(
         "item_id,price,brand,tags,photo\n"
         "a,1,acme,x|y,a.jpg\nb,3,acme,y,b.jpg\nc,5,zeta,,c.jpg\nnew,100,fresh,fresh|y,d.jpg\nb,4,acme,y,b.jpg\n"
-        "broken,NaN,acme,x,e.jpg\nbroken2,much,acme,x,e.jpg\n"
+        "broken,-inf,acme,x,e.jpg\nbroken2,much,acme,x,e.jpg\n"
     )
     text = log("t a 1", "t b 2", "t c 3", "u c 1", "u a 2", "v b 11", "v new 12", "w new 21", "w a 22")
     declared = ("--items", str(tmp_path / "items.csv"), "--item-feature", "price:number", "brand:category")
@@ -138,12 +141,15 @@ def test_features_of_users_are_in_their_records_and_learned_from_training_users_
     assert sizes == {"country": 4, "age": 0, "hobbies": 4}
     assert outcome.stats["users"] == {
         "without_side_information": 1,
+        "with_side_information": 3,
         "in_users_file_without_events": 1,
         "duplicates_in_users_file": 1,
         "conflicting_in_users_file": 1,
+        "conflict": {"id": "u", "column": "age", "first": "40", "other": "41"},
+        "unjoined": {},
     }
     assert [(row["line"], row["reason"]) for row in outcome.rejected()] == [(7, "empty user id")]
-    assert "users files: 1 users have no row, 1 rows have no events" in outcome.out
+    assert "1 users have no row in the users files, 1 rows have no events" in outcome.out
 
 
 def test_users_without_records_have_no_events(prepare, tmp_path):
@@ -158,7 +164,7 @@ def test_users_without_records_have_no_events(prepare, tmp_path):
 
 
 def test_users_files_do_not_change_the_sequences(prepare, tmp_path):
-    (tmp_path / "users.csv").write_text("user_id,country\nann,no\n")
+    (tmp_path / "users.csv").write_text("user_id,country\nu,no\n")
     plain = prepare(THREE_USERS, output="plain")
     described = prepare(THREE_USERS, "--users", str(tmp_path / "users.csv"), "--user-feature country:category")
     for split in schema.SPLITS:
@@ -177,3 +183,12 @@ def test_users_files_that_cannot_be_joined_are_refused(prepare, tmp_path, option
     outcome = prepare(THREE_USERS, "--users", str(tmp_path / "users.csv"), options)
     assert outcome.status == 2
     assert message in outcome.err
+
+
+def test_many_small_items_files_become_one_file(prepare, tmp_path):
+    for number, item in enumerate("abcdefghi"):
+        (tmp_path / f"items-{number}.csv").write_text(f"item_id,title\n{item},{item.upper()}\n")
+    outcome = prepare(THREE_USERS, f"--items {tmp_path}/items-*.csv --item-feature title:text")
+    assert outcome.status == 0, outcome.err
+    assert len(list((outcome.output / "items").iterdir())) == 1
+    assert outcome.item_rows() == [("a", "A"), ("b", "B"), ("c", "C")]

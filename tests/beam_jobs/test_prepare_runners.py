@@ -1,5 +1,6 @@
 """Where `seqrec prepare` runs: local processes, portable runners, Dataflow."""
 
+import gzip
 import random
 import sys
 from types import SimpleNamespace
@@ -43,19 +44,29 @@ def test_several_local_workers_are_processes():
     assert options.view_as(DirectOptions).direct_running_mode == "multi_threading"
 
 
-@pytest.mark.slow
-def test_a_worker_that_fails_says_why_in_one_sentence(prepare, tmp_path):
-    import gzip
+@pytest.mark.parametrize("workers", ["", pytest.param("--direct_num_workers=2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("suffix", [".csv.gz", ".parquet"])
+def test_a_worker_that_fails_names_the_file_in_one_sentence(prepare, tmp_path, workers, suffix):
+    path = tmp_path / f"broken{suffix}"
+    if suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
 
-    whole = gzip.compress(log(*(f"u{k} i{k * k % 997} {k}" for k in range(5000))).encode())
-    (tmp_path / "broken.csv.gz").write_bytes(whole[: len(whole) // 2])
-    outcome = prepare([], "--input", str(tmp_path / "broken.csv.gz"), "--direct_num_workers=2")
+        columns = {"user_id": ["u"] * 5000, "item_id": [f"i{k * k % 997}" for k in range(5000)]}
+        columns["timestamp"] = list(range(5000))
+        parquet.write_table(pyarrow.table(columns), path, compression="gzip", row_group_size=2500)
+        content = bytearray(path.read_bytes())
+        start = parquet.read_metadata(path).row_group(1).column(0).dictionary_page_offset
+        content[start : start + 2000] = bytes(2000)
+        path.write_bytes(content)
+        expected = " cannot be read: "
+    else:
+        whole = gzip.compress(log(*(f"u{k} i{k * k % 997} {k}" for k in range(5000))).encode())
+        path.write_bytes(whole[: len(whole) // 2])
+        expected = " is damaged: Compressed file ended before the end-of-stream marker was reached."
+    outcome = prepare([], "--input", str(path), workers)
     assert outcome.status == 1
-    last = outcome.err.splitlines()[-1]
-    assert last == (
-        f"seqrec prepare: {tmp_path}/broken.csv.gz is damaged: "
-        "Compressed file ended before the end-of-stream marker was reached."
-    )
+    assert outcome.err.splitlines()[-1].startswith(f"seqrec prepare: {path}{expected}")
 
 
 def test_the_seconds_of_a_part_are_those_of_all_steps_whatever_a_runner_knows():
@@ -129,7 +140,7 @@ def test_the_graph_serialises_for_a_portable_runner(tmp_path):
 
 
 def test_the_dataflow_job_builds(tmp_path):
-    pytest.importorskip("google.cloud.storage", reason="needs apache-beam[gcp]")
+    pytest.importorskip("google.cloud.dataflow", reason="needs apache-beam[gcp]")
     apiclient = pytest.importorskip("apache_beam.runners.dataflow.internal.apiclient", reason="needs apache-beam[gcp]")
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions

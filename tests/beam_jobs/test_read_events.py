@@ -229,7 +229,8 @@ def test_plain_lines_are_not_read_one_by_one(tmp_path, monkeypatch, quoted):
 
 @pytest.mark.parametrize("delimiter", [" ", ",", "::", "\t"])
 @pytest.mark.parametrize("seed", range(3))
-def test_sequences_with_every_oddity_are_read_as_line_by_line(tmp_path, delimiter, seed):
+@pytest.mark.parametrize("user", [None, 0])
+def test_sequences_with_every_oddity_are_read_as_line_by_line(tmp_path, delimiter, seed, user):
     generator = random.Random(f"{delimiter} {seed}")
     odd_share = [0, 0.05, 0.5][seed]
     text = b""
@@ -247,7 +248,8 @@ def test_sequences_with_every_oddity_are_read_as_line_by_line(tmp_path, delimite
     path.write_bytes(text)
     ranges = ranges_of(path, generator, len(text))
     text_format = TextFormat("sequences", delimiter, quoted=len(delimiter) == 1)
-    events, *_ = assert_both_ways_agree(text_format, ranges, Columns(item=0))
+    events, rejected, *_ = assert_both_ways_agree(text_format, ranges, Columns(user=user, item=0))
+    assert ("no item id" in {row[2] for row in rejected}) == (user == 0)  # there is a line of one id
     assert {event[4] for event in events} == {0}  # no time
     assert len({event[6] for event in events}) == len(events)
 

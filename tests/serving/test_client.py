@@ -58,6 +58,12 @@ def test_many_histories_are_sent_in_batches_with_the_same_answers(url):
     assert len(whole) == 5
 
 
+def test_ids_are_sent_in_the_form_that_preparation_gives_them_unless_they_are_raw(url):
+    (normal,), (raw,) = (client.recommend("shop", [["apple "]]) for client in (Client(url), Client(url, raw_ids=True)))
+    assert normal == Client(url).recommend("shop", [["apple"]])[0]
+    assert raw.num_unknown == 1
+
+
 def test_no_histories_give_no_recommendations(url):
     assert Client(url).recommend("shop", []) == []
 
