@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the folders, show what was found, and give the exit status."""
-    reports = [check(folder) for folder in folders(args.path)]
+    reports = [check_folder(folder) for folder in folders(args.path)]
     for report in reports:
         sys.stdout.write("\n".join([report.summary, *report.problems, *report.notes]) + "\n")
     return ANSWER_IS_NO if any(report.problems for report in reports) else DONE
@@ -73,7 +73,7 @@ def folders(path: str) -> list[str]:
     )
 
 
-def check(folder: str) -> Report:
+def check_folder(folder: str) -> Report:
     """Read all files of a folder, and compare them with its manifest.
 
     Raises:

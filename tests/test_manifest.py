@@ -108,7 +108,7 @@ def test_a_small_file_of_another_dataset_is_refused_even_if_it_has_the_same_size
 
 def test_a_folder_that_is_missing_its_manifest_or_has_one_of_another_kind_is_refused(copy, finished):
     run, _ = finished
-    with pytest.raises(ValueError, match="is not a dataset folder: it is a run folder"):
+    with pytest.raises(FileNotFoundError, match="is not a dataset folder: it is a run folder"):
         DatasetFolder(run.path)
     empty(copy / "COMPLETED")
     with pytest.raises(ValueError, match="COMPLETED is empty"):
