@@ -9,9 +9,8 @@ The labels `stable` and `canary` of the model are moved in the file that the ser
   rollback  `canary` goes back to the stable version, or after `promote` both labels to the previous one
 
 A label moves once its version is loaded, and a version is unloaded after no label names it, so no request fails. After
-each change of FILE the command waits until every server shows it. Where a step forward fails, FILE is put back; where
-an answer differs from the trained model's, the exit status is 3. The comments at the head of FILE stay, others are
-lost.
+each change of FILE the command waits until every server shows it. Where a step forward fails, or an answer differs from
+the trained model's (exit status 3), FILE is put back. The comments at the head of FILE stay, others are lost.
 
 Example:
   seqrec canary start --config serving/deploy/models.config --model shop --version 43 --models models
@@ -51,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--url",
         nargs="+",
         default=["http://localhost:8501"],
-        help="address of the server, or of each of several that read FILE (default %(default)s)",
+        help="address of the server, or of each of several that read FILE (default http://localhost:8501)",
     )
     parser.add_argument(
         "--apply",
