@@ -41,7 +41,10 @@ COMMANDS = {
     "tune": ("seqrec_tf.tune", "many trainings with options drawn from a space: the best configuration (Optuna)"),
     "runs": ("seqrec_tf.runs", "all runs of a folder in one table, with the options in which they differ"),
     "compare": ("seqrec_tf.compare", "two runs on the same events: which is better, by how much, and for whom"),
-    "check": ("seqrec_tf.check", "whether a folder is whole, by checksums; with --url, whether a server answers as it should"),
+    "check": (
+        "seqrec_tf.check",
+        "whether a folder is whole, by checksums; with --url, whether a server answers as it should",
+    ),
     "export": ("seqrec_tf.export", "a run to a SavedModel for TF Serving"),
     "serve": ("serving.server", "models over REST and gRPC, with TF Serving's contract, on one machine"),
     "recommend": ("serving.client", "ask a server (this one or TF Serving) for recommendations"),
