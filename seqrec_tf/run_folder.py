@@ -23,7 +23,7 @@ from typing import Any
 
 from seqrec_tf import __version__, manifest
 from seqrec_tf.config import Config, DataConfig, from_values, read_toml, resolve
-from seqrec_tf.messages import RUN, not_expected, parse_json
+from seqrec_tf.messages import DATASET, RUN, kind_of, not_expected, parse_json
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import COMPLETED_FILE, Schema
 from seqrec_tf.writing import write_whole
@@ -54,7 +54,7 @@ class RunFolder:
 
     def __init__(self, path: str | pathlib.Path):
         self.path = local_path(path, "--run")
-        if not (self.path / COMPLETED_FILE).exists() or not (self.path / CONFIG_FILE).exists():
+        if not (self.path / COMPLETED_FILE).exists() or kind_of(self.path) == DATASET:  # which has such a file too
             if (self.path / CONFIG_FILE).exists():
                 raise FileNotFoundError(
                     f"{path} is a run that has not finished. Give `seqrec train` the same options again to go on."

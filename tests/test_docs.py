@@ -245,7 +245,7 @@ def test_a_command_of_a_page_runs(words, here, server, tmp_path, capsys):
         words = with_option(words, "--item-vectors", tmp_path / "vectors")
     if words[1] == "analyze":
         words = [*words, "--shuffles", "1"]
-    if words[1] in ("recommend", "check"):
+    if words[1] == "recommend" or "--url" in words:
         words = [*words, "--url", server]  # the last one counts
     seqrec(*words[1:])
     assert capsys.readouterr().out
