@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
-from beam_jobs import diagnosis, parsing, quotes, read_events, storage, times
+from beam_jobs import diagnosis, parsing, quotes, read_events, read_tables, storage, times
 from beam_jobs import lines as lines_lib
 from beam_jobs.diagnosis import Given
 from beam_jobs.lines import Range
@@ -321,7 +321,7 @@ def inspect_table(options: Options, one: str, *, first_number: int) -> TableInpu
     kinds = _declared_kinds(table.feature, one, list(others))
     notes = []
     if missing := [name for name in others if name not in kinds]:
-        peeked = read_events.peek_table(first, text_format, tuple(others.values()), _ROWS_TO_PEEK)
+        peeked = read_tables.peek_table(first, text_format, tuple(others.values()), _ROWS_TO_PEEK)
         fields = dict(zip(others, zip(*peeked, strict=True), strict=False))
         inferred = {name: features.infer(fields.get(name, ())) for name in missing}
         kinds |= inferred

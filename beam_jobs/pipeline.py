@@ -17,6 +17,8 @@ from beam_jobs import (
     oddities,
     parsing,
     read_events,
+    read_tables,
+    rejected,
     sequences,
     side_tables,
     splits,
@@ -218,11 +220,11 @@ class PrepareSequences(beam.PTransform):
         rejected_files = (
             [source[REJECTED] for source in sources.values()]
             | "All rejected" >> beam.Flatten()
-            | "Rejected of a file" >> beam.ParDo(read_events.ByFile(plan.parts), ranges)
+            | "Rejected of a file" >> beam.ParDo(rejected.ByFile(plan.parts), ranges)
             | "Rejected by file" >> beam.GroupByKey()
             | "Write rejected"
             >> beam.ParDo(
-                read_events.WriteRejected(f"{plan.output}/{schema_lib.REJECTED_FOLDER}", plan.parts),
+                rejected.WriteRejected(f"{plan.output}/{schema_lib.REJECTED_FOLDER}", plan.parts),
                 ranges,
             )
         )
@@ -278,7 +280,7 @@ class PrepareSequences(beam.PTransform):
         for name, table in plan.tables.items():
             num_buckets = plan.num_item_shards if name == "items" else plan.num_buckets
             kinds = [feature.kind for feature in table.features]
-            reader = read_events.ReadTable(
+            reader = read_tables.ReadTable(
                 table.text_format,
                 table.id_column,
                 table.columns,

@@ -10,15 +10,14 @@ result.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import itertools
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -30,7 +29,7 @@ from apache_beam.metrics import Metrics
 
 from beam_jobs import columns as columns_lib
 from beam_jobs import lines as lines_lib
-from beam_jobs import normal_ids, parsing, storage
+from beam_jobs import normal_ids, parsing
 from beam_jobs.counting import NAMESPACE, READING, Counting, timed
 from beam_jobs.lines import Block, Plain, Range
 from beam_jobs.parsing import Columns, LineError, TextFormat
@@ -43,22 +42,17 @@ from beam_jobs.tables import (
     TIME,
     Coded,
     EventRows,
-    FieldRows,
     bucket_of,
     time_order,
 )
 from beam_jobs.where import Where
-from seqrec_tf import features
-from seqrec_tf.manifest import File
 
 REJECTED_HELD = 1_000
 # Records that are not plain are looked at in pieces of so many.
 _RECORDS_AT_ONCE = 10_000
 # A position is the file's rank and the byte offset (in Parquet: the record) in one integer.
-_RANK_SHIFT = 44
+RANK_SHIFT = 44
 _PARQUET_ROWS_AT_ONCE = 1 << 18
-# Rejected lines go to one file as long as they are no more than this.
-_REJECTED_FILE_BYTES = 64 << 20
 
 REJECTED, LINES = "rejected", "lines"
 
@@ -211,7 +205,7 @@ class ReadRange(Counting):
         where = f"{part.path} from byte {part.start}" if part.start and not part.is_parquet else part.path
         for batch in map(self.select, self._batches(part)):
             others = self.take(part, batch)
-            positions = (batch.positions[others] + (part.rank << _RANK_SHIFT)).tolist()
+            positions = (batch.positions[others] + (part.rank << RANK_SHIFT)).tolist()
             records = zip(others.tolist(), positions, batch.records(others), strict=True)
             for (number, position, record), values in self._wanted_of(batch, records):
                 try:
@@ -405,7 +399,7 @@ class ReadEvents(ReadRange):
         if names.label is not None:
             columns[LABEL], fits = columns_lib.labels(label, self._label_threshold)
             taken = taken & fits
-        columns[POSITION] = batch.positions[plain.lines] + (part.rank << _RANK_SHIFT)
+        columns[POSITION] = batch.positions[plain.lines] + (part.rank << RANK_SHIFT)
         if not taken.all():
             chosen = pa.array(taken)
             texts = {name: column.filter(chosen) for name, column in texts.items()}
@@ -428,7 +422,7 @@ class ReadEvents(ReadRange):
         is_other = np.ones(len(batch.positions), bool)
         is_other[lines[taken]] = False
         if taken.any():
-            positions = batch.positions[lines] + (part.rank << _RANK_SHIFT)
+            positions = batch.positions[lines] + (part.rank << RANK_SHIFT)
             names = (
                 items.take(pa.array(starts))
                 if has_users
@@ -593,237 +587,8 @@ def _by_bucket(rows: EventRows, num_buckets: int) -> Iterator[tuple[int, EventRo
         )
 
 
-class ReadTable(ReadRange):
-    """Ranges of items or users files to (bucket, stored `FieldRows`); a bucket has all rows of its ids.
-
-    Args:
-        text_format: How lines are written, None for Parquet.
-        id_column: Which column is the id.
-        columns: The others.
-        store: Where tables go.
-        num_buckets: How many buckets there are.
-        kinds: The kinds of the features that the others hold, so that fields that cannot be of them are rejected.
-        raw_ids: Whether ids stay as they are.
-    """
-
-    def __init__(
-        self,
-        text_format: TextFormat | None,
-        id_column: str | int,
-        columns: Sequence[str | int],
-        store: Store,
-        num_buckets: int,
-        kinds: Sequence[str] = (),
-        *,
-        raw_ids: bool = False,
-    ):
-        super().__init__(text_format, (id_column, *columns), store, num_buckets, raw_ids=raw_ids)
-        self.num_required = 0
-        self._kinds = tuple(kinds)
-
-    def start_bundle(self):
-        """Start from nothing."""
-        super().start_bundle()
-        self._plain: list[FieldRows] = []
-        self._single: list[tuple[str, int, list[str]]] = []
-
-    def take(self, part: Range, batch: Batch) -> np.ndarray:
-        """Hold the plain rows of CSV; of other formats each value is looked at alone, whatever its type."""
-        plain = batch.plain
-        is_csv = self._text_format is not None and self._text_format.format == "csv"
-        if not is_csv or not len(plain.lines):
-            return batch.others(np.zeros(len(plain.lines), bool))
-        ids, taken = columns_lib.ids(plain.arrays[0])
-        for kind, array in zip(self._kinds, plain.arrays[1:], strict=False):
-            if kind in features.CHECKED_KINDS:
-                values = array.unique()
-                bad = [value for value in values.to_pylist() if not _is_of_kind(kind, value)]
-                if bad:
-                    taken &= ~pc.is_in(array, pa.array(bad, pa.string())).to_numpy(zero_copy_only=False)
-        chosen = pa.array(taken)
-        self._plain.append(
-            FieldRows(
-                ids.filter(chosen),
-                batch.positions[plain.lines][taken] + (part.rank << _RANK_SHIFT),
-                tuple(array.filter(chosen) for array in plain.arrays[1:]),
-            )
-        )
-        return batch.others(taken)
-
-    def handle(self, part: Range, position: int, values: Sequence[Any]) -> None:
-        """Hold one row."""
-        key = parsing.parse_id(values[0], f"{part.role.removesuffix('s')} id")
-        fields = [column_text(value) for value in values[1:]]
-        for kind, field in zip(self._kinds, fields, strict=False):
-            try:
-                features.parse(kind, field)
-            except ValueError as error:
-                raise LineError(f"bad {kind}", str(error)) from None
-        self._single.append((key, position, fields))
-
-    def flush(self, part: Range) -> Iterator[tuple[int, FieldRows]]:
-        """The rows held, by bucket."""
-        tables, self._plain = self._plain, []
-        if self._single:
-            ids, positions, fields = zip(*self._single, strict=True)
-            arrays = tuple(pa.array(field, pa.string()) for field in zip(*fields, strict=True))
-            tables.append(FieldRows(pa.array(ids, pa.string()), np.array(positions, np.int64), arrays))
-            self._single = []
-        for as_read in tables:
-            one = part.role.removesuffix("s")
-            rows = as_read if self._raw_ids else normal_ids.mend_table(as_read, one, self.tally)
-            buckets = bucket_of(rows.ids, self._num_buckets)
-            for bucket in np.unique(buckets).tolist():
-                chosen = buckets == bucket
-                kept = pa.array(chosen)
-                fields = tuple(field.filter(kept) for field in rows.fields)
-                yield bucket, FieldRows(rows.ids.filter(kept), rows.positions[chosen], fields)
-
-
-def _is_of_kind(kind: str, text: str) -> bool:
-    try:
-        features.parse(kind, text)
-    except ValueError:
-        return False
-    return True
-
-
-def peek_table(
-    part: Range, text_format: TextFormat | None, columns: Sequence[str | int], number: int
-) -> Iterator[list[str]]:
-    """The columns of the first records of a range, as text; what cannot be read is left out.
-
-    Args:
-        part: One that its file begins with.
-        text_format: How lines are written, None for Parquet.
-        columns: What to take.
-        number: Lines to look at.
-    """
-    if text_format is None:
-        for row in itertools.islice(read_parquet(part, columns), number):
-            yield [column_text(value) for value in row]
-        return
-    parse = parsing.row_parser(text_format, columns, lines_lib.read_header(part.path, text_format), num_required=0)
-    has_header = text_format.has_header and text_format.format == "csv"
-    offset = 0
-    with lines_lib.open_records(part.path, text_format) as records:
-        for place, line in enumerate(itertools.islice(records, number)):
-            if part.end is not None and offset >= part.end:
-                return
-            offset += len(line)
-            if text_format.is_blank(line) or (has_header and not place):
-                continue
-            try:
-                yield [column_text(value) for value in parse(text_format.decode(line))]
-            except LineError:
-                continue
-
-
-def column_text(value: Any) -> str:
-    """A value of an items or users file as text; LineError where it could not be written again."""
-    if isinstance(value, bytes):
-        return parsing.text_of_bytes(value)
-    text = features.text_of(float(value) if isinstance(value, np.floating) else value)
-    if not text.isprintable():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise LineError("broken encoding", "a column holds half a surrogate pair") from None
-    return text
-
-
 def _raw_text(record: bytes | tuple) -> str:
     """A record as it came, bytes that are not UTF-8 as \\xNN."""
     if isinstance(record, bytes):
         return record.rstrip(b"\r\n").decode("utf-8", errors="backslashreplace")
     return json.dumps(record, default=str)
-
-
-class Place(NamedTuple):
-    """Where the rejected lines of a range go, and where it stands.
-
-    Attributes:
-        file: Number of the file that they go to.
-        lines_before: Lines of its own file before the range.
-    """
-
-    file: int
-    lines_before: int
-
-
-def places_of(ranges: Mapping[int, tuple[int, int]], parts: Sequence[Range]) -> dict[int, Place]:
-    """Number of a range to its place, from the lines of each and the bytes of those that were rejected.
-
-    Files are as many as the bytes ask for, and their lines in the order of the input.
-    """
-    places: dict[int, Place] = {}
-    lines_before: collections.Counter[int] = collections.Counter()
-    num_bytes = 0
-    for part in sorted(parts, key=lambda part: part.number):
-        num_lines, of_rejected = ranges[part.number]
-        places[part.number] = Place(num_bytes // _REJECTED_FILE_BYTES, lines_before[part.first_number])
-        lines_before[part.first_number] += num_lines
-        num_bytes += of_rejected
-    return places
-
-
-class ByFile(beam.DoFn):
-    """(range number, rejected lines) by the number of the file that they go to.
-
-    Args:
-        parts: All ranges.
-    """
-
-    def __init__(self, parts: Sequence[Range]):
-        self._parts = parts
-
-    def start_bundle(self):
-        """Look at the ranges once."""
-        self._places: dict[int, Place] = {}
-
-    def process(
-        self, element: tuple[int, list], ranges: Mapping[int, tuple[int, int]]
-    ) -> Iterator[tuple[int, tuple[int, list]]]:
-        """Name the file of some lines."""
-        self._places = self._places or places_of(ranges, self._parts)
-        yield self._places[element[0]].file, element
-
-
-class WriteRejected(beam.DoFn):
-    """(number of a file, (range number, rejected lines)s) to a JSON lines file, with line numbers of the input's files.
-
-    Gives (the file's name, what was written).
-
-    Args:
-        folder: Where the files go.
-        parts: All ranges by number.
-    """
-
-    def __init__(self, folder: str, parts: Sequence[Range]):
-        self._folder = folder
-        self._parts = {part.number: part for part in parts}
-
-    def process(
-        self, element: tuple[int, Iterable[tuple[int, list]]], ranges: Mapping[int, tuple[int, int]]
-    ) -> Iterator[tuple[str, File]]:
-        """Write one file."""
-        file, rejected = element
-        places = places_of(ranges, tuple(self._parts.values()))
-        name = f"part-{file:05d}.jsonl"
-        with storage.create(f"{self._folder}/{name}") as stream:
-            for number, rows in sorted(rejected):
-                for row in rows:
-                    text = json.dumps(self._row(self._parts[number], places[number], *row), ensure_ascii=False)
-                    stream.write(text.encode(errors="backslashreplace") + b"\n")
-        yield name, stream.file
-
-    @staticmethod
-    def _row(part: Range, place: Place, index: int, reason: str, detail: str, text: str) -> dict[str, Any]:
-        return {
-            "file": part.path,
-            "line": None if part.is_parquet else place.lines_before + index + 1,
-            **({"record": part.first_record + index} if part.is_parquet else {}),
-            "reason": reason,
-            "detail": detail,
-            "text": text,
-        }

@@ -140,12 +140,15 @@ def run(args: argparse.Namespace) -> None:
     if config.train.strategy in ("auto", "none"):  # replicas do not take a batch in parts
         parallel.limit_threads(model_class.num_parts(config.model, folder.schema))
     finished = train(config, folder, args.output)
-    if finished and not args.no_report and any(folder.split_files(split) for split in ("test", "valid")):
+    if finished is None:  # of a worker that is not the chief
+        return
+    if not args.no_report and any(folder.split_files(split) for split in ("test", "valid")):
         from seqrec_tf import report
 
         page = finished.path / report.REPORT_FILE
         report.write_run_report(finished, page, dataset=args.dataset)
         sys.stdout.write(f"Report: {page}\n")
+    sys.stdout.write(next_command("evaluate", "--run", finished.path))
 
 
 def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, log=None) -> RunFolder | None:
@@ -234,7 +237,6 @@ def _train(
         log(f"Best model: {path / run_lib.BEST_MODEL_FILE}" + keeper.best_line())
         if keeper.best and is_exploded(keeper.best["loss"], keeper.epochs[0]["loss"]):
             log(f"Warning: its loss was {keeper.best['loss']:.3g}, so it has learned nothing that is of use.")
-        log(next_command("evaluate", "--run", path).rstrip())
         return RunFolder(path)
 
 

@@ -5,7 +5,8 @@ import numpy as np
 from beam_jobs import tables
 from beam_jobs.lines import Range
 from beam_jobs.parsing import Columns
-from beam_jobs.read_events import LINES, REJECTED, ReadEvents, ReadTable
+from beam_jobs.read_events import LINES, REJECTED, ReadEvents
+from beam_jobs.read_tables import ReadTable
 from beam_jobs.store import Store
 
 EVENT_COLUMNS = Columns("user", "item", "time", None, "label")

@@ -6,7 +6,7 @@ import json
 import pytest
 from small_logs import log
 
-from beam_jobs import read_events
+from beam_jobs import rejected
 from beam_jobs.lines import Range
 
 BAD_LINES = {
@@ -61,10 +61,10 @@ def test_rejected_lines_are_in_one_file_in_the_order_of_the_input(prepare):
 
 
 def test_rejected_lines_are_in_as_many_files_as_their_bytes_ask_for(monkeypatch):
-    monkeypatch.setattr(read_events, "_REJECTED_FILE_BYTES", 100)
+    monkeypatch.setattr(rejected, "_REJECTED_FILE_BYTES", 100)
     parts = [Range("a", "", 0, number, 0) for number in range(4)] + [Range("b", "", 1, 4, 4)]
     lines = {0: (10, 60), 1: (20, 60), 2: (30, 0), 3: (40, 500), 4: (50, 1)}
-    assert read_events.places_of(lines, parts) == {0: (0, 0), 1: (0, 10), 2: (1, 30), 3: (1, 60), 4: (6, 0)}
+    assert rejected.places_of(lines, parts) == {0: (0, 0), 1: (0, 10), 2: (1, 30), 3: (1, 60), 4: (6, 0)}
 
 
 def test_the_lines_that_a_failed_job_rejected_go_when_it_succeeds(prepare):

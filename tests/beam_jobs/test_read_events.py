@@ -12,7 +12,8 @@ from beam_jobs import lines as lines_lib
 from beam_jobs import tables
 from beam_jobs.lines import Range
 from beam_jobs.parsing import Columns, TextFormat
-from beam_jobs.read_events import ReadEvents, ReadTable
+from beam_jobs.read_events import ReadEvents
+from beam_jobs.read_tables import ReadTable
 from beam_jobs.store import Store
 from beam_jobs.where import Condition, Where
 
