@@ -2,7 +2,6 @@
 
 import decimal
 import json
-import unicodedata
 
 import numpy as np
 import pytest
@@ -97,4 +96,3 @@ def test_tensorflow_takes_the_same_blanks_and_fractions_away():
     assert [text.decode() for text in trimmed.numpy()] == [text.strip() for text in texts]
     whole = tf.strings.regex_replace(trimmed, ids.FRACTION, ids.WITHOUT_FRACTION)
     assert [text.decode() for text in whole.numpy()] == [ids.without_fraction(text.strip()) for text in texts]
-    assert all(unicodedata.is_normalized("NFC", text) for text in texts)
