@@ -19,7 +19,7 @@ setup(
     package_data={
         "seqrec_tf": ["py.typed"],
         "seqrec_tf.report": ["*.html", "*.css", "*.js"],
-        "serving": ["*.config", "*.yml", "README.md"],
+        "serving": ["README.md", "deploy/*", "deploy/grafana/*"],
     },
     install_requires=[
         "tensorflow>=2.21,<2.22",
@@ -66,6 +66,13 @@ setup(
             "playwright>=1.50",
             "httpx>=0.27",
             "werkzeug>=3",
+            # What is in serving/deploy is checked by the schemas of compose (in check-jsonschema) and Kubernetes,
+            # and by the grammar of Prometheus' queries.
+            "PyYAML>=6",
+            "jsonschema>=4.23",
+            "check-jsonschema>=0.33",
+            "kubernetes-validate>=1.31",
+            "promql-parser>=0.5",
             "optuna>=4.2",
             "scikit-learn>=1.5",
         ],

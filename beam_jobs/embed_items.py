@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -18,13 +19,15 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import AsList, TaggedOutput
 
 from beam_jobs import prepare_sequences, storage
-from seqrec_tf import records
+from seqrec_tf import manifest, records
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.messages import next_command
 from seqrec_tf.records import DatasetFolder
+from seqrec_tf.writing import LOCK_FILE, only_writer
 
 REJECTED = "rejected"
 
@@ -38,6 +41,14 @@ def run(args: argparse.Namespace) -> None:
     options = prepare_sequences.beam_options(args.beam_options, "embed", vars(args))
     paths = ("dataset", "text_encoder", "image_encoder", "image_folder")
     prepare_sequences.check_reachable(options, {name: [getattr(args, name) or ""] for name in paths})
+    folder = DatasetFolder(args.dataset)
+    is_remote = "://" in folder.path
+    with contextlib.nullcontext() if is_remote else only_writer(f"{folder.path}/{LOCK_FILE}", folder.path):
+        _embed(args, folder, options)
+
+
+def _embed(args: argparse.Namespace, folder: DatasetFolder, options: PipelineOptions) -> None:
+    """Embed, where nobody else writes the dataset."""
     jobs = []  # all that can be wrong with the options fails before the first item is encoded
     if args.text_encoder:
         jobs.append(make_job(folder, args.text_feature, args.text_encoder, overwrite=args.overwrite))
@@ -54,7 +65,8 @@ def run(args: argparse.Namespace) -> None:
         )
     for job in jobs:
         started = time.monotonic()
-        prepare_sequences.run_pipeline("Embed" >> EmbedItems(job), options)
+        with folder.manifest.explaining(folder.manifest.below(schema_lib.ITEMS_FOLDER), also=(RuntimeError,)):
+            prepare_sequences.run_pipeline("Embed" >> EmbedItems(job), options)
         _check_result(job)
         sys.stdout.write(summary(job, time.monotonic() - started))
     vectors = ",".join(schema_lib.vector_name(job.feature) for job in jobs)
@@ -78,6 +90,7 @@ class Job:
         image_size: Pixels; 0 for texts.
         image_folder: What image paths are relative to.
         num_items: Items of the dataset.
+        item_files: Where they are.
         old_files: Vectors that there are already, of the same encoder.
         name: What the names of the new files begin with.
     """
@@ -90,6 +103,7 @@ class Job:
     image_size: int
     image_folder: str
     num_items: int
+    item_files: tuple[str, ...]
     old_files: tuple[str, ...]
     name: str
 
@@ -153,6 +167,7 @@ def make_job(
         image_size,
         image_folder,
         folder.num_items,
+        tuple(folder.item_files()),
         old_files,
         uuid.uuid4().hex[:8],
     )
@@ -178,11 +193,8 @@ class EmbedItems(beam.PTransform):
         job = self._job
         fields = (
             begin
-            | "Items"
-            >> beam.io.ReadFromTFRecord(
-                f"{job.dataset}/{schema_lib.ITEMS_FOLDER}/*{records.RECORD_SUFFIX}",
-                compression_type=CompressionTypes.GZIP,
-            )
+            | "Items" >> beam.Create(job.item_files)
+            | "Read items" >> beam.io.ReadAllFromTFRecord(compression_type=CompressionTypes.GZIP)
             | "Parse" >> beam.Map(_item_and_field, job.feature)
         )
         old = (
@@ -300,48 +312,47 @@ class _ToRecord(beam.DoFn):
 
 
 class _WriteVectors(beam.DoFn):
-    """(shard, [(item, record), ...]) to a file; gives (its name, vectors, smallest length, greatest length)."""
+    """(shard, [(item, record), ...]) to a file; gives (its name, what was written, its smallest, greatest length)."""
 
     def __init__(self, job: Job, num_shards: int):
         self._job = job
         self._num_shards = num_shards
 
-    def process(self, element) -> Iterator[tuple[str, int, float, float]]:
+    def process(self, element) -> Iterator[tuple[str, manifest.File, float, float]]:
         """Write one file."""
         shard, pairs = element
         ordered = [record for _, record in sorted(pairs)]
         lengths = [float(np.linalg.norm(_example(record)[schema_lib.VECTOR])) for record in ordered]
         name = f"{self._job.name}-{records.shard_name(shard, self._num_shards)}"
-        storage.write_records(f"{self._job.output}/{name}", ordered)
-        yield name, len(ordered), min(lengths), max(lengths)
+        file = storage.write_records(f"{self._job.output}/{name}", ordered)
+        yield name, file, min(lengths), max(lengths)
 
 
 def _finish(
     job: Job,
-    written: Sequence[tuple[str, int, float, float]],
+    written: Sequence[tuple[str, manifest.File, float, float]],
     rejected: Sequence[tuple[str, str]],
     num_reused: int,
 ) -> None:
-    """Write what was rejected and, last, the file that names the vectors; then remove those that it replaces.
+    """Write what was rejected and, last, the manifest of the vectors; then remove those that it replaces.
 
     Where there are no vectors, what was there stays as it was.
     """
     rows = [{"item": item, "reason": reason} for item, reason in sorted(rejected)]
     if not FileSystems.exists(job.output):
         FileSystems.mkdirs(job.output)
-    storage.write_text(
-        f"{job.output}/{job.rejected_file}", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    )
-    files = sorted(name for name, *_ in written)
-    if not files:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    storage.write_text(f"{job.output}/{job.rejected_file}", text)
+    if not written:
         return
+    files = manifest.as_dict({name: file for name, file, *_ in written})
     description = {
         "feature": job.feature,
         "encoder": job.encoder,
         "identity": job.identity,
         "dim": job.dim,
         "image_size": job.image_size,  # 0 of texts
-        "vectors": sum(number for _, number, *_ in written),
+        "vectors": sum(file.records or 0 for _, file, *_ in written),
         "reused": num_reused,
         "rejected": len(rejected),
         # Lengths of the vectors: both 1 where the encoder normalises.
@@ -353,7 +364,7 @@ def _finish(
     path = f"{job.output}/{schema_lib.ENCODER_FILE}"
     if "://" in path and not path.startswith("gs://") and FileSystems.exists(path):
         FileSystems.delete([path])  # some file systems, HDFS for one, do not rename onto a file
-    storage.write_text(path, json.dumps(description, indent=2) + "\n")
+    storage.write_text(path, manifest.seal(description))
     kept = {*files, job.rejected_file, schema_lib.ENCODER_FILE}
     present = [file.path for file in FileSystems.match([f"{job.output}/*"])[0].metadata_list]
     if outdated := [path for path in present if path.rsplit("/", 1)[-1] not in kept]:

@@ -120,6 +120,10 @@ def inspect_events(options: Options) -> EventsInput:
     for name in ("delimiter", "no_quotes", "header", "multiline"):
         if format_ in ("jsonl", "parquet") and getattr(options, name) != getattr(Options, name):
             raise ValueError(f"{flag(name)} does not apply to --format {format_}.")
+    if options.no_quotes and len(_DELIMITERS.get(options.delimiter, options.delimiter)) > 1:
+        raise ValueError(
+            "--no-quotes changes nothing: with a delimiter of several characters, double quotes are ordinary already."
+        )
     if format_ == "parquet" and options.encoding != Options.encoding:
         raise ValueError("--encoding does not apply to --format parquet.")
     notes = [f"format {format_}"] if options.format == "auto" else []

@@ -209,11 +209,11 @@ class PrepareSequences(beam.PTransform):
     def _files(self, begin, sources: Mapping[str, Any], made: _Made, counted: _Counted):
         """The files of a dataset folder, COMPLETED last."""
         plan = self._plan
-        digests = [self._sequence_files(made.whole, made.vocabulary, made.learned_of_users, counted)]
+        records = [self._sequence_files(made.whole, made.vocabulary, made.learned_of_users, counted)]
         learned_of_items = made.no_features
         if made.items is not None:
             files_of_items, learned_of_items = self._item_files(made.items["main"], made.vocabulary, counted)
-            digests.append(files_of_items)
+            records.append(files_of_items)
         ranges = AsDict([source[LINES] for source in sources.values()] | "All lines" >> beam.Flatten())
         rejected_files = (
             [source[REJECTED] for source in sources.values()]
@@ -251,8 +251,8 @@ class PrepareSequences(beam.PTransform):
                 AsSingleton(tally),
                 AsDict(by_step),
                 AsList(odd_items),
-                AsDict(digests | "All files" >> beam.Flatten()),
-                AsList(rejected_files),
+                AsDict(records | "All files" >> beam.Flatten()),
+                AsDict(rejected_files),
             )
         )
 
@@ -392,7 +392,7 @@ class PrepareSequences(beam.PTransform):
         )
 
     def _sequence_files(self, whole, vocabulary, learned_of_users, counted: _Counted):
-        """The files of the splits, by digest."""
+        """What was written to the files of the splits, by their paths."""
         plan = self._plan
         number = write_dataset.NumberItems(self._store, plan.num_shards)
         write = write_dataset.WriteSequences(
@@ -408,7 +408,7 @@ class PrepareSequences(beam.PTransform):
         return counted(by_shard, "Write sequences", write, AsSingleton(learned_of_users))
 
     def _item_files(self, items, vocabulary, counted: _Counted):
-        """The files of the items' side features, by digest, and what the items teach."""
+        """What was written to the files of the items' side features, by their paths, and what the items teach."""
         plan = self._plan
         features, num_shards = plan.schema.item_features, plan.num_item_shards
         match = side_tables.MatchItems(self._store, features[1:], num_shards)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import glob
 import json
 import logging
 import os
@@ -33,16 +34,20 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 from beam_jobs import joins, storage, write_dataset
 from beam_jobs.beam_arguments import unknown_option
 from beam_jobs.counting import PARTS
-from beam_jobs.options import flag, output_exists, resolve
+from beam_jobs.options import Options, flag, output_exists, resolve
 from beam_jobs.pipeline import PrepareSequences, make_plan
 from beam_jobs.progress import Progress, shown
 from beam_jobs.store import Store
 from beam_jobs.summary import summary
 from seqrec_tf import schema as schema_lib
+from seqrec_tf.writing import LOCK_FILE, only_writer
+
+# End the name of the output where it is not whole, and where another takes its place.
+_PARTIAL, _REPLACED = ".partial-", ".replaced-"
 
 # What a dataset folder holds; --overwrite removes nothing else.
 _OF_A_DATASET = {
-    *(schema_lib.SCHEMA_FILE, schema_lib.STATS_FILE, schema_lib.COMPLETED_FILE, *schema_lib.SPLITS),
+    *(schema_lib.SCHEMA_FILE, schema_lib.STATS_FILE, schema_lib.COMPLETED_FILE, LOCK_FILE, *schema_lib.SPLITS),
     *(schema_lib.VOCABULARIES_FOLDER, schema_lib.ITEMS_FOLDER, schema_lib.VECTORS_FOLDER, schema_lib.REJECTED_FOLDER),
 }
 
@@ -56,12 +61,43 @@ def run(args: argparse.Namespace) -> None:
     given = options.by_name
     check_reachable(pipeline_options, {"output": [options.output], **{name: given[name] for name in paths}})
     output = options.output.rstrip("/")
+    with _only_writer(output):
+        stats, seconds = _prepare(options, pipeline_options, output)
+    for warning in joins.warnings(stats):
+        sys.stderr.write(f"Warning: {warning}\n")
+    sys.stdout.write(summary(stats, output, time.monotonic() - started, seconds))
+
+
+@contextlib.contextmanager
+def _only_writer(output: str) -> Iterator[None]:
+    """Nobody else prepares a local folder, or embeds its items; what a job that was killed has left is removed."""
+    if "://" in output:
+        yield
+        return
+    folder, name = os.path.split(os.path.abspath(output))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(only_writer(os.path.join(folder, f".{name}{LOCK_FILE}"), output))
+        for left in glob.glob(f"{glob.escape(output)}{_REPLACED}*"):
+            if not os.path.exists(output):  # killed between the two renames of `_publish`
+                os.rename(left, output)
+                sys.stderr.write(f"{output} is there again: a job was killed while it replaced it.\n")
+        for left in (path for kind in (_PARTIAL, _REPLACED) for path in glob.glob(f"{glob.escape(output)}{kind}*")):
+            shutil.rmtree(left, ignore_errors=True)
+        if os.path.isdir(output):
+            stack.enter_context(only_writer(os.path.join(output, LOCK_FILE), output))
+        yield
+
+
+def _prepare(
+    options: Options, pipeline_options: PipelineOptions, output: str
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Write the folder; gives its stats, and the seconds of the workers."""
     is_local = "://" not in output
     is_there = _exists(output)
     if is_there and not options.overwrite:
         raise output_exists(output)
     # A local folder gets its name when it is whole. A remote one has no rename; there COMPLETED, written last, tells.
-    partial = f"{output}.partial-{uuid.uuid4().hex[:8]}" if is_local else output
+    partial = f"{output}{_PARTIAL}{uuid.uuid4().hex[:8]}" if is_local else output
     plan = make_plan(options, partial)
     if is_there:
         _check_replaceable(output, [part.path for part in plan.parts])
@@ -83,9 +119,7 @@ def run(args: argparse.Namespace) -> None:
     finally:
         if is_local:
             shutil.rmtree(partial, ignore_errors=True)
-    for warning in joins.warnings(stats):
-        sys.stderr.write(f"Warning: {warning}\n")
-    sys.stdout.write(summary(stats, output, time.monotonic() - started, seconds))
+    return stats, seconds
 
 
 def beam_options(arguments: Sequence[str], command: str, ours: Iterable[str] = ()) -> PipelineOptions:
@@ -270,7 +304,7 @@ def _remove_rejected(output: str) -> None:
 
 def _publish(partial: str, output: str, inputs: Iterable[str], *, overwrite: bool) -> None:
     """Give the finished folder its name; an older one goes only now."""
-    replaced = f"{output}.replaced-{uuid.uuid4().hex[:8]}"
+    replaced = f"{output}{_REPLACED}{uuid.uuid4().hex[:8]}"
     if os.path.exists(output):
         try:
             if not overwrite:

@@ -49,6 +49,7 @@ from beam_jobs.tables import (
 )
 from beam_jobs.where import Where
 from seqrec_tf import features
+from seqrec_tf.manifest import File
 
 REJECTED_HELD = 1_000
 # Records that are not plain are looked at in pieces of so many.
@@ -791,6 +792,8 @@ class ByFile(beam.DoFn):
 class WriteRejected(beam.DoFn):
     """(number of a file, (range number, rejected lines)s) to a JSON lines file, with line numbers of the input's files.
 
+    Gives (the file's name, what was written).
+
     Args:
         folder: Where the files go.
         parts: All ranges by number.
@@ -802,17 +805,17 @@ class WriteRejected(beam.DoFn):
 
     def process(
         self, element: tuple[int, Iterable[tuple[int, list]]], ranges: Mapping[int, tuple[int, int]]
-    ) -> Iterator[str]:
+    ) -> Iterator[tuple[str, File]]:
         """Write one file."""
         file, rejected = element
         places = places_of(ranges, tuple(self._parts.values()))
-        path = f"{self._folder}/part-{file:05d}.jsonl"
-        with storage.create(path) as stream:
+        name = f"part-{file:05d}.jsonl"
+        with storage.create(f"{self._folder}/{name}") as stream:
             for number, rows in sorted(rejected):
                 for row in rows:
                     text = json.dumps(self._row(self._parts[number], places[number], *row), ensure_ascii=False)
                     stream.write(text.encode(errors="backslashreplace") + b"\n")
-        yield path
+        yield name, stream.file
 
     @staticmethod
     def _row(part: Range, place: Place, index: int, reason: str, detail: str, text: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from beam_jobs import examples, joins
 from beam_jobs.counting import STEPS, WRITING, Counting, Tally, timed
-from beam_jobs.storage import RecordFiles
+from beam_jobs.storage import RecordFiles, Written
 from beam_jobs.store import Store, Stored
 from beam_jobs.tables import Coded, FieldRows, ItemCounts, Sequences, bucket_of, without_fractions
 from seqrec_tf import features
@@ -297,7 +297,7 @@ class MatchedItems:
 
 
 class WriteItems(beam.DoFn):
-    """(shard, stored `MatchedItems`s) to a file of the items folder; gives (its path in the dataset, its digest).
+    """(shard, stored `MatchedItems`s) to a file of the items folder; gives (its path in the dataset, what was written).
 
     Args:
         store: Where tables are.
@@ -313,7 +313,7 @@ class WriteItems(beam.DoFn):
     @timed(WRITING)
     def process(
         self, element: tuple[int, Iterable[Stored]], learned: dict[str, dict[str, Any]]
-    ) -> Iterator[tuple[str, str]]:
+    ) -> Iterator[tuple[str, Written]]:
         """Write one file."""
         shard, parts = element
         matched: list[MatchedItems] = [self._store.take(part) for part in parts]

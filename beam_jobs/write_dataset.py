@@ -1,4 +1,4 @@
-"""Sequences to the files of a dataset folder; `COMPLETED` comes last."""
+"""Sequences to the files of a dataset folder; `COMPLETED`, which names them all, comes last."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ import seqrec_tf
 from beam_jobs import examples, joins, normal_ids, oddities, side_tables, storage
 from beam_jobs.counting import WRITING, Counting, Tally, timed
 from beam_jobs.progress import WRITTEN
-from beam_jobs.storage import RecordFiles
+from beam_jobs.storage import RecordFiles, Written
 from beam_jobs.store import Store, Stored
 from beam_jobs.tables import FRACTION, LABEL, POSITION, TIME, ItemCounts, Sequences
-from seqrec_tf import features
+from seqrec_tf import features, manifest
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.schema import Schema
 
@@ -118,7 +118,7 @@ class NumberItems(Counting):
 
 
 class WriteSequences(Counting):
-    """(shard, stored `Numbered`s) to a file of each split; gives (its path in the dataset, its digest).
+    """(shard, stored `Numbered`s) to a file of each split; gives (its path in the dataset, what was written).
 
     Records lie in the order of a hash of their key, so that a file read from its beginning is in random order already;
     or in that of their newest events.
@@ -144,7 +144,7 @@ class WriteSequences(Counting):
     @timed(WRITING)
     def process(
         self, element: tuple[int, Iterable[Stored]], learned: dict[str, dict[str, Any]]
-    ) -> Iterator[tuple[str, str]]:
+    ) -> Iterator[tuple[str, Written]]:
         """Write the files of one shard; `learned` is of the users' features."""
         shard, parts = element
         written: dict[str, list[tuple[np.ndarray, list[bytes]]]] = collections.defaultdict(list)
@@ -253,8 +253,8 @@ class Finish:
         tally: Tally,
         step_items: dict[str, tuple[int, int]],
         odd_items: list[dict[str, int]],
-        digests: dict[str, str],
-        rejected_files: list[str],
+        records: dict[str, Written],
+        rejected: dict[str, manifest.File],
     ) -> None:
         """Write the files; the arguments are what the job has counted."""
         lengths: dict[str, collections.Counter[int]] = {split: collections.Counter() for split in schema_lib.SPLITS}
@@ -277,15 +277,25 @@ class Finish:
         stats["warnings"] = oddities.warnings(tally, odd, num_left, self.options, self.time_format)
         stats["fingerprint"] = hashlib.sha256(
             json.dumps(
-                [schema.to_dict(), vocabulary_text, counts_text, learned, learned_of_users, sorted(digests.items())]
+                [
+                    schema.to_dict(),
+                    vocabulary_text,
+                    counts_text,
+                    learned,
+                    learned_of_users,
+                    sorted((name, written.digest) for name, written in records.items()),
+                ]
             ).encode()
         ).hexdigest()
-        for file, text in (
+        files = {name: written.file for name, written in records.items()} | {
+            f"{schema_lib.REJECTED_FOLDER}/{name}": file for name, file in rejected.items()
+        }
+        for name, text in (
             (schema_lib.ITEM_VOCABULARY_FILE, vocabulary_text),
             (schema_lib.ITEM_COUNTS_FILE, counts_text),
             *(
-                (file, json.dumps(what, indent=1) + "\n")
-                for file, what in (
+                (name, json.dumps(what, indent=1) + "\n")
+                for name, what in (
                     (schema_lib.FEATURES_FILE, learned),
                     (schema_lib.USER_FEATURES_FILE, learned_of_users),
                 )
@@ -294,9 +304,10 @@ class Finish:
             (schema_lib.SCHEMA_FILE, schema.to_json()),
             (schema_lib.STATS_FILE, json.dumps(stats, indent=2, ensure_ascii=False) + "\n"),
         ):
-            storage.write_text(f"{self.output}/{file}", text)
+            files[name] = storage.write_text(f"{self.output}/{name}", text)
         if not failures(stats) and not emptiness(stats) and not joins.failure(stats):
-            storage.write_text(f"{self.output}/{schema_lib.COMPLETED_FILE}", "")
+            completed = manifest.to_json(manifest.DATASET, files)
+            storage.write_text(f"{self.output}/{schema_lib.COMPLETED_FILE}", completed)
 
     def _stats(
         self,

@@ -22,7 +22,8 @@ from seqrec_tf.config import check_at_least
 from seqrec_tf.evaluation.audits import describe, neighbours
 from seqrec_tf.messages import next_command
 from seqrec_tf.records import DatasetFolder
-from seqrec_tf.run_folder import RunFolder, output_file, write_whole
+from seqrec_tf.run_folder import RunFolder, output_file
+from seqrec_tf.writing import write_whole
 
 if TYPE_CHECKING:
     from seqrec_tf.models.base import SequenceModel
@@ -70,25 +71,15 @@ def run(args: argparse.Namespace) -> None:
     """Analyse a dataset, with a model where there is a run, and show what was found."""
     json_file, page = output_file(args.json), output_file(args.html, "--html")
     folder = DatasetFolder(args.dataset)
-    model, exclude_history, split = None, True, args.split or "test"
+    model, exclude_history = None, True
     if args.run:
-        folder.check_split(split)
+        folder.check_split(args.split or "test")
         run_folder = RunFolder(args.run)
         run_folder.open_dataset(args.dataset)  # makes sure that it was trained on it
         model, exclude_history = run_folder.load_model(), run_folder.config.data.exclude_history
         model.freeze_item_table()
-    rows, items = folder.training_events()
-    figures = describe(folder, rows, items)
-    figures["order"] = neighbours(rows, items, shuffles=args.shuffles, min_support=args.min_support, seed=args.seed)
-    if model is not None:
-        figures["order"]["model"] = {"name": type(model).__name__, "split": split} | shuffled_histories(
-            model,
-            folder,
-            split=split,
-            exclude_history=exclude_history,
-            shuffles=args.shuffles,
-            seed=args.seed,
-        )
+    with folder.manifest.explaining():
+        figures = _figures(args, folder, model, exclude_history=exclude_history)
     text = json.dumps(figures, indent=2) + "\n"
     if json_file:
         write_whole(json_file, text)
@@ -103,8 +94,27 @@ def run(args: argparse.Namespace) -> None:
     if args.run:
         sys.stdout.write(next_command("evaluate", "--run", args.run))
     else:
-        words = ("--dataset", args.dataset, "--model", "sasrec", "--output", "RUN")
-        sys.stdout.write(next_command("train", *words))
+        sys.stdout.write(next_command("train", "--dataset", args.dataset, "--model", "sasrec", "--output", "RUN"))
+
+
+def _figures(
+    args: argparse.Namespace, folder: DatasetFolder, model: SequenceModel | None, *, exclude_history: bool
+) -> dict[str, Any]:
+    """All that the arguments ask for; `exclude_history` as the model was trained."""
+    rows, items = folder.training_events()
+    split = args.split or "test"
+    figures = describe(folder, rows, items)
+    figures["order"] = neighbours(rows, items, shuffles=args.shuffles, min_support=args.min_support, seed=args.seed)
+    if model is not None:
+        figures["order"]["model"] = {"name": type(model).__name__, "split": split} | shuffled_histories(
+            model,
+            folder,
+            split=split,
+            exclude_history=exclude_history,
+            shuffles=args.shuffles,
+            seed=args.seed,
+        )
+    return figures
 
 
 def shuffled_histories(

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -26,6 +27,7 @@ from types import ModuleType
 from typing import NoReturn
 
 import seqrec_tf
+from seqrec_tf.writing import FULL, REFUSED, trouble
 
 # Command to (module, one line of help), in the order in which a newcomer needs them.
 COMMANDS = {
@@ -39,10 +41,18 @@ COMMANDS = {
     "tune": ("seqrec_tf.tune", "many trainings with options drawn from a space: the best configuration (Optuna)"),
     "runs": ("seqrec_tf.runs", "all runs of a folder in one table, with the options in which they differ"),
     "compare": ("seqrec_tf.compare", "two runs on the same events: which is better, by how much, and for whom"),
+    "check": (
+        "seqrec_tf.check",
+        "whether a folder is whole, by checksums; with --url, whether a server answers as it should",
+    ),
     "export": ("seqrec_tf.export", "a run to a SavedModel for TF Serving"),
     "serve": ("serving.server", "models over REST and gRPC, with TF Serving's contract, on one machine"),
     "recommend": ("serving.client", "ask a server (this one or TF Serving) for recommendations"),
+    "canary": ("serving.canary", "a new version beside the one that serves: start, promote, roll back, by labels"),
 }
+
+# Command and option to the module that does this work of the command, as the one in COMMANDS may not import it.
+WITH_OPTION = {("check", "--url"): "serving.check_server"}
 
 # Exit statuses: one for one kind of end, whichever command it is of.
 DONE, WORK_FAILED, WRONG_INPUT, ANSWER_IS_NO, INTERRUPTED, STOPPED = 0, 1, 2, 3, 130, 143
@@ -83,7 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return WRONG_INPUT
     for variable, value in (("TF_CPP_MIN_LOG_LEVEL", "2"), ("GRPC_VERBOSITY", "ERROR")):
         os.environ.setdefault(variable, value)
-    module = importlib.import_module(COMMANDS[name][0])
+    options = {word.partition("=")[0] for word in arguments}
+    elsewhere = next((module for (of, option), module in WITH_OPTION.items() if of == name and option in options), None)
+    module = importlib.import_module(elsewhere or COMMANDS[name][0])
     parser = _parser(name, module, arguments)
     try:
         if getattr(module, "TAKES_BEAM_OPTIONS", False):
@@ -145,13 +157,16 @@ def _run(name: str, module: ModuleType, args: argparse.Namespace) -> int:
     except Exception as error:
         if args.debug:
             traceback.print_exc()
-        wrong_input = isinstance(error, _INPUT_ERRORS)
+        wrong_input = isinstance(error, _INPUT_ERRORS) or trouble(error) in REFUSED
         sys.stderr.write(f"seqrec {name}: {_sentence(error, wrong_input)}\n")
         return getattr(error, "exit_status", WRONG_INPUT if wrong_input else WORK_FAILED)
     return DONE if status is None else status
 
 
 def _sentence(error: Exception, wrong_input: bool) -> str:
+    if isinstance(error, OSError) and error.filename and error.errno in (*FULL, errno.EROFS):
+        remedy = "Free some space, or write to another disk." if error.errno in FULL else "Write to another disk."
+        return f"{error.filename} cannot be written: {error.strerror}. {remedy}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     text = " ".join(str(error).split()) or "no message"

@@ -22,9 +22,10 @@ import numpy as np
 from seqrec_tf.config import check_at_least
 from seqrec_tf.evaluation.intervals import CUTOFFS, Interval
 from seqrec_tf.messages import next_command
-from seqrec_tf.run_folder import RunFolder, output_file, write_whole
+from seqrec_tf.run_folder import RunFolder, output_file
 from seqrec_tf.runs import columns, differing_options
 from seqrec_tf.schema import USER_ID
+from seqrec_tf.writing import write_whole
 
 if TYPE_CHECKING:
     from seqrec_tf.evaluation.targets import Targets

@@ -235,7 +235,8 @@ def evaluation_batches(
         return tf.data.Dataset.range(num_batches).map(batch, num_parallel_calls=_PARALLEL_BATCHES)
 
     files = tf.data.Dataset.from_tensor_slices(folder.split_files(split))
-    serialized = tf.data.TFRecordDataset(files, compression_type=records.COMPRESSION).take(max_sequences or -1)
+    serialized = tf.data.TFRecordDataset(files, compression_type=records.COMPRESSION)
+    serialized = records.whole(serialized, folder.num_records(split)).take(max_sequences or -1)
     return _ahead(serialized.enumerate().batch(50 * batch_size).flat_map(to_batches))
 
 
@@ -374,6 +375,7 @@ def _training_epoch(folder, model, *, batch_size, sort_by_length, window, order,
         num_parallel_calls=min(parallel, _PARALLEL_FILES),
         deterministic=True,
     )
+    serialized = records.whole(serialized, folder.num_records("train"))
     whole_batches = max(window_size, 10 * batch_size) // batch_size * batch_size
     return serialized.batch(whole_batches).enumerate().flat_map(to_batches)
 

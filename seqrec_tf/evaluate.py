@@ -37,8 +37,9 @@ from seqrec_tf.evaluation.intervals import CUTOFFS, Interval, label_metrics, lis
 from seqrec_tf.evaluation.negatives import NUM_NEGATIVES, POPULAR_PROTOCOL, UNIFORM_PROTOCOL, NegativeSampler
 from seqrec_tf.evaluation.targets import Targets
 from seqrec_tf.messages import next_command
-from seqrec_tf.run_folder import RunFolder, output_file, write_whole
+from seqrec_tf.run_folder import RunFolder, output_file
 from seqrec_tf.schema import EXCLUDED, LABELS, PLACE, TARGET, TARGET_LABEL, TOUCHED, USER_ID
+from seqrec_tf.writing import write_whole
 
 if TYPE_CHECKING:
     from seqrec_tf.models.base import SequenceModel
@@ -194,12 +195,30 @@ def evaluate(
     Raises:
         ValueError: The protocol is unknown, the split is empty, or nothing in it was liked.
     """
-    from seqrec_tf import data
     from seqrec_tf.learning.ranking import multiply_exactly
-    from seqrec_tf.models.base_batches import liked_batches
 
     check_protocol(protocol, folder, split)
     multiply_exactly()
+    with folder.manifest.explaining(folder.manifest.below(split)):
+        return _evaluate(
+            model, folder, split, protocol, exclude_history=exclude_history, seed=seed, batch_size=batch_size
+        )
+
+
+def _evaluate(
+    model: SequenceModel,
+    folder: DatasetFolder,
+    split: str,
+    protocol: str,
+    *,
+    exclude_history: bool,
+    seed: int,
+    batch_size: int,
+) -> Result:
+    """`evaluate`, once the arguments are checked."""
+    from seqrec_tf import data
+    from seqrec_tf.models.base_batches import liked_batches
+
     batches = data.evaluation_batches(folder, split, model, batch_size=batch_size, exclude_history=exclude_history)
     rng = np.random.default_rng(seed)
     if protocol == LABELS_PROTOCOL:

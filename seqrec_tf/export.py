@@ -32,7 +32,7 @@ With --items, items that came after training are candidates too, for models that
 
 Beside the model, in assets.extra/, go warm-up requests for TF Serving, golden requests (histories with the answers that
 the trained model gave), the schema and the configuration. The saved model is loaded the way TF Serving loads it, and
-nothing is published unless it gives the golden answers.
+nothing is published unless it gives the golden answers. COMPLETED names the files, for `seqrec check`.
 
 Example:
   seqrec export --run runs/sasrec --output models/shop
@@ -52,6 +52,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from seqrec_tf import manifest
 from seqrec_tf import run_folder as run_lib
 from seqrec_tf.config import check_at_least
 from seqrec_tf.exporting import new_items, rules
@@ -64,12 +65,16 @@ from seqrec_tf.exporting.golden import (
 )
 from seqrec_tf.messages import DATASET, MODELS, RUN, VERSION, kind_of, next_command
 from seqrec_tf.run_folder import RunFolder
-from seqrec_tf.schema import EXTRA_FOLDER, GOLDEN_FILE, RECOMMEND, SCHEMA_FILE, WARM_UP_FILE
+from seqrec_tf.schema import COMPLETED_FILE, EXTRA_FOLDER, GOLDEN_FILE, RECOMMEND, SCHEMA_FILE, WARM_UP_FILE
+from seqrec_tf.writing import LOCK_FILE, naming, only_writer
 
 if TYPE_CHECKING:
     from seqrec_tf.exporting.serving_module import Answers, Trained
 
 NEEDS_TENSORFLOW = True
+
+# Begins the name of a version that is not whole: no integer, so no server takes it for one.
+_PARTIAL = "partial-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -240,39 +245,41 @@ def export(
     from seqrec_tf.learning.ranking import multiply_exactly
 
     check_history_length(history_length)
-    target = _new_version(run_lib.local_path(output, "--output"), version)
-    vectors_target = vectors_lib.new_folder(item_vectors) if item_vectors else None
-    folder = run_folder.open_dataset(dataset)
-    check_k(k, folder.num_items)
-    multiply_exactly()
-    model = run_folder.load_model()
-    if vectors_target and not model.scores_by_vectors:
-        raise ValueError(
-            f"--item-vectors: scores of {type(model).__name__} are no products of vectors. Export another model."
+    with _published_as(run_lib.local_path(output, "--output"), version) as (target, partial):
+        vectors_target = vectors_lib.new_folder(item_vectors) if item_vectors else None
+        folder = run_folder.open_dataset(dataset)
+        check_k(k, folder.num_items)
+        multiply_exactly()
+        model = run_folder.load_model()
+        if vectors_target and not model.scores_by_vectors:
+            raise ValueError(
+                f"--item-vectors: scores of {type(model).__name__} are no products of vectors. Export another model."
+            )
+        catalogue, new_values = folder.item_ids, {}
+        wanted_rules = wanted_rules or rules.Wanted()
+        if items:
+            of_model = [feature.name for feature in model.item_features.features] if model.item_features else []
+            wanted = [*of_model, *(name for name in wanted_rules.names if name not in of_model)]
+            new = new_items.read(items, folder, wanted, id_column=item_id_column, image_folder=image_folder)
+            model = model.with_new_items(len(new.ids), new.values)
+            catalogue, new_values = [*catalogue, *new.ids], new.values
+        model.freeze_item_table()
+        stages = [Trained(model, folder)]
+        if ranker is not None:
+            stages.append(
+                second_stage(ranker, stages[0], dataset, k=k, num_candidates=num_candidates, has_new=bool(items))
+            )
+        answers = Answers(
+            k=k,
+            exclude_history=run_folder.excludes_history(keep_history=keep_history),
+            history_length=history_length,
+            rules=rules.make(wanted_rules, folder, new_values),
+            num_candidates=num_candidates if ranker is not None else 0,
         )
-    catalogue, new_values = folder.item_ids, {}
-    wanted_rules = wanted_rules or rules.Wanted()
-    if items:
-        of_model = [feature.name for feature in model.item_features.features] if model.item_features else []
-        wanted = [*of_model, *(name for name in wanted_rules.names if name not in of_model)]
-        new = new_items.read(items, folder, wanted, id_column=item_id_column, image_folder=image_folder)
-        model = model.with_new_items(len(new.ids), new.values)
-        catalogue, new_values = [*catalogue, *new.ids], new.values
-    model.freeze_item_table()
-    stages = [Trained(model, folder)]
-    if ranker is not None:
-        stages.append(second_stage(ranker, stages[0], dataset, k=k, num_candidates=num_candidates, has_new=bool(items)))
-    answers = Answers(
-        k=k,
-        exclude_history=run_folder.excludes_history(keep_history=keep_history),
-        history_length=history_length,
-        rules=rules.make(wanted_rules, folder, new_values),
-        num_candidates=num_candidates if ranker is not None else 0,
-    )
-    of_items = vectors_lib.of_items(model).numpy() if model.scores_by_vectors else None
-    with _published_as(target) as partial:
+        of_items = vectors_lib.of_items(model).numpy() if model.scores_by_vectors else None
         _save(stages, catalogue, partial, answers)
-        golden = golden_requests(stages, catalogue, answers)
+        with folder.manifest.explaining():
+            golden = golden_requests(stages, catalogue, answers)
         # Of two stages, scores are the second one's.
         check_golden(partial, golden, history_length, None if ranker else of_items, catalogue)
         extra = partial / EXTRA_FOLDER
@@ -312,23 +319,34 @@ def _new_version(output: pathlib.Path, version: int | None) -> pathlib.Path:
     version = version if version is not None else max(versions, default=0) + 1
     if version < 1:
         raise ValueError(f"--version must be a positive integer, got {version}.")
-    if (output / str(version)).exists():
-        raise FileExistsError(
-            f"{output / str(version)} is there already. Leave out --version to write {max(versions) + 1}."
-        )
-    return output / str(version)
+    target = output / str(version)
+    if target.exists():
+        raise FileExistsError(f"{target} is there already. Leave out --version to write {max(versions) + 1}.")
+    return target
 
 
 @contextlib.contextmanager
-def _published_as(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder to write a version in, which gets its name once it is whole, and is removed if it never is."""
-    partial = target.with_name(f"partial-{uuid.uuid4().hex[:8]}")  # no integer, so no server takes it for a version
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def _published_as(output: pathlib.Path, version: int | None) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+    """The folder of a new version, and one to write it in, which gets that name once it is whole.
+
+    Args:
+        output: Folder of the model's versions. No other process may write there meanwhile.
+        version: As `_new_version` takes it.
+    """
+    with only_writer(output / LOCK_FILE, str(output)), naming(output):
+        target = _new_version(output, version)
+        for left in output.glob(f"{_PARTIAL}*"):  # of an export that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        partial = output / f"{_PARTIAL}{uuid.uuid4().hex[:8]}"
+        partial.mkdir()
+        try:
+            yield target, partial
+            names = [file.relative_to(partial).as_posix() for file in partial.rglob("*") if file.is_file()]
+            files = manifest.of_folder(partial, names)
+            (partial / COMPLETED_FILE).write_text(manifest.to_json(manifest.MODEL, files), encoding="utf-8")
+            os.replace(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _save(stages: Sequence[Trained], catalogue: Sequence[str], partial: pathlib.Path, answers: Answers) -> None:

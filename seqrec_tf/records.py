@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from seqrec_tf import padding
+from seqrec_tf import manifest, padding
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.messages import DATASET, RUN, kind_of, not_expected, parse_json
 from seqrec_tf.schema import Feature, Schema
@@ -100,7 +99,12 @@ class DatasetFolder:
         path: The folder that `seqrec prepare` wrote, local or remote (`gs://`).
 
     Raises:
-        FileNotFoundError: There is no such folder, or the job that writes it has not finished.
+        FileNotFoundError: There is no such folder, the job that writes it has not finished, or a file is missing.
+        ValueError: A file has another size, or one that is no file of records another content, than was written.
+
+    Attributes:
+        path: The folder.
+        manifest: What was written to its files; of the vectors, the manifests are in `vectors`.
     """
 
     def __init__(self, path: str | pathlib.Path):
@@ -112,45 +116,25 @@ class DatasetFolder:
                     f"{self.path} is not finished: it has no {schema_lib.COMPLETED_FILE} file. {make}"
                 )
             raise not_expected(self.path, DATASET, make=make)
-        if self.is_local and kind_of(self.path) == RUN:  # which has such a file too
+        if "://" not in self.path and kind_of(self.path) == RUN:  # which has such a file too
             raise not_expected(self.path, DATASET, make=make)
+        self.manifest = manifest.read(self.path, manifest.DATASET)
+        self.manifest.check_sizes()
+        # A dataset means nothing with the statistics or the vocabulary of another one.
+        for name, file in self.manifest.files.items():
+            if file.records is None and not name.startswith(f"{schema_lib.REJECTED_FOLDER}/"):
+                self.manifest.content(name)
 
     def file(self, name: str) -> str:
         """Path of a file of this folder."""
         return f"{self.path}/{name}"
 
-    @property
-    def is_local(self) -> bool:
-        """Whether it is on this machine, where no TensorFlow is needed to look into it."""
-        return "://" not in self.path
-
     def _exists(self, name: str) -> bool:
-        if self.is_local:
-            return os.path.exists(self.file(name))
-        import tensorflow as tf
-
-        return tf.io.gfile.exists(self.file(name))
-
-    def _names(self, folder: str) -> list[str]:
-        """What a folder of this folder holds, sorted; nothing where there is none."""
-        path = self.file(folder)
-        if self.is_local:
-            return sorted(os.listdir(path)) if os.path.isdir(path) else []
-        import tensorflow as tf
-
-        names = tf.io.gfile.listdir(path) if tf.io.gfile.isdir(path) else []  # no glob, to which [ is no letter
-        return sorted(name.rstrip("/") for name in names)
+        return manifest.size_of(self.file(name)) is not None
 
     def read_text(self, name: str) -> str:
-        """Content of a text file of this folder."""
-        if not self._exists(name):
-            raise FileNotFoundError(f"{self.file(name)} is missing: the folder was not copied as a whole.")
-        if self.is_local:
-            return pathlib.Path(self.file(name)).read_bytes().decode("utf-8")  # as it is: no other line ends
-        import tensorflow as tf
-
-        with tf.io.gfile.GFile(self.file(name)) as stream:
-            return stream.read()
+        """Content of a text file of this folder, as it was written."""
+        return self.manifest.content(name).decode()
 
     def _read_json(self, name: str) -> Any:
         return parse_json(self.read_text(name), self.file(name))
@@ -169,11 +153,13 @@ class DatasetFolder:
     @functools.cached_property
     def vectors(self) -> dict[str, dict[str, Any]]:
         """Embedded columns: name to the content of its `encoder.json`."""
-        files = {
-            name: f"{schema_lib.VECTORS_FOLDER}/{name}/{schema_lib.ENCODER_FILE}"
-            for name in self._names(schema_lib.VECTORS_FOLDER)
-        }
-        return {name: self._read_json(file) for name, file in files.items() if self._exists(file)}
+        return {column: about for column, (about, _) in self._vectors.items()}
+
+    @functools.cached_property
+    def _vectors(self) -> dict[str, tuple[dict[str, Any], manifest.Manifest]]:
+        columns = manifest.names_in(self.file(schema_lib.VECTORS_FOLDER))
+        found = {column: manifest.read_vectors(self.path, column) for column in columns}
+        return {column: vectors for column, vectors in found.items() if vectors}
 
     @property
     def encoders(self) -> dict[str, str]:
@@ -233,7 +219,11 @@ class DatasetFolder:
         """
         if split not in schema_lib.SPLITS:
             raise ValueError(f"The split must be one of {', '.join(schema_lib.SPLITS)}, got {split!r}.")
-        return self._record_files(split)
+        return list(map(self.file, self.manifest.below(split)))
+
+    def num_records(self, part: str) -> int:
+        """How many records were written to a split, or to the items folder."""
+        return sum(self.manifest.files[name].records or 0 for name in self.manifest.below(part))
 
     def check_split(self, split: str) -> None:
         """Raise a ValueError where a split is empty."""
@@ -280,7 +270,7 @@ class DatasetFolder:
             )
         if wanted:
             row = 1  # item records lie in the order of the ids
-            for batch in read_files(self.item_files(), wanted):
+            for batch in read_files(self.item_files(), wanted, self.num_records(schema_lib.ITEMS_FOLDER)):
                 for feature in wanted:
                     parsed = batch[feature.name]
                     if isinstance(parsed, tf.RaggedTensor):
@@ -289,20 +279,20 @@ class DatasetFolder:
                 row += len(parsed)
         id_of = {item: number for number, item in enumerate(self.item_ids, start=1)} if embedded.keys() & names else {}
         for name in sorted(embedded.keys() & names):
-            about, folder = self.vectors[embedded[name]], f"{schema_lib.VECTORS_FOLDER}/{embedded[name]}"
-            files = [self.file(f"{folder}/{file}") for file in about["files"]]
-            for batch in read_files(files, schema_lib.vector_record(about["dim"])):
-                ids = [id_of.get(item.decode(), 0) for item in batch[schema_lib.ITEM_ID].numpy()]
-                values[name][ids] = batch[schema_lib.VECTOR]
+            about, files = self._vectors[embedded[name]]
+            files.check_sizes()
+            paths, number = [*map(files.path, files.files)], sum(file.records or 0 for file in files.files.values())
+            with files.explaining():
+                of_vectors = schema_lib.vector_record(about["dim"])
+                for batch in read_files(paths, of_vectors, number):
+                    ids = [id_of.get(item.decode(), 0) for item in batch[schema_lib.ITEM_ID].numpy()]
+                    values[name][ids] = batch[schema_lib.VECTOR]
             values[name][0] = 0  # where items went that the dataset does not have any more
         return values
 
     def item_files(self) -> list[str]:
         """Paths of the TFRecord shards of item features, sorted; empty where no items file was given."""
-        return self._record_files(schema_lib.ITEMS_FOLDER)
-
-    def _record_files(self, folder: str) -> list[str]:
-        return [self.file(f"{folder}/{name}") for name in self._names(folder) if name.endswith(RECORD_SUFFIX)]
+        return list(map(self.file, self.manifest.below(schema_lib.ITEMS_FOLDER)))
 
 
 def read_split(folder: DatasetFolder, split: str, names: Iterable[str] = ()):
@@ -315,13 +305,26 @@ def read_split(folder: DatasetFolder, split: str, names: Iterable[str] = ()):
     """
     names = set(names)
     wanted = [feature for feature in folder.schema.record_features if not names or feature.name in names]
-    return read_files(folder.split_files(split), wanted)
+    return read_files(folder.split_files(split), wanted, folder.num_records(split))
 
 
-def read_files(files: list[str], features: Iterable[Feature]):
-    """These features of the records of some files, as `parsing_spec` gives them, many at a time."""
+def read_files(files: Sequence[str], features: Iterable[Feature], num_records: int):
+    """These features of the records of some files, as `parsing_spec` gives them, many at a time.
+
+    Args:
+        files: Their paths.
+        features: What to read.
+        num_records: How many there must be in all; an error comes at the end where there are not.
+    """
     import tensorflow as tf
 
     spec = parsing_spec(features)
-    records = tf.data.TFRecordDataset(files, compression_type=COMPRESSION).batch(10_000)
+    records = whole(tf.data.TFRecordDataset(files, compression_type=COMPRESSION), num_records).batch(10_000)
     return records.map(lambda serialized: tf.io.parse_example(serialized, spec))
+
+
+def whole(records, num_records: int):
+    """A `tf.data.Dataset` as it is, with an error at its end where it does not have so many elements."""
+    import tensorflow as tf
+
+    return records.apply(tf.data.experimental.assert_cardinality(num_records))

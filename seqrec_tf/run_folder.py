@@ -3,12 +3,12 @@
 config.toml        the resolved configuration
 dataset.json       path, fingerprint and schema of the dataset it was trained on, encoders of its vectors, versions of
                    the libraries
-checkpoints/       the newest state, to go on after a stop
+checkpoints/       the newest state and the one before, to go on after a stop
 best.keras         the model of the best epoch
 log.csv            one line an epoch
 metrics.json       figures of the best epoch; epochs, parameters, seconds in all and of training
 tensorboard/       events
-COMPLETED          last, empty
+COMPLETED          last: which files there are
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ import pathlib
 from importlib.metadata import version
 from typing import Any
 
-from seqrec_tf import __version__
+from seqrec_tf import __version__, manifest
 from seqrec_tf.config import Config, DataConfig, from_values, read_toml, resolve
-from seqrec_tf.messages import RUN, not_expected, parse_json
+from seqrec_tf.messages import DATASET, RUN, kind_of, not_expected, parse_json
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import COMPLETED_FILE, Schema
+from seqrec_tf.writing import write_whole
 
 CONFIG_FILE = "config.toml"
 DATASET_FILE = "dataset.json"
@@ -43,12 +44,17 @@ class RunFolder:
         path: The folder that `seqrec train` wrote.
 
     Raises:
-        FileNotFoundError: There is no such run, or it has not finished.
+        FileNotFoundError: There is no such run, it has not finished, or a file is missing.
+        ValueError: A file is not what was written.
+
+    Attributes:
+        path: The folder.
+        manifest: What was written to its files.
     """
 
     def __init__(self, path: str | pathlib.Path):
         self.path = local_path(path, "--run")
-        if not (self.path / COMPLETED_FILE).exists() or not (self.path / CONFIG_FILE).exists():
+        if not (self.path / COMPLETED_FILE).exists() or kind_of(self.path) == DATASET:  # which has such a file too
             if (self.path / CONFIG_FILE).exists():
                 raise FileNotFoundError(
                     f"{path} is a run that has not finished. Give `seqrec train` the same options again to go on."
@@ -56,6 +62,10 @@ class RunFolder:
             raise not_expected(
                 path, RUN, make=f"Make it with `seqrec train --dataset DATASET --model sasrec --output {path}`."
             )
+        self.manifest = manifest.read(self.path, manifest.RUN)
+        self.manifest.check_sizes()
+        for name in (CONFIG_FILE, DATASET_FILE):
+            self.manifest.content(name)
 
     @functools.cached_property
     def config(self) -> Config:
@@ -109,6 +119,8 @@ class RunFolder:
 
         from seqrec_tf import models
 
+        for problem in self.manifest.damaged([BEST_MODEL_FILE]).values():
+            raise ValueError(self.manifest.sentence(BEST_MODEL_FILE, problem))
         model_class = models.find(self.config.model_name)
         own = {model_class.__name__: model_class}  # a model from outside need not be registered
         return keras.models.load_model(self.path / BEST_MODEL_FILE, custom_objects=own, compile=False)
@@ -126,6 +138,13 @@ def begin(path: pathlib.Path, config: Config, folder: DatasetFolder) -> None:
     }
     write_whole(path / DATASET_FILE, json.dumps(dataset, indent=2) + "\n")
     write_whole(path / CONFIG_FILE, config.to_toml())
+
+
+def complete(path: pathlib.Path) -> None:
+    """Mark a run finished: name the files that later steps read. Checkpoints may be removed from now on."""
+    names = (CONFIG_FILE, DATASET_FILE, BEST_MODEL_FILE, LOG_FILE, METRICS_FILE)
+    files = manifest.of_folder(path, [name for name in names if (path / name).exists()])
+    write_whole(path / COMPLETED_FILE, manifest.to_json(manifest.RUN, files))
 
 
 def read_config(path: pathlib.Path) -> Config:
@@ -178,11 +197,6 @@ def output_file(path: str | None, option: str = "--json") -> pathlib.Path | None
         raise ValueError(f"{option} {file}: this is a folder; name a file.")
     if not file.parent.is_dir():
         raise FileNotFoundError(f"{option} {file}: there is no folder {file.parent}.")
+    if not os.access(file.parent, os.W_OK):
+        raise PermissionError(f"{option} {file}: the folder {file.parent} cannot be written. Name another file.")
     return file
-
-
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Write a text file beside its name and rename it, so that it is never half there."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -19,8 +19,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from seqrec_tf.messages import next_command
-from seqrec_tf.run_folder import CONFIG_FILE, DATASET_FILE, LOG_FILE, METRICS_FILE, local_path, output_file, write_whole
+from seqrec_tf.run_folder import CONFIG_FILE, DATASET_FILE, LOG_FILE, METRICS_FILE, local_path, output_file
 from seqrec_tf.schema import COMPLETED_FILE
+from seqrec_tf.writing import write_whole
 
 _VALIDATION = "val_"
 DEFAULT_METRIC = "ndcg@10"

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,8 @@ from seqrec_tf.records import DatasetFolder
 from seqrec_tf.run_folder import RunFolder
 from seqrec_tf.schema import LABELS
 from seqrec_tf.training.preflight import check_features, check_labels_of_validation, preflight
-from seqrec_tf.training.resume import check_all_start_at, check_output, check_place
+from seqrec_tf.training.resume import check_all_start_at, check_output, check_place, checkpoints_in
+from seqrec_tf.writing import LOCK_FILE, naming, only_writer
 
 if TYPE_CHECKING:
     from seqrec_tf.models.base import SequenceModel
@@ -159,11 +161,33 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
         The finished run; None in a worker that is not the chief, which leaves no folder.
 
     Raises:
-        FileExistsError: `output` holds a finished run, or an unfinished one of another model, data or dataset.
-        ValueError: The training split is empty, the model cannot fit in memory, or validation would measure nothing.
+        FileExistsError: `output` holds a finished run, or an unfinished one of another model, data or dataset, or
+            another process is writing it.
+        ValueError: The training split is empty, the model cannot fit in memory, validation would measure nothing, or a
+            file of the dataset or of the checkpoints is damaged.
         RuntimeError: The loss became NaN or infinite, or another worker ended.
         TrainingStoppedError: SIGTERM came; what is needed to go on is saved.
+        OSError: `output` cannot be written.
     """
+    log = log or _say
+    shared = run_lib.local_path(output, "--output")
+    strategy = make_strategy(config.train.strategy)
+    is_chief = strategy.cluster_resolver is None or _is_chief(strategy.cluster_resolver)
+    lock = only_writer(shared / LOCK_FILE, str(shared)) if is_chief else contextlib.nullcontext()
+    is_new = not shared.exists()
+    with lock, folder.manifest.explaining(), naming(shared):
+        try:
+            return _train(config, folder, shared, strategy, is_chief=is_chief, log=log)
+        except BaseException:
+            if is_chief and is_new and not checkpoints_in(shared / run_lib.CHECKPOINTS_FOLDER):
+                shutil.rmtree(shared, ignore_errors=True)  # nothing is lost, and nothing half-written is left
+            raise
+
+
+def _train(
+    config: Config, folder: DatasetFolder, shared: pathlib.Path, strategy, *, is_chief: bool, log
+) -> RunFolder | None:
+    """`train`, where nobody else writes the run folder."""
     import keras
 
     from seqrec_tf import data, models
@@ -172,10 +196,6 @@ def train(config: Config, folder: DatasetFolder, output: str | os.PathLike, *, l
     from seqrec_tf.training.progress import is_exploded
     from seqrec_tf.training.stopping import StopRequest
 
-    log = log or _say
-    strategy = make_strategy(config.train.strategy)
-    is_chief = strategy.cluster_resolver is None or _is_chief(strategy.cluster_resolver)
-    shared = run_lib.local_path(output, "--output")
     if not config.data.batch_size:  # the run folder keeps what it comes to
         rows = data.sequences_a_batch(folder, config.model)
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=rows))
@@ -227,7 +247,7 @@ def _restore(
     keeper, checkpoints: pathlib.Path, config: Config, strategy, *, steps: int, changes: list[str], log
 ) -> int:
     """Go on from the newest checkpoint, if there is one, on all workers from the same; returns the epochs done."""
-    first_epoch = keeper.restore(checkpoints)
+    first_epoch = keeper.restore(checkpoints, log=log)
     if config.train.strategy == "multi-worker":
         check_all_start_at(first_epoch * steps + keeper.steps_done, strategy)
     if first_epoch or keeper.steps_done:

@@ -36,8 +36,9 @@ from seqrec_tf.config import check_at_least, check_choice, read_toml, resolve
 from seqrec_tf.messages import next_command
 from seqrec_tf.options import config_class, module_of
 from seqrec_tf.records import DatasetFolder
-from seqrec_tf.run_folder import local_path, write_whole
+from seqrec_tf.run_folder import local_path
 from seqrec_tf.runs import columns
+from seqrec_tf.writing import write_whole
 
 if TYPE_CHECKING:
     import optuna

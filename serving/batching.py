@@ -37,6 +37,7 @@ class _Waiting:
     most_rows: int  # of one call
     padding: Mapping[str, Any]
     answer: asyncio.Future[dict[str, np.ndarray]]
+    since: float  # time.perf_counter() when it came
     is_running: bool = False
 
 
@@ -50,6 +51,7 @@ class Batcher:
         max_queued_rows: Rows that may wait; who comes then is refused.
         timeout_s: Seconds after which a request is given up.
         observe: Called with the name of the model and the microseconds of each call.
+        observe_wait: Called with the microseconds that each request has waited for its call.
     """
 
     def __init__(
@@ -61,12 +63,14 @@ class Batcher:
         max_queued_rows: int = 4096,
         timeout_s: float = 30.0,
         observe: Callable[[str, float], None] = lambda name, microseconds: None,
+        observe_wait: Callable[[float], None] = lambda microseconds: None,
     ):
         self._max_batch_size = max_batch_size
         self._batch_timeout_s = batch_timeout_us / 1e6
         self._max_queued_rows = max_queued_rows
         self._timeout_s = timeout_s
         self._observe = observe
+        self._observe_wait = observe_wait
         self._queues: dict[Any, list[_Waiting]] = {}  # by what can be answered together, the oldest first
         self._queued_rows = 0
         self._changed = threading.Condition()
@@ -115,7 +119,7 @@ class Batcher:
         rows = max(num_rows)
         if len(num_rows) > 1 or rows < 1 or not model.is_batchable(signature_name):
             whole = max(rows, 1)
-            return _Waiting(model, signature_name, feeds, whole, whole, {}, answer), answer
+            return _Waiting(model, signature_name, feeds, whole, whole, {}, answer, time.perf_counter()), answer
         padding = model.padding(signature_name)
         signature_name = signature_name or DEFAULT_SIGNATURE
         longest = max((feeds[name].shape[1] for name in padding if feeds[name].ndim == 2), default=1)
@@ -124,7 +128,7 @@ class Batcher:
             (name, length if name in padding and array.ndim == 2 else array.shape[1:]) for name, array in feeds.items()
         )
         most_rows = max(1, min(self._max_batch_size, self._max_batch_size * _LENGTH_OF_FULL_BATCH // length))
-        waiting = _Waiting(model, signature_name, feeds, rows, most_rows, padding, answer)
+        waiting = _Waiting(model, signature_name, feeds, rows, most_rows, padding, answer, time.perf_counter())
         return waiting, (id(model), signature_name, tuple(sorted(shapes)))
 
     def _work(self) -> None:
@@ -162,8 +166,10 @@ class Batcher:
                 self._queues[key] = left_over  # at the end, after those of other models
                 self._changed.notify()
             self._queued_rows -= num_rows
+        now = time.perf_counter()
         for waiting in batch:
             waiting.is_running = True
+            self._observe_wait((now - waiting.since) * 1e6)
         return [waiting for waiting in batch if not waiting.answer.done()]
 
     def _is_full(self, key: Any) -> bool:

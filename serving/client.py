@@ -108,6 +108,8 @@ class Client:
         raw_ids: Whether the dataset of the models was prepared with --raw-ids, so that ids are sent as they are, not
             trimmed and composed.
 
+    Every `version` is a number, or a label such as "stable"; where None, the newest that is served.
+
     Raises:
         ValueError: `url` is not an http address.
     """
@@ -123,12 +125,12 @@ class Client:
         """The versions of a model and their states, newest first."""
         return self._call(_path(model))["model_version_status"]
 
-    def metadata(self, model: str, *, version: int | None = None) -> dict[str, Any]:
+    def metadata(self, model: str, *, version: int | str | None = None) -> dict[str, Any]:
         """The version being served and its signatures."""
         return self._call(f"{_path(model, version)}/metadata")
 
     def predict(
-        self, model: str, instances: list[Any], *, version: int | None = None, signature: str = RECOMMEND.name
+        self, model: str, instances: list[Any], *, version: int | str | None = None, signature: str = RECOMMEND.name
     ) -> list[Any]:
         """The raw predictions for raw instances."""
         body = {"signature_name": signature, "instances": instances}
@@ -147,7 +149,7 @@ class Client:
         exclude: Sequence[Sequence[str]] | None = None,
         allow: Sequence[Sequence[str]] | None = None,
         k: int | None = None,
-        version: int | None = None,
+        version: int | str | None = None,
         batch_size: int = 64,
     ) -> list[Recommendation]:
         """Recommend items after each of some histories.
@@ -196,7 +198,7 @@ class Client:
         history_times: Sequence[Sequence[int]] | None = None,
         history_labels: Sequence[Sequence[int]] | None = None,
         times: Sequence[int] | None = None,
-        version: int | None = None,
+        version: int | str | None = None,
         batch_size: int = 64,
     ) -> list[Recommendation]:
         """Rank candidates after each of some histories, such as those that another model recommends.
@@ -239,7 +241,7 @@ class Client:
         items: Sequence[str],
         *,
         k: int | None = None,
-        version: int | None = None,
+        version: int | str | None = None,
         batch_size: int = 64,
     ) -> list[Recommendation]:
         """Items that are like each of some items, for pages where nobody is known.
@@ -270,7 +272,7 @@ class Client:
         user_features: Mapping[str, Sequence[Any]] | None = None,
         history_times: Sequence[Sequence[int]] | None = None,
         times: Sequence[int] | None = None,
-        version: int | None = None,
+        version: int | str | None = None,
         batch_size: int = 64,
     ) -> list[list[float]]:
         """Vectors of histories, whose products with the item vectors of `seqrec export --item-vectors` are scores.
@@ -288,7 +290,7 @@ class Client:
         histories: Sequence[Sequence[str]] | None,
         given: Mapping[str, Sequence[Any] | None],
         *,
-        version: int | None = None,
+        version: int | str | None = None,
         batch_size: int = 64,
     ) -> Iterator[dict[str, Any]]:
         """Ask one of `schema.SIGNATURES`, and give the outputs of each history by their names.
@@ -434,8 +436,11 @@ def _given(users, user_features, history_times, times, history_labels=None) -> d
     return {**(user_features or {}), USER_ID: users, TIMESTAMP: times, **of_events}
 
 
-def _path(model: str, version: int | None = None) -> str:
-    return f"/v1/models/{quote(model, safe='')}" + ("" if version is None else f"/versions/{version}")
+def _path(model: str, version: int | str | None = None) -> str:
+    of_version = "" if version is None else f"/versions/{version}"
+    if isinstance(version, str):
+        of_version = f"/labels/{quote(version, safe='')}"
+    return f"/v1/models/{quote(model, safe='')}{of_version}"
 
 
 def _read_prediction(prediction: dict[str, Any], model: str, k: int | None) -> Recommendation:
@@ -497,7 +502,8 @@ def item_names(dataset: str, ids: Collection[str], *, feature: str) -> dict[str,
     folder = records.DatasetFolder(dataset)
     wanted = {item.encode() for item in ids}
     found: dict[str, str] = {}
-    for batch in records.read_files(folder.item_files(), [known[schema.ITEM_ID], known[feature]]):
+    wanted_features = [known[schema.ITEM_ID], known[feature]]
+    for batch in records.read_files(folder.item_files(), wanted_features, folder.num_records(schema.ITEMS_FOLDER)):
         for item, name in zip(batch[schema.ITEM_ID].numpy(), batch[feature].numpy(), strict=True):
             if item in wanted:
                 found[item.decode()] = name.decode("utf-8", "replace")
@@ -627,7 +633,7 @@ def _asked(args: argparse.Namespace, history: list[str], candidates: list[str]) 
 
 
 def _user_features(
-    assignments: Sequence[str], client: Client, model: str, version: int | None
+    assignments: Sequence[str], client: Client, model: str, version: int | str | None
 ) -> dict[str, list[Any]] | None:
     """The values of NAME=VALUE, one user's, as the signature takes them."""
     if not assignments:

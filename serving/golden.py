@@ -26,13 +26,16 @@ from serving.client import Client
 _SIGNATURES = (RECOMMEND, RECOMMEND_AMONG, RANK)
 
 
-def differences(client: Client, model: str, models: str | pathlib.Path) -> tuple[int, list[str]]:
-    """Compare the answers of the version that a server has now with those of the trained model.
+def differences(
+    client: Client, model: str, models: str | pathlib.Path, *, version: int | str | None = None
+) -> tuple[int, list[str]]:
+    """Compare the answers of a version that a server has now with those of the trained model.
 
     Args:
         client: A client of the server.
         model: Name of the model.
         models: The folder that holds NAME/VERSION/, such as the one that is served, or a copy.
+        version: Which version, or its label; the newest where None.
 
     Returns:
         How many requests were asked, and a line for each answer that differs.
@@ -42,7 +45,7 @@ def differences(client: Client, model: str, models: str | pathlib.Path) -> tuple
         ServerError: The server could not be reached, or refused.
         ValueError: The model takes other inputs than its golden requests have.
     """
-    version = int(client.metadata(model)["model_spec"]["version"])
+    version = int(client.metadata(model, version=version)["model_spec"]["version"])
     file = pathlib.Path(models) / model / str(version) / EXTRA_FOLDER / GOLDEN_FILE
     if not file.is_file():
         raise FileNotFoundError(

@@ -45,6 +45,13 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self._registry,
         )
+        self._queuing = prometheus_client.Histogram(
+            f"{_PREFIX}batching_session:queuing_latency",
+            "Distribution of wall time (in microseconds) that a request waits for the call that answers it.",
+            ["thread_pool_name"],
+            buckets=_BUCKETS,
+            registry=self._registry,
+        ).labels("batch_threads")
         self._gauges = {
             name: prometheus_client.Gauge(f"seqrec_{name}", text, registry=self._registry)
             for name, text in {
@@ -68,6 +75,10 @@ class Metrics:
     def observe_run(self, model: str, microseconds: float) -> None:
         """Count a call of a model."""
         self._runtime.labels(model, "Predict", "TF1").observe(microseconds)
+
+    def observe_wait(self, microseconds: float) -> None:
+        """Count the wait of a request for the call that answers it."""
+        self._queuing.observe(microseconds)
 
     def gauge(self, name: str, read: Any) -> None:
         """Give a gauge the function that reads it."""

@@ -7,20 +7,22 @@ way keep the version that they began with.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import pathlib
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from seqrec_tf import manifest
 from seqrec_tf.messages import DATASET, MODEL, RUN, VERSION, kind_of
 from seqrec_tf.padding import NO_ITEM, NO_TIME
-from seqrec_tf.schema import CANDIDATES, EXTRA_FOLDER, RECOMMEND, SCHEMA_FILE, WARM_UP_FILE
+from seqrec_tf.schema import CANDIDATES, COMPLETED_FILE, EXTRA_FOLDER, RECOMMEND, SCHEMA_FILE, WARM_UP_FILE
 from serving.rest_json import StatusError, invalid_argument
 
 DEFAULT_SIGNATURE = RECOMMEND.name
@@ -74,7 +76,8 @@ class LoadedModel:
         self._run_options = tf.compat.v1.RunOptions(timeout_in_ms=max(1, round(1000 * timeout_s)))
         # No `close`: the session goes with the last request that holds this object.
         self._session = tf.compat.v1.Session(graph=tf.Graph())
-        self.signatures = dict(tf.compat.v1.saved_model.load(self._session, ["serve"], str(path)).signature_def)
+        with _damage_named(path):
+            self.signatures = dict(tf.compat.v1.saved_model.load(self._session, ["serve"], str(path)).signature_def)
         self.is_ours = (path / EXTRA_FOLDER / SCHEMA_FILE).exists()
         self._is_batchable = {name: _is_batchable(signature) for name, signature in self.signatures.items()}
         self._padding = {
@@ -198,6 +201,19 @@ class LoadedModel:
             self.predict(name, feeds, has_deadline=False)
             if not self.example and name in ("", DEFAULT_SIGNATURE):
                 self.example = feeds
+
+
+@contextlib.contextmanager
+def _damage_named(version: pathlib.Path) -> Iterator[None]:
+    """Where a version that `seqrec export` wrote does not load, the sentence that names its damaged file."""
+    if not (version / COMPLETED_FILE).exists():  # another program's
+        yield
+        return
+    own = manifest.read(version, manifest.MODEL)
+    loaded = [name for name in own.files if not name.startswith(f"{EXTRA_FOLDER}/")]
+    own.check_sizes(loaded)
+    with own.explaining(loaded, also=(OSError,)):
+        yield
 
 
 def _is_batchable(signature: Any) -> bool:
@@ -424,6 +440,21 @@ def _newest(versions: Mapping[int, pathlib.Path], count: int = 1) -> dict[int, p
     return {version: versions[version] for version in sorted(versions)[-count:]}
 
 
+def read_model_config(path: pathlib.Path, text: str) -> Any:
+    """The `ModelServerConfig` of a file's text.
+
+    Raises:
+        ValueError: It is none.
+    """
+    from google.protobuf import text_format
+    from tensorflow_serving.config import model_server_config_pb2
+
+    try:
+        return text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    except text_format.ParseError as error:
+        raise ValueError(f"{path} is no ModelServerConfig of TF Serving: {error}") from error
+
+
 class _ModelConfig:
     """A file of TF Serving's `ModelServerConfig`; `base_path` says only by its last part where in MODELS a model is."""
 
@@ -438,16 +469,10 @@ class _ModelConfig:
         Raises:
             ValueError: It is no such configuration.
         """
-        from google.protobuf import text_format
-        from tensorflow_serving.config import model_server_config_pb2
-
         text = self._path.read_text(encoding="utf-8")
         if text == self._text:
             return
-        try:
-            config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-        except text_format.ParseError as error:
-            raise ValueError(f"{self._path} is no ModelServerConfig of TF Serving: {error}") from error
+        config = read_model_config(self._path, text)
         self._text, self._models = text, list(config.model_config_list.config)
 
     def wanted(self, found: Mapping[str, Mapping[int, pathlib.Path]]) -> dict[str, dict[int, pathlib.Path]]:

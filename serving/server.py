@@ -228,7 +228,9 @@ class Server(uvicorn.Server):
         self._store, self._listener, self._request_log = store, listener, request_log
         self._limits = limits or Limits()
         self.metrics = Metrics()
-        self._batcher = Batcher(**(batching or {}), observe=self.metrics.observe_run)
+        self._batcher = Batcher(
+            **(batching or {}), observe=self.metrics.observe_run, observe_wait=self.metrics.observe_wait
+        )
         self._api = RestApi(
             store,
             self._batcher,

@@ -96,6 +96,7 @@ def _write_dataset(path, sequences, item_features=None, cold_items=(), label_of=
 def _write_items(path, item_features, cold_items):
     """Give a dataset folder items and features of items that no job could have made of files."""
     import tensorflow as tf
+    from small_folders import seal
 
     from seqrec_tf import records
     from seqrec_tf import schema as s
@@ -113,3 +114,4 @@ def _write_items(path, item_features, cold_items):
             for item in vocabulary:
                 values = {feature.name: value_of(item) for feature, value_of in item_features.items()}
                 writer.write(records.encode_example(values, schema.item_features))
+    seal(path)

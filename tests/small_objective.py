@@ -24,7 +24,10 @@ COUNTS = [8, 4, 2, 1, 1]
 COMBINATIONS = [
     {"loss": loss, "negatives": negatives, "share_negatives": is_shared, "num_negatives": 4}
     for loss, negatives, is_shared in itertools.product(LOSSES, NEGATIVES, [False, True])
-    if loss not in ("gbce", "softmax") or (negatives == "uniform" and not is_shared)
+    if (loss not in ("gbce", "softmax") or negatives == "uniform")
+    and not (
+        is_shared and (loss in ("gbce", "softmax") or negatives == "in-batch")  # which always shares
+    )
 ]
 for _options in COMBINATIONS:
     if _options["loss"] == "softmax":

@@ -231,6 +231,10 @@ WRONG = [
     ("recommend --model m", "There is no history"),
     ("recommend --model m --history a --name-feature title", "--name-feature needs --dataset"),
     ("recommend --model m --history a --dataset {run}", "is not a dataset folder: it is a run folder."),
+    ("canary start --config {toml} --model m", "`start` needs --version"),
+    ("canary promote --config {toml} --model m", "`promote` asks golden requests: give --models"),
+    ("canary pin --config nowhere --model m", "--config must name a file, nowhere is none."),
+    ("check --url localhost --model m --models {run}", "is a run folder. Make one with"),
     ("report --run {dataset}", "is not a run folder: it is a dataset folder."),
     (
         "tune --dataset {dataset} --model sasrec --output s --space {toml}",

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_folders import seal
 
 from seqrec_tf import data
 from seqrec_tf.learning.optimizers import SGD
@@ -184,6 +185,8 @@ def test_every_event_after_the_first_target_is_predicted(tiny_dataset, tmp_path,
     )
     with tf.io.TFRecordWriter(str(dataset / "test" / records.shard_name(0, 1)), "GZIP") as writer:
         writer.write(record)
+    seal(dataset)
+    folder = DatasetFolder(dataset)
     model = SASRec.from_dataset(tiny_dataset, max_len=2)
     inputs, labels = next(iter(data.evaluation_batches(folder, "test", model, batch_size=8, exclude_history=True)))
     assert inputs["item_ids"].numpy().tolist() == [[4, 0], [4, 2], [2, 4]]
@@ -266,6 +269,7 @@ def test_a_model_is_given_what_it_reads(tmp_path, tiny_dataset):
         (dataset / split).mkdir()
         with tf.io.TFRecordWriter(str(dataset / split / records.shard_name(0, 1)), "GZIP") as writer:
             writer.write(records.encode_example({**record, "target_start": start}, features))
+    seal(dataset)
 
     class Reader(SASRec):
         reads = ("user_id", "timestamps", "labels")

@@ -29,7 +29,7 @@ def test_the_options_of_a_model_without_keras_are_those_with_it(name):
         ("gru4rec", "model.dim=3"),
         ("bst", "model.age_dim=0"),
         ("bert4rec", "model.mask_rate=1.5"),
-        ("nova", "model.item_vectors=frozen"),
+        ("sasrec", "model.item_vectors=frozen"),
         ("caser", "model.window=two"),
     ],
 )

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_folders import seal
 
 from seqrec_tf import records
 from seqrec_tf import schema as schema_lib
@@ -139,8 +140,8 @@ def folder(tmp_path):
             str(tmp_path / "train" / records.shard_name(index, 2)), records.COMPRESSION
         ) as writer:
             writer.write(encode_example({"item_ids": [1, 2], "target_start": 1}, Schema(num_items=2).features))
+    seal(tmp_path)
     (tmp_path / "train" / "notes.txt").touch()
-    (tmp_path / schema_lib.COMPLETED_FILE).touch()
     return tmp_path
 
 
@@ -156,6 +157,7 @@ def test_a_folder_gives_what_it_holds(folder):
 def test_a_folder_of_the_version_before_is_named_and_refused(folder):
     file = folder / schema_lib.SCHEMA_FILE
     file.write_text(json.dumps(json.loads(file.read_text()) | {"version": 1}))
+    seal(folder)
     with pytest.raises(ValueError, match=f"The schema {file} must have version 2, got 1. Prepare the dataset again"):
         _ = DatasetFolder(folder).schema
 

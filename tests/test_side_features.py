@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_folders import seal
 from small_runs import trained
 
 from seqrec_tf import data, evaluate, export, models
@@ -34,6 +35,7 @@ def dataset(write_dataset, tmp_path_factory):
     path = tmp_path_factory.mktemp("round") / "dataset"
     folder = DatasetFolder(write_dataset(path, sequences, FEATURES, cold_items=["new-4"]))
     (path / FEATURES_FILE).write_text(json.dumps({"step": {"values": [str(step) for step in range(STEPS)]}}))
+    seal(path)
     return folder
 
 

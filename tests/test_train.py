@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_folders import seal
 from small_runs import fit, log_of, make_config
 
 from seqrec_tf import cli, models, run_folder
@@ -107,8 +108,10 @@ def test_patience_counts_validations(keep):
 
 
 def test_a_dataset_without_validation_trains_all_its_epochs(write_dataset, tmp_path):
-    folder = DatasetFolder(write_dataset(tmp_path / "dataset", {str(user): "abcdef" for user in range(20)}))
+    write_dataset(tmp_path / "dataset", {str(user): "abcdef" for user in range(20)})
     shutil.rmtree(tmp_path / "dataset" / "valid")
+    seal(tmp_path / "dataset")
+    folder = DatasetFolder(tmp_path / "dataset")
     lines = []
     run = train(make_config("train.epochs=3"), folder, tmp_path / "run", log=lines.append)
     assert any("There is no validation split" in line for line in lines)

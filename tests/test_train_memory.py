@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from small_folders import seal
 
 from seqrec_tf import data, models
 from seqrec_tf.config import resolve
@@ -44,7 +45,7 @@ def presets(tiny_dataset, tmp_path_factory):
         stats = json.loads((pathlib.Path(tiny_dataset) / "stats.json").read_text())
         stats["splits"]["train"] |= {"sequences": sequences, "length": {"mean": mean, "max": max_len}}
         (path / "stats.json").write_text(json.dumps(stats))
-        (path / "COMPLETED").write_text("")
+        seal(path)
         folders[name] = DatasetFolder(str(path))
     return folders
 

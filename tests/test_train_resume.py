@@ -13,12 +13,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_folders import seal
 from small_runs import SMALL, fit, log_of, make_config
 
 from seqrec_tf import run_folder
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.run_folder import RunFolder
 from seqrec_tf.train import train
+from seqrec_tf.writing import LOCK_FILE, only_writer
 
 
 @pytest.fixture(scope="module")
@@ -179,5 +181,98 @@ def test_a_dataset_that_changed_is_refused(finished, tiny_dataset, chain_dataset
     shutil.copytree(chain_dataset, other)
     stats = json.loads((other / "stats.json").read_text())
     (other / "stats.json").write_text(json.dumps({**stats, "fingerprint": "another"}))
+    seal(other)
     with pytest.raises(ValueError, match=r"it differs in the records or the vocabulary \(the fingerprints differ\)"):
         run.open_dataset(str(other))
+
+
+class StopError(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def three_epochs(chain_dataset, tmp_path_factory):
+    """The folder of a run that was stopped after its third epoch, and its best model after the second."""
+    path = tmp_path_factory.mktemp("runs") / "three"
+
+    def stop(line):
+        if line.startswith("epoch 2/"):
+            shutil.copy(path / "best.keras", path.parent / "best-of-two.keras")
+        if line.startswith("epoch 3/"):
+            raise StopError
+
+    with pytest.raises(StopError):
+        train(make_config("train.epochs=6"), DatasetFolder(chain_dataset), path, log=stop)
+    return path, path.parent / "best-of-two.keras"
+
+
+def flipped(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("ckpt-3.data-00000-of-00001", lambda file: os.truncate(file, file.stat().st_size // 2)),
+        ("ckpt-3.data-00000-of-00001", flipped),
+        ("ckpt-3.data-00000-of-00001", os.unlink),
+        ("ckpt-3.index", flipped),
+        ("ckpt-3.index", os.unlink),
+    ],
+)
+def test_a_damaged_checkpoint_is_said_aloud_and_the_one_before_is_used(
+    three_epochs, chain_dataset, tmp_path, name, damage
+):
+    run, best_of_two = three_epochs
+    copy = shutil.copytree(run, tmp_path / "copy")
+    assert {file.name for file in (copy / "checkpoints").glob("*.index")} == {"ckpt-2.index", "ckpt-3.index"}
+    damage(copy / "checkpoints" / name)
+    again, lines = fit(chain_dataset, copy, "train.epochs=2")
+    assert lines[1].startswith(f"The checkpoint {copy}/checkpoints/ckpt-3 is damaged and is not used: ")
+    assert lines[2] == "Going on after epoch 2 of at most 2."
+    assert log_of(again.path) == log_of(run)[:2]
+    expected = keras.saving.load_model(best_of_two, compile=False)
+    for ours, theirs in zip(again.load_model().weights, expected.weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+def test_without_tensorflows_list_of_checkpoints_the_newest_is_found(three_epochs, chain_dataset, tmp_path):
+    copy = shutil.copytree(three_epochs[0], tmp_path / "copy")
+    (copy / "checkpoints" / "checkpoint").unlink()
+    assert "Going on after epoch 3 of at most 3." in fit(chain_dataset, copy, "train.epochs=3")[1]
+
+
+def test_a_run_never_begins_again_where_it_was(three_epochs, chain_dataset, tmp_path):
+    copy = shutil.copytree(three_epochs[0], tmp_path / "copy")
+    for file in (copy / "checkpoints").glob("*.data*"):
+        flipped(file)
+    with pytest.raises(ValueError, match=f"None of the checkpoints in {copy}/checkpoints can be read"):
+        fit(chain_dataset, copy, "train.epochs=6")
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(FileExistsError, match="holds an unfinished run whose checkpoints are gone"):
+        fit(chain_dataset, copy, "train.epochs=6")
+    assert log_of(copy) == log_of(three_epochs[0])
+
+
+def test_only_one_process_trains_in_a_folder(chain_dataset, tmp_path):
+    with only_writer(tmp_path / "run" / LOCK_FILE, "it"):
+        with pytest.raises(FileExistsError, match=f"{tmp_path}/run is being written by another process"):
+            fit(chain_dataset, tmp_path / "run", "train.epochs=1")
+        assert os.listdir(tmp_path / "run") == [LOCK_FILE]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["best.keras", "config.toml", "dataset.json"])
+def test_a_damaged_file_of_a_run_is_named(finished, tmp_path, name):
+    copy = shutil.copytree(finished[0].path, tmp_path / "copy")
+    flipped(copy / name)
+    with pytest.raises(ValueError, match=rf"{copy}/{name} is not what was written: .* `seqrec train`"):
+        RunFolder(copy).load_model()
+    os.truncate(copy / name, 100)
+    with pytest.raises(ValueError, match=f"{copy}/{name} has 100 bytes where .* were written: it was cut short"):
+        RunFolder(copy)
+    (copy / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{copy}/{name} is missing"):
+        RunFolder(copy)

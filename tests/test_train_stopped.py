@@ -13,7 +13,7 @@ from small_runs import SMALL, fit, log_of, make_config
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.train import train
 from seqrec_tf.training import stopping
-from seqrec_tf.training.resume import newest_within
+from seqrec_tf.training.resume import checkpoints_in
 
 
 def stop_after(dataset, output, line, *settings):
@@ -83,9 +83,12 @@ def test_a_second_signal_is_not_held_back():
 
 
 def test_the_newest_stop_counts_unless_an_epoch_was_done_since(tmp_path):
-    for name in ("within-2-340", "within-2-90", "within-1-900"):
+    for name in ("within-2-340", "within-2-90", "within-1-900", "ckpt-1"):
         (tmp_path / f"{name}.index").touch()
-    assert newest_within(tmp_path, 2) == str(tmp_path / "within-2-340")
-    assert newest_within(tmp_path, 1) == str(tmp_path / "within-2-340")  # where the second epoch's own is damaged
-    assert newest_within(tmp_path, 3) is None
-    assert newest_within(tmp_path / "nowhere", 0) is None
+    (tmp_path / "ckpt-9.data-00000-of-00001").touch()  # killed before its index was written
+    assert checkpoints_in(tmp_path) == ["within-2-340", "within-2-90", "within-1-900", "ckpt-1"]
+    (tmp_path / "ckpt-2.index").touch()
+    assert checkpoints_in(tmp_path) == ["within-2-340", "within-2-90", "ckpt-2", "within-1-900", "ckpt-1"]
+    (tmp_path / "checkpoint").write_text('all_model_checkpoint_paths: "ckpt-10"\n')  # whose index was removed since
+    assert checkpoints_in(tmp_path)[:2] == ["ckpt-10", "within-2-340"]
+    assert checkpoints_in(tmp_path / "nowhere") == []

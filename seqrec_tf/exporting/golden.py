@@ -65,7 +65,7 @@ _NUM_GOLDEN, _LEAST_GOLDEN = 50, 3
 _OF_ALL_SIGNATURES = 10  # golden requests that are asked in every way
 # Scores, in all, of golden requests to a model that scores items one by one.
 _GOLDEN_SCORES = 1_000_000
-WARM_UP_BATCH_SIZES = (1, 8, 64)  # the allowed batch sizes of serving/batching.config
+WARM_UP_BATCH_SIZES = (1, 8, 64)  # the allowed batch sizes of serving/deploy/batching.config
 
 
 def golden_requests(stages: Sequence[Trained], catalogue: Sequence[str], answers: Answers) -> list[dict[str, Any]]:

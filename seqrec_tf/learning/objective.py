@@ -67,7 +67,8 @@ class ObjectiveConfig(ModelConfig):
         if self.gbce_calibration > 1:
             raise ValueError(f"model.gbce_calibration must be in [0, 1], got {self.gbce_calibration}.")
         for name, is_used in (
-            *((name, self.loss != "softmax") for name in ("num_negatives", "negatives", "share_negatives")),
+            *((name, self.loss != "softmax") for name in ("num_negatives", "negatives")),
+            ("share_negatives", self.loss != "softmax" and self.negatives != "in-batch"),  # which always shares
             ("gbce_calibration", self.loss == "gbce"),
             ("regularization", self.loss == "bpr-max"),
             ("temperature", self.loss in ("softmax", "sampled-softmax")),

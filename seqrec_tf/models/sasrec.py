@@ -43,6 +43,11 @@ class SASRecConfig(EncoderConfig, ObjectiveConfig, ItemFeaturesConfig):
     activation: str = "relu"
     score_with_features: bool = True
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.score_with_features != type(self).score_with_features and not self.item_features:
+            raise ValueError("model.score_with_features needs model.item_features, to score by.")
+
     @property
     def scores_by_features(self):
         """Where it is asked for."""

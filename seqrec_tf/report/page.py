@@ -9,7 +9,7 @@ import pathlib
 import re
 from typing import Any
 
-from seqrec_tf.run_folder import write_whole
+from seqrec_tf.writing import write_whole
 
 _HERE = pathlib.Path(__file__).parent
 

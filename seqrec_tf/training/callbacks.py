@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -14,11 +15,13 @@ import keras
 import tensorflow as tf
 
 from seqrec_tf import run_folder as run_lib
-from seqrec_tf.run_folder import write_whole
-from seqrec_tf.schema import COMPLETED_FILE
 from seqrec_tf.training.divergence import LossNotFiniteError
-from seqrec_tf.training.resume import newest_within
+from seqrec_tf.training.resume import checkpoints_in
 from seqrec_tf.training.stopping import StopRequest, TrainingStoppedError
+from seqrec_tf.writing import naming, write_whole
+
+# A damaged newest one leaves the one before.
+_CHECKPOINTS_KEPT = 2
 
 
 class _State(tf.train.experimental.PythonState):
@@ -41,7 +44,7 @@ class RunKeeper(keras.callbacks.Callback):
 
     A checkpoint holds every variable (weights, optimizer slots, random generators) together with the epochs' figures,
     in one atomic step; batches follow from the epoch's number. So what comes after a stop equals what would have come,
-    on CPUs with as many cores.
+    on CPUs with as many cores. The newest two are kept, and the models that were best with each.
 
     Args:
         path: The run folder.
@@ -71,7 +74,7 @@ class RunKeeper(keras.callbacks.Callback):
         variables = [variable.value for variable in (*model.variables, *model.optimizer.variables)]
         self._checkpoint = tf.train.Checkpoint(variables=variables, state=self._state)
         self._manager = tf.train.CheckpointManager(
-            self._checkpoint, str(path / run_lib.CHECKPOINTS_FOLDER), max_to_keep=1
+            self._checkpoint, str(path / run_lib.CHECKPOINTS_FOLDER), max_to_keep=_CHECKPOINTS_KEPT
         )
 
     @property
@@ -96,24 +99,50 @@ class RunKeeper(keras.callbacks.Callback):
         ]
         return 0 < self.patience <= len(since_best)
 
-    def restore(self, folder: pathlib.Path) -> int:
-        """Restore the newest checkpoint of a folder, if there is one; returns the epochs already done."""
-        newest = tf.train.latest_checkpoint(str(folder))
-        newest = newest_within(folder, int(newest.rpartition("-")[2]) if newest else 0) or newest
-        if newest:
-            # A constant rate is a variable of the optimizer; that of the configuration may have changed.
-            rate = self._model.optimizer.learning_rate
-            before = rate.numpy() if isinstance(rate, keras.Variable) else None
-            self._checkpoint.restore(newest).assert_existing_objects_matched()
-            if before is not None:
-                rate.assign(before)
+    def restore(self, folder: pathlib.Path, *, log) -> int:
+        """Restore the newest checkpoint of a folder that can be read, if there is any; returns the epochs already done.
+
+        Args:
+            folder: Of the checkpoints.
+            log: Takes a line about each that cannot be read.
+
+        Raises:
+            ValueError: There are checkpoints, and none can be read.
+        """
+        names = checkpoints_in(folder)
+        # A constant rate is a variable of the optimizer; that of the configuration may have changed.
+        rate = self._model.optimizer.learning_rate
+        before = rate.numpy() if isinstance(rate, keras.Variable) else None
+        for name in names:
+            prefix = folder / name
+            try:
+                self._checkpoint.restore(str(prefix)).assert_existing_objects_matched()
+                break
+            except Exception as error:  # each library has its own for a damaged file
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                log(f"The checkpoint {prefix} is damaged and is not used: {reason}")
+        else:
+            if names:
+                raise ValueError(
+                    f"None of the checkpoints in {folder} can be read, so this run cannot go on. Copy the folder "
+                    f"again, or remove {folder.parent} and train anew."
+                )
+        if before is not None:
+            rate.assign(before)
+        self._take_best_model_of_restored()
+        self.steps_done = self._state.value.get("within", {}).get("steps", 0)
+        return len(self.epochs)
+
+    def _take_best_model_of_restored(self):
+        """Make the best model that of the epochs that were restored, wherever the run was killed."""
+        for replaced in self.path.glob(self._replaced("*").name):
+            if int(replaced.name.split("-")[1]) > len(self.epochs):  # replaced after what was restored
+                self._publish(replaced)
         for partial in self.path.glob(self._partial("*").name):  # of a run that was killed between the two
             if self.best and partial == self._partial(self.best["epoch"]):
                 self._publish(partial)
             else:
                 partial.unlink()
-        self.steps_done = self._state.value.get("within", {}).get("steps", 0)
-        return len(self.epochs)
 
     def on_epoch_begin(self, epoch, logs=None):
         """Note the time; go on with the epoch that a stop has cut."""
@@ -162,12 +191,16 @@ class RunKeeper(keras.callbacks.Callback):
         seconds = {"seconds": time.monotonic() - self._started, "training_seconds": self.training_seconds}
         self.epochs.append({"epoch": epoch + 1, **figures, **{name: round(time, 3) for name, time in seconds.items()}})
         is_best = self.best is self.epochs[-1]
-        partial = self._write_model(epoch + 1) if is_best else None
-        self._manager.save(checkpoint_number=epoch + 1)
+        with naming(self.path):
+            partial = self._write_model(epoch + 1) if is_best else None
+            self._manager.save(checkpoint_number=epoch + 1)
         self.steps_done = 0
         for file in (self.path / run_lib.CHECKPOINTS_FOLDER).glob("within-*"):
             file.unlink()
+        self._remove_replaced()  # its checkpoint is not kept any more
         if partial:  # only now, as a run goes on from the checkpoint, for which the model before may be the best
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(self.path / run_lib.BEST_MODEL_FILE, self._replaced(epoch + 1))
             self._publish(partial)
         self._write_log()
         if self.has_lost_patience:
@@ -179,6 +212,14 @@ class RunKeeper(keras.callbacks.Callback):
 
     def _partial(self, epoch) -> pathlib.Path:
         return self.path / f"partial-{epoch}-{run_lib.BEST_MODEL_FILE}"
+
+    def _replaced(self, epoch) -> pathlib.Path:
+        """Where the model is that was the best before an epoch, as long as the checkpoint before that is kept."""
+        return self.path / f"replaced-{epoch}-{run_lib.BEST_MODEL_FILE}"
+
+    def _remove_replaced(self):
+        for replaced in self.path.glob(self._replaced("*").name):
+            replaced.unlink()
 
     def _publish(self, partial: pathlib.Path):
         os.replace(partial, self.path / run_lib.BEST_MODEL_FILE)
@@ -206,7 +247,8 @@ class RunKeeper(keras.callbacks.Callback):
         if self.epochs:
             self._write_log()  # a run that was stopped right after its last checkpoint has not
         write_whole(self.path / run_lib.METRICS_FILE, json.dumps(figures, indent=2) + "\n")
-        write_whole(self.path / COMPLETED_FILE, "")
+        self._remove_replaced()
+        run_lib.complete(self.path)
 
     def _write_log(self):
         columns = list(dict.fromkeys(key for epoch in self.epochs for key in epoch))

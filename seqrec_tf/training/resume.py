@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
+import re
 from collections.abc import Sequence
 
 from seqrec_tf import run_folder as run_lib
 from seqrec_tf.config import Config
 from seqrec_tf.records import DatasetFolder
 from seqrec_tf.schema import COMPLETED_FILE
+from seqrec_tf.writing import LOCK_FILE
 
 
 def check_place(path: pathlib.Path) -> None:
@@ -18,7 +21,8 @@ def check_place(path: pathlib.Path) -> None:
         raise FileExistsError(f"{path} holds a finished run. Choose another --output, or remove it.")
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file. Choose another --output.")
-    if path.exists() and any(path.iterdir()) and not (path / run_lib.CONFIG_FILE).exists():
+    is_used = path.exists() and any(file.name != LOCK_FILE for file in path.iterdir())
+    if is_used and not (path / run_lib.CONFIG_FILE).exists():
         raise FileExistsError(f"{path} holds something else than a run. Choose another --output.")
 
 
@@ -34,7 +38,13 @@ def check_output(path: pathlib.Path, config: Config, folder: DatasetFolder) -> l
         FileExistsError: The folder holds something else.
     """
     check_place(path)
-    if not (path / run_lib.CHECKPOINTS_FOLDER).exists():
+    if not checkpoints_in(path / run_lib.CHECKPOINTS_FOLDER):
+        if (path / run_lib.LOG_FILE).exists():
+            raise FileExistsError(
+                f"{path} holds an unfinished run whose checkpoints are gone, so it cannot go on: "
+                f"{path / run_lib.CHECKPOINTS_FOLDER} has none. Copy the folder again, choose another --output, or "
+                "remove it to train anew."
+            )
         return []  # it was stopped before its first epoch was done: nothing can be lost
     before = run_lib.read_config(path)
     differences = []
@@ -56,6 +66,21 @@ def check_output(path: pathlib.Path, config: Config, folder: DatasetFolder) -> l
     return _differences(before, config, "train")
 
 
+def checkpoints_in(folder: pathlib.Path) -> list[str]:
+    """The names of the checkpoints that were written whole, whatever became of them since, the newest first.
+
+    `ckpt-2` was written after the second epoch, `within-2-340` by a stop in the third, after 340 of its steps.
+
+    An index is written after its data, and TensorFlow's list of checkpoints, the file `checkpoint`, after both: of a
+    run that was killed while it wrote one, there is neither.
+    """
+    names = [file.stem for file in folder.glob("*.index")]
+    with contextlib.suppress(OSError):
+        names += re.findall(r"ckpt-\d+", (folder / "checkpoint").read_text(encoding="utf-8", errors="replace"))
+    found = [name for name in names if re.fullmatch(r"ckpt-\d+|within-\d+-\d+", name)]
+    return sorted(set(found), key=lambda name: [int(number) for number in name.split("-")[1:]], reverse=True)
+
+
 def _of_optimizer_state(before: Config, now: Config) -> list[str]:
     """Options of [train] that decide which variables the optimizer has, where these are others now."""
     names = ["optimizer", "precision"]
@@ -75,18 +100,6 @@ def _differences(before: Config, now: Config, section: str, only: Sequence[str] 
         for key in (new if only is None else only)
         if old[key] != new[key]
     ]
-
-
-def newest_within(folder: pathlib.Path, epochs: int) -> str | None:
-    """The checkpoint that a stop has left within the epoch after so many; None where there is none.
-
-    Args:
-        folder: Of the checkpoints. `within-2-340` was written in the third epoch, after 340 of its steps.
-        epochs: Epochs that the newest other checkpoint has; one within an earlier epoch is of no use.
-    """
-    found = [tuple(map(int, file.stem.split("-")[1:])) for file in folder.glob("within-*.index")]
-    newest = max(found, default=(-1, 0))
-    return str(folder / f"within-{newest[0]}-{newest[1]}") if newest[0] >= epochs else None
 
 
 def check_all_start_at(step: int, strategy) -> None:

@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_folders import seal
 
 from beam_jobs import embed_items
 from seqrec_tf import cli, encoders
@@ -141,8 +142,10 @@ def test_another_text_is_encoded_again_when_vectors_are_carried_over(shop, saved
     (tmp_path / "vectors").rename(dataset / "vectors")
     vocabulary = dataset / "vocabularies" / "item_id.txt"
     vocabulary.write_text(vocabulary.read_text().replace("i7\n", "i9\n"))  # an item that has gone, and a new one
+    seal(dataset)
     assert vectors(dataset)["i9"] == [0.0, 0.0]
     vocabulary.write_text(vocabulary.read_text().replace("i9\n", "i7\n"))
+    seal(dataset)
     assert embed(dataset, "--text-encoder", saved / "text") == 0
     assert about(dataset)["reused"] == 6
     assert vectors(dataset)["i0"] == slow_vector("new title")

@@ -13,6 +13,7 @@ from small_logs import THREE_USERS, log
 from beam_jobs import prepare_sequences
 from seqrec_tf import records
 from seqrec_tf.records import DatasetFolder
+from seqrec_tf.writing import LOCK_FILE, only_writer
 
 
 def test_a_small_log_becomes_the_dataset_that_the_schema_describes(prepare):
@@ -108,6 +109,26 @@ def test_what_has_come_meanwhile_is_not_replaced(prepare, tmp_path, monkeypatch,
     (beside,) = tmp_path.glob("dataset-*")
     assert f"The new dataset is {beside}." in outcome.err
     assert DatasetFolder(beside).item_ids == ["a", "b", "c"]
+
+
+def test_two_jobs_do_not_write_one_folder(prepare, tmp_path):
+    with only_writer(tmp_path / f".dataset{LOCK_FILE}", "it"):
+        outcome = prepare(THREE_USERS)
+        assert outcome.status == 2
+        assert f"{tmp_path}/dataset is being written by another process (process {os.getpid()} of" in outcome.err
+    assert not list(tmp_path.glob("*dataset*"))
+
+
+def test_what_killed_jobs_have_left_is_removed_and_what_they_were_replacing_comes_back(prepare, tmp_path):
+    before = prepare(THREE_USERS).output.rename(tmp_path / "dataset.replaced-1234")  # killed between two renames
+    (tmp_path / "dataset.partial-5678" / "train").mkdir(parents=True)
+    (tmp_path / f".dataset{LOCK_FILE}").touch()
+    outcome = prepare(THREE_USERS)
+    assert outcome.status == 2
+    assert f"{tmp_path}/dataset is there again" in outcome.err
+    assert outcome.folder.item_ids == ["a", "b", "c"]
+    assert not before.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "events-0.csv"]
 
 
 class BucketFileSystem(LocalFileSystem):

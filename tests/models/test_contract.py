@@ -345,9 +345,8 @@ def test_the_loss_falls_on_sequences_that_can_be_learned(cls):
 @every_model
 def test_a_step_in_parts_does_what_a_step_on_the_whole_batch_does(cls, monkeypatch):
     # Without negatives that each part would draw for itself, and tables of features that it would make.
-    options = {"loss": "softmax", "score_with_features": False} if cls is not models.NeuMF else {}
-    if cls is not models.NOVA:
-        options["item_features"] = ()
+    options = {"loss": "softmax"} if cls is not models.NeuMF else {}
+    options |= {"score_with_features": False} if cls is models.NOVA else {"item_features": ()}
     if not make_model(cls, **options).trainable_variables:
         pytest.skip("it has no trainable weights")
     weights = []

@@ -1,6 +1,6 @@
 """Small SavedModels that the tests of this folder serve, and how they ask a server.
 
-    python -m pytest tests/serving/test_contract.py tests/serving/test_predict.py --base-url http://HOST:PORT
+    python -m pytest tests/serving/test_rest_contract.py tests/serving/test_predict.py --base-url http://HOST:PORT
 
 asks another server, such as TF Serving, that serves what `contract_models.py` writes.
 """

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from rest_calls import SHOP, available, get, post
 
+from seqrec_tf import export
 from serving.model_store import LoadedModel, ModelStore
 from serving.rest_json import StatusError
 
@@ -133,6 +134,18 @@ def test_no_request_fails_while_versions_are_swapped(shop, export_recommender, a
         watcher.join()
     assert store.find("shop", None, None).version == 8
     assert statuses == {200}
+
+
+def test_a_damaged_version_of_ours_names_its_file(finished, tmp_path):
+    version = export.export(finished[0], tmp_path / "shop", k=3)
+    file = version / "saved_model.pb"
+    content = file.read_bytes()
+    file.write_bytes(b"\xff" * len(content))
+    with pytest.raises(ValueError, match=rf"{file} is not what was written: .* `seqrec export`"):
+        LoadedModel(version)
+    file.write_bytes(content[:100])
+    with pytest.raises(ValueError, match=rf"{file} has 100 bytes where .* were written: it was cut short"):
+        LoadedModel(version)
 
 
 def test_a_model_whose_last_version_goes_is_unloaded(shop):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import tensorflow as tf
+from small_folders import seal
 
 from seqrec_tf import cli, records
 from seqrec_tf import schema as schema_lib
@@ -73,7 +74,7 @@ def dataset(tmp_path):
         for item, title in (("bread", "Brown bread"), ("dates", "Dried dates")):
             values = {"item_id": item, "title": title, "tags": ["food", "new"], "price": 1.0}
             writer.write(records.encode_example(values, features))
-    (tmp_path / schema_lib.COMPLETED_FILE).touch()
+    seal(tmp_path)
     return str(tmp_path)
 
 

@@ -1,10 +1,8 @@
-"""The server: limits, what clients do wrong, its end, and the configuration of TF Serving."""
+"""The server: limits, what clients do wrong, its end, and the health check of TF Serving's container."""
 
 import argparse
-import inspect
 import json
 import pathlib
-import re
 import shlex
 import signal
 import subprocess
@@ -14,12 +12,9 @@ import time
 import urllib.request
 
 import pytest
-from google.protobuf import text_format
 from rest_calls import NUMBERS, SHOP
-from tensorflow_serving.config import model_server_config_pb2
 
 from serving import server as server_lib
-from serving.client import Client
 from serving.request_log import RequestLog
 
 # The real server
@@ -86,26 +81,11 @@ def test_a_folder_without_models_is_a_wrong_argument(tmp_path):
         server_lib.check(options("--max-batch-size", "0"))
 
 
-# TF Serving's own configuration
-
-
-def test_the_model_configuration_of_tf_serving_is_valid():
-    text = (pathlib.Path(server_lib.__file__).parent / "models.config").read_text()
-    config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-    (model,) = config.model_config_list.config
-    assert model.model_platform == "tensorflow"
-    assert model.base_path == f"/models/{model.name}"
-
-
-def test_the_client_never_sends_more_rows_than_tf_serving_may_batch():
-    text = (pathlib.Path(server_lib.__file__).parent / "batching.config").read_text()
-    largest = int(re.search(r"max_batch_size { value: (\d+) }", text)[1])
-    assert int(re.findall(r"allowed_batch_sizes: (\d+)", text)[-1]) == largest
-    assert inspect.signature(Client.recommend).parameters["batch_size"].default <= largest
+# The container of TF Serving
 
 
 def test_the_health_check_of_the_container_tells_a_served_model_from_none(url):
-    text = (pathlib.Path(server_lib.__file__).parent / "docker-compose.yml").read_text()
+    text = (pathlib.Path(server_lib.__file__).parent / "deploy" / "docker-compose.yml").read_text()
     (line,) = [line for line in text.splitlines() if "/dev/tcp/" in line]
     script = line.split("'", 1)[1].rsplit("'", 1)[0].replace("8501", url.rsplit(":", 1)[1])
     for name, returncode in (("shop", 0), ("none", 1)):
@@ -130,6 +110,7 @@ def test_metrics_have_the_names_of_tf_serving(store, asking):
         ':tensorflow:serving:request_count{model_name="shop",status="INVALID_ARGUMENT"} 1.0',
         ':tensorflow:serving:request_latency_count{API="predict",entrypoint="REST",model_name="shop"} 2.0',
         ':tensorflow:serving:runtime_latency_count{API="Predict",model_name="shop",runtime="TF1"} 1.0',
+        ':tensorflow:serving:batching_session:queuing_latency_count{thread_pool_name="batch_threads"} 1.0',
     ):
         assert line in lines
     assert '"any"' not in response.text
