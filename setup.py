@@ -59,6 +59,8 @@ setup(
         # Pinned, as what they accept changes with their versions.
         # httpx asks the server in the tests of its contract; werkzeug answers badly in those of the client.
         "test": [
+            # Writes the tables that are to be read as those of a warehouse.
+            "pandas>=2.2",
             "pytest>=8",
             "pytest-xdist>=3",
             "ruff==0.17.6",

@@ -98,7 +98,7 @@ def _python_values(array: pa.Array) -> list:
             return nanoseconds.cast(pa.timestamp("ns")).cast(pa.string()).to_pylist()
     values = array.to_pylist()
     if pa.types.is_float32(array.type) or pa.types.is_float16(array.type):  # which integers are exact depends on it
-        kind = array.type.to_pandas_dtype()
+        kind = np.float32 if pa.types.is_float32(array.type) else np.float16
         values = [None if value is None else kind(value) for value in values]
     return values
 
