@@ -42,6 +42,7 @@ COMMANDS = {
     "export": ("seqrec_tf.export", "a run to a SavedModel for TF Serving"),
     "serve": ("serving.server", "models over REST and gRPC, with TF Serving's contract, on one machine"),
     "recommend": ("serving.client", "ask a server (this one or TF Serving) for recommendations"),
+    "batch-recommend": ("beam_jobs.batch_recommend", "everyone's list by an exported model, to files (Apache Beam)"),
 }
 
 # Exit statuses: one for one kind of end, whichever command it is of.
@@ -168,7 +169,7 @@ def _overview() -> str:
         "",
         "Sequential recommendation, from raw events to recommendations over REST.",
         "",
-        *(f"  {name:<10} {help_line}" for name, (_, help_line) in COMMANDS.items()),
+        *(f"  {name:<15} {help_line}" for name, (_, help_line) in COMMANDS.items()),
         "",
         "`seqrec COMMAND --help` says more; `seqrec demo` shows most of them at work.",
         "Exit status:",
