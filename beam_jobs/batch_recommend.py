@@ -15,6 +15,7 @@ import os
 import pathlib
 
 from beam_jobs.beam_arguments import check_beam_arguments
+from beam_jobs.options import JSON_LINES, PARQUET
 from seqrec_tf.messages import MODEL, VERSION, kind_of, not_expected
 from seqrec_tf.records import RECORD_SUFFIX, DatasetFolder
 from seqrec_tf.schema import SPLITS, USER_ID
@@ -22,7 +23,6 @@ from seqrec_tf.schema import SPLITS, USER_ID
 NEEDS_TENSORFLOW = True
 TAKES_BEAM_OPTIONS = True
 
-PARQUET, JSON_LINES = ".parquet", ".jsonl"
 SUFFIXES = (PARQUET, JSON_LINES, RECORD_SUFFIX)
 
 
@@ -87,8 +87,9 @@ def version_of(path: str) -> str:
         return os.path.abspath(path)
     if kind != MODEL:
         raise not_expected(path, MODEL, make="Make one with `seqrec export --run RUN --output MODELS/NAME`.")
-    versions = [folder for folder in pathlib.Path(path).iterdir() if kind_of(folder) == VERSION]
-    return os.path.abspath(max((folder for folder in versions if folder.name.isdigit()), key=lambda f: int(f.name)))
+    numbers = [int(folder.name) for folder in pathlib.Path(path).iterdir() if folder.name.isdigit()]
+    newest = max(number for number in numbers if kind_of(f"{path}/{number}") == VERSION)
+    return os.path.abspath(f"{path}/{newest}")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -98,4 +99,6 @@ def run(args: argparse.Namespace) -> None:
     import_beam()
     from beam_jobs import recommend_users
 
-    recommend_users.run(args)
+    check_dataset(DatasetFolder(args.dataset), args.split)  # a remote one has not been looked at yet
+    args.model = args.model if "://" in args.model else version_of(args.model)
+    recommend_users.run(args, suffix_of(args.output))

@@ -9,7 +9,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -19,8 +19,9 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.ml.inference.base import PredictionResult
 from apache_beam.ml.inference.tensorflow_inference import TFModelHandlerTensor
 
-from beam_jobs import batch_recommend, prepare_sequences, storage
+from beam_jobs import prepare_sequences, storage
 from beam_jobs.examples import tfrecord_file
+from beam_jobs.options import JSON_LINES, PARQUET
 from seqrec_tf import padding, records
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.features import Encoder
@@ -44,6 +45,7 @@ class Job:
         dataset: The dataset folder.
         model: Folder of the version.
         output: The file, or what the names of several begin with.
+        suffix: How they are written, which ends their names.
         splits: Whose sequences.
         moment: When the lists are shown, seconds.
         batch_size: Users a call of the model.
@@ -53,6 +55,7 @@ class Job:
     dataset: str
     model: str
     output: str
+    suffix: str
     splits: tuple[str, ...]
     moment: int
     batch_size: int
@@ -62,20 +65,19 @@ class Job:
         """Path of one file."""
         if self.num_shards == 1:
             return self.output
-        suffix = batch_recommend.suffix_of(self.output)
-        return f"{self.output.removesuffix(suffix)}-{shard:05d}-of-{self.num_shards:05d}{suffix}"
+        return f"{self.output.removesuffix(self.suffix)}-{shard:05d}-of-{self.num_shards:05d}{self.suffix}"
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace, suffix: str) -> None:
     """Make the lists; `batch_recommend.py` has seen to the arguments."""
     options = prepare_sequences.beam_options(args.beam_options, "batch-recommend", vars(args))
     prepare_sequences.check_reachable(options, {name: [getattr(args, name)] for name in ("dataset", "model", "output")})
     folder = DatasetFolder(args.dataset)
-    batch_recommend.check_dataset(folder, args.split)
     job = Job(
         folder.path,
-        args.model if "://" in args.model else batch_recommend.version_of(args.model),
+        args.model,
         args.output,
+        suffix,
         (args.split,) if args.split else schema_lib.SPLITS,
         int(time.time()) if args.time is None else args.time,
         args.batch_size,
@@ -155,20 +157,26 @@ class RecommendUsers(beam.PTransform):
             | "Requests" >> beam.ParDo(_ToRequest(job))
             | "Ask" >> RunInference(KeyedModelHandler(RecommenderHandler(job.model, job.batch_size)))
             | "Shard" >> beam.Map(lambda pair: (shard_of(pair[0], job.num_shards), _row(*pair)))
-            | "By shard" >> _with_all_shards(job.num_shards)
+            | "By shard" >> _ByShard(job.num_shards)
             | "Write" >> beam.ParDo(_Write(job))
         )
 
 
-def _with_all_shards(num_shards: int) -> Callable:
-    """Groups by shard; one that nobody is in has a file without rows, so that all that were announced are there."""
+class _ByShard(beam.PTransform):
+    """Groups rows by shard; a shard that nobody is in has no rows, so that all files that were announced are there.
 
-    class Group(beam.PTransform):
-        def expand(self, rows):
-            every = rows.pipeline | "Shards" >> beam.Create([(shard, None) for shard in range(num_shards)])
-            return (rows, every) | beam.Flatten() | beam.GroupByKey()
+    Args:
+        num_shards: Files.
+    """
 
-    return Group()
+    def __init__(self, num_shards: int):
+        super().__init__()
+        self._num_shards = num_shards
+
+    def expand(self, rows):
+        """Build the graph."""
+        every = [(shard, None) for shard in range(self._num_shards)]
+        return (rows, rows.pipeline | "Shards" >> beam.Create(every)) | beam.Flatten() | beam.GroupByKey()
 
 
 def shard_of(user: str, num_shards: int) -> int:
@@ -293,19 +301,19 @@ class _Write(beam.DoFn):
         rows = sorted((row for row in given if row is not None), key=lambda row: row[schema_lib.USER_ID])
         path = self._job.file(shard)
         with storage.create(path) as stream:
-            for piece in encoded(rows, batch_recommend.suffix_of(path)):
+            for piece in encoded(rows, self._job.suffix):
                 stream.write(piece)
         yield path, len(rows)
 
 
 def encoded(rows: Sequence[dict[str, Any]], suffix: str) -> Iterator[bytes]:
     """The bytes of a file of rows, written as its suffix says."""
-    if suffix == batch_recommend.JSON_LINES:
+    if suffix == JSON_LINES:
         for row in rows:
             # A score is float32: its shortest decimal, as REST gives it.
             short = {**row, schema_lib.SCORES: [float(str(np.float32(score))) for score in row[schema_lib.SCORES]]}
             yield (json.dumps(short, ensure_ascii=False) + "\n").encode()
-    elif suffix == batch_recommend.PARQUET:
+    elif suffix == PARQUET:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
