@@ -15,6 +15,9 @@ from seqrec_tf import features
 from seqrec_tf import schema as schema_lib
 from seqrec_tf.config import check_choice
 
+# Suffixes of files of rows.
+PARQUET, JSON_LINES = ".parquet", ".jsonl"
+
 NONE = "none"
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "sequences")
 # The rules of `splits.RULES`, each with the options that it alone reads.

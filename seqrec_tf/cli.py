@@ -49,6 +49,7 @@ COMMANDS = {
     "serve": ("serving.server", "models over REST and gRPC, with TF Serving's contract, on one machine"),
     "recommend": ("serving.client", "ask a server (this one or TF Serving) for recommendations"),
     "canary": ("serving.canary", "a new version beside the one that serves: start, promote, roll back, by labels"),
+    "batch-recommend": ("beam_jobs.batch_recommend", "everyone's list by an exported model, to files (Apache Beam)"),
 }
 
 # Command and option to the module that does this work of the command, as the one in COMMANDS may not import it.
@@ -183,7 +184,7 @@ def _overview() -> str:
         "",
         "Sequential recommendation, from raw events to recommendations over REST.",
         "",
-        *(f"  {name:<10} {help_line}" for name, (_, help_line) in COMMANDS.items()),
+        *(f"  {name:<15} {help_line}" for name, (_, help_line) in COMMANDS.items()),
         "",
         "`seqrec COMMAND --help` says more; `seqrec demo` shows most of them at work.",
         "Exit status:",

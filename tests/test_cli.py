@@ -70,7 +70,7 @@ def test_help_lists_every_command(argv, capsys):
     assert cli.main(argv) == 0
     out = capsys.readouterr().out
     for name in ("demo", "prepare", "embed", "analyze", "train", "evaluate", "export", "serve", "recommend"):
-        assert f"\n  {name:<10} {cli.COMMANDS[name][1]}\n" in out
+        assert f"\n  {name:<15} {cli.COMMANDS[name][1]}\n" in out
 
 
 def test_the_version_is_the_package_s(capsys):
@@ -242,6 +242,11 @@ WRONG = [
     ),
     ("runs {file}", "is not a folder. Give the one that holds your runs"),
     ("compare {run} {dataset}", "is not a run folder: it is a dataset folder."),
+    (
+        "batch-recommend --model {run} --dataset {dataset} --output lists.jsonl",
+        "is not an exported model, MODELS/NAME: it is a run folder.",
+    ),
+    ("batch-recommend --model m --dataset {dataset} --output lists.csv", "--output must end in one of .parquet, "),
 ]
 
 
