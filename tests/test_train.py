@@ -217,11 +217,18 @@ def test_mixed_precision_and_a_schedule_train(chain_dataset, tmp_path, number):
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
 
 
+def test_what_to_run_next_is_quoted_for_the_shell(chain_dataset, tmp_path, capsys):
+    words = ["--dataset", chain_dataset, "--model", "poprec", "--output", str(tmp_path / "a run"), "--no-report"]
+    assert cli.main(["train", *words]) == 0
+    newest = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(newest) == ["next:", "seqrec", "evaluate", "--run", str(tmp_path / "a run")]
+
+
 def test_popularity_needs_no_training(chain_dataset, tmp_path):
     config = config_lib.resolve("poprec", models.find("poprec").config_class)
     lines = []
     run = train(config, DatasetFolder(chain_dataset), tmp_path / "a run", log=lines.append)
     assert "; no epochs, as it learns by counting; about" in lines[0]
-    assert shlex.split(lines[-1])[-4:] == ["seqrec", "evaluate", "--run", str(tmp_path / "a run")]
+    assert lines[-1].startswith("Best model: ")
     assert run.load_model().counts.numpy()[1] == DatasetFolder(chain_dataset).item_counts[0]
     assert not (run.path / run_folder.LOG_FILE).exists()
